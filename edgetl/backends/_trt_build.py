@@ -1,0 +1,331 @@
+"""What the TensorRT backends share: parser, optimization profile, builder. TensorRT 10, 11 and TensorRT-RTX alike.
+
+The network is always strongly typed: precision is in the ONNX graph. TensorRT 11 has nothing else, TensorRT 10 is told.
+No timing cache is kept between builds, so that no engine depends on what was built before it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError
+from edgetl.runtime.nvidia import Machine
+from edgetl.runtime.tensorrt import TITLES, Cuda, Library, logger_of
+from edgetl.specs import BatchRange
+from edgetl.store import versions_of
+
+ENGINE_NAME = "model.engine"
+_MESSAGE_LENGTH = 300
+_MESSAGES = 20
+
+Shape = tuple[int, ...]
+"""-1 is a dynamic dimension."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The shapes of one input that an engine accepts, and the one that it is tuned for."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def as_json(self) -> dict[str, list[int]]:
+        """Plain values for ``engine.json``."""
+        return {"min": list(self.min), "opt": list(self.opt), "max": list(self.max)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What a builder made."""
+
+    engine: bytes
+    profiles: Mapping[str, Profile]
+    warnings: tuple[str, ...]
+
+
+def installed_version(import_name: str, distributions: tuple[str, ...]) -> str | None:
+    """The version of a library without importing it.
+
+    Args:
+        import_name: The module that must be there.
+        distributions: Names under which its wheels or the system's package may be registered, likeliest first.
+
+    Returns:
+        The version, "unknown" where the module has no metadata, None where it is not installed.
+    """
+    if importlib.util.find_spec(import_name) is None:
+        return None
+    return next((version for version in versions_of(*distributions).values() if version), "unknown")
+
+
+def profiles_for(inputs: Mapping[str, Shape], batch: BatchRange) -> dict[str, Profile]:
+    """The optimization profile: every dynamic leading dimension takes the batch range.
+
+    TensorRT chooses kernels for ``opt`` and only promises to run the rest of the range. ``opt`` is the smallest batch,
+    because latency at batch 1 is what edge devices are used for first; larger batches run, tuned for the small one.
+
+    Args:
+        inputs: Input → shape.
+        batch: Batch sizes that the engine must accept.
+
+    Returns:
+        Input → its profile; inputs of fixed shape have the same shape three times.
+
+    Raises:
+        TargetError: Another than the leading dimension is dynamic, or a fixed batch is not the range that was asked.
+    """
+    for name, shape in inputs.items():
+        if -1 in shape[1:]:
+            raise TargetError(
+                f"input '{name}' has the shape {list(shape)}: only the leading dimension may be dynamic (-1)",
+                hint="export the model with a fixed image size",
+            )
+    leading = {name: shape[0] for name, shape in inputs.items() if shape}
+    if -1 not in leading.values() and any((batch.min, batch.max) != (size, size) for size in leading.values()):
+        fixed = ", ".join(f"'{name}' {size}" for name, size in leading.items())
+        raise TargetError(
+            f"an engine for batches of {batch.min} to {batch.max} was asked for; the graph has a fixed batch: {fixed}",
+            hint="export with a dynamic batch, or set batch to the fixed size in [export]",
+        )
+    return {name: _profile(shape, batch) for name, shape in inputs.items()}
+
+
+def _profile(shape: Shape, batch: BatchRange) -> Profile:
+    if not shape or shape[0] != -1:
+        return Profile(min=shape, opt=shape, max=shape)
+    rest = shape[1:]
+    return Profile(min=(batch.min, *rest), opt=(batch.min, *rest), max=(batch.max, *rest))
+
+
+def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
+    """Parse an ONNX graph into a strongly typed network.
+
+    Args:
+        trt: The imported library.
+        model: A serialized ONNX model without external data.
+
+    Returns:
+        Builder, network, parser (which the network needs alive) and the parser's errors; empty: accepted.
+
+    Raises:
+        ProviderError: The library cannot make a builder on this machine.
+    """
+    log = logger_of(trt)
+    log.drain()
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError) as error:  # pybind11's answer to a null pointer
+        reasons = "; ".join(message for _, message in log.drain()) or str(error)
+        raise ProviderError(f"{_title(trt)} cannot build on this machine: {reasons}") from error
+    flags = trt.NetworkDefinitionCreationFlag
+    strong = getattr(flags, "STRONGLY_TYPED", None)  # deprecated in 11, where every network is
+    network = builder.create_network(0 if strong is None else 1 << int(strong))
+    parser = trt.OnnxParser(network, log)
+    if parser.parse(model):
+        return builder, network, parser, []
+    errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    return builder, network, parser, errors or ["the parser refuses the model and gives no reason"]
+
+
+def _parser_error(error: Any) -> str:
+    text = _short(error.desc())
+    if error.node() < 0:
+        return text
+    return f"node '{error.node_name()}' ({error.node_operator()}, number {error.node()}): {text}"
+
+
+def build(
+    trt: ModuleType,
+    request: CompileRequest,
+    *,
+    workspace_mib: int | None,
+    configure: Callable[[Any], None] = lambda _: None,
+) -> Built:
+    """Build an engine from a request's ONNX graph.
+
+    Args:
+        trt: The imported library.
+        request: Model, batch range, and the target's name for messages.
+        workspace_mib: Limit of the scratch memory of a layer, in MiB; None: the library's, all of the device's.
+        configure: Told the builder's configuration before the build.
+
+    Returns:
+        The serialized engine, its profiles, and warnings, shortened.
+
+    Raises:
+        TargetError: The parser or the builder refuses the graph; every parser error is named.
+        ProviderError: The library cannot make a builder on this machine.
+    """
+    builder, network, parser, errors = parse(trt, request.model.read_bytes())
+    if errors:
+        raise refusal(trt, request, errors)
+    config = builder.create_builder_config()
+    # Layers then tell their types in Placement; it changes no kernel.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    profiles = profiles_for({tensor.name: tuple(tensor.shape) for tensor in inputs}, request.batch)
+    profile = builder.create_optimization_profile()
+    for name, shapes in profiles.items():
+        profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
+    if config.add_optimization_profile(profile) < 0:
+        raise refusal(trt, request, [f"the optimization profile {profiles} is not accepted"])
+    configure(config)
+    serialized = builder.build_serialized_network(network, config)
+    del parser  # held until here: the network refers to weights that the parser owns
+    messages = logger_of(trt).drain()
+    if serialized is None:
+        errors = [_short(text) for severity, text in messages if severity != "WARNING"]
+        raise refusal(trt, request, errors or ["the builder gives no reason"])
+    warnings = [_short(text) for severity, text in messages if severity == "WARNING"]
+    return Built(engine=bytes(serialized), profiles=profiles, warnings=tuple(warnings[:_MESSAGES]))
+
+
+def refusal(trt: ModuleType, request: CompileRequest, errors: list[str]) -> TargetError:
+    """The error for a graph that a library does not take, naming all reasons."""
+    lines = "".join(f"\n  {error}" for error in errors[:_MESSAGES])
+    more = f"\n  … and {len(errors) - _MESSAGES} more" if len(errors) > _MESSAGES else ""
+    hint = None
+    if any("int32" in error.lower() and "DequantizeLinear" in error for error in errors):
+        hint = "TensorRT wants float biases: quantize for this target, whose scheme leaves them float"
+    elif any("SM75" in error for error in errors):
+        hint = "Turing runs float16 products only: build fp16, or take 7.5 out of the target's compute_capability"
+    return TargetError(
+        f"{_title(trt)} refuses the {request.precision} graph for '{request.target.name}':{lines}{more}",
+        hint=hint,
+    )
+
+
+def _library(trt: ModuleType) -> Library:
+    return "tensorrt_rtx" if trt.__name__.startswith("tensorrt_rtx") else "tensorrt"
+
+
+def _title(trt: ModuleType) -> str:
+    return f"{TITLES[_library(trt)]} {trt.__version__}"
+
+
+def _short(text: str) -> str:
+    # Without a driver the libraries add this line to every other message; it is not a reason.
+    lines = [line for line in text.splitlines() if "catchCudaError" not in line] or [text]
+    joined = " ".join(" ".join(lines).split())
+    return joined if len(joined) <= _MESSAGE_LENGTH else joined[: _MESSAGE_LENGTH - 1] + "…"
+
+
+def build_versions(trt: ModuleType, machine: Machine, extra: str) -> dict[str, str]:
+    """What an engine's fate depends on.
+
+    Returns:
+        The library's and its parser's version, and with a GPU the CUDA that its driver supports and CUDA's runtime.
+    """
+    versions = {_library(trt): str(trt.__version__), "onnx_parser": str(trt.get_nv_onnx_parser_version())}
+    if machine.gpus:
+        versions["cuda_driver"] = machine.cuda_version
+        try:
+            versions["cuda_runtime"] = Cuda(machine.gpus[0].index, extra=extra).runtime_version()
+        except MissingExtraError:  # building needs no cuda-python; running does, and says so
+            versions["cuda_runtime"] = "unknown"
+    return versions
+
+
+def onnx_inputs(model: Path) -> dict[str, Shape]:
+    """Shapes of a graph's inputs, where no TensorRT can be asked; refuses what is known not to build.
+
+    Args:
+        model: The ONNX file.
+
+    Returns:
+        Input → shape, -1 for a dynamic dimension.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        TargetError: Not an ONNX file, weights outside the file, or an int32 DequantizeLinear (a quantized bias), which
+            TensorRT's parser refuses.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise MissingExtraError("onnx", extra="export", needed_for="recording a build for a device") from None
+    decode_error = importlib.import_module("google.protobuf.message").DecodeError
+    try:
+        graph = onnx.load_model(model, load_external_data=False).graph
+    except decode_error:
+        raise TargetError(f"{model.name} is not an ONNX file") from None
+    if not graph.node:
+        raise TargetError(f"{model.name} holds no graph")
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    outside = [name for name, tensor in tensors.items() if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise TargetError(f"{model.name} keeps weights in another file ({outside[0]} …): it must be one file")
+    for node in graph.node:
+        weight = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is not None and weight.data_type == onnx.TensorProto.INT32:
+            raise TargetError(
+                f"node '{node.name}' (DequantizeLinear) dequantizes an int32 bias, which TensorRT's parser refuses",
+                hint="TensorRT wants float biases: quantize for this target, whose scheme leaves them float",
+            )
+    return {
+        value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim
+        )
+        for value in graph.input
+        if value.name not in tensors
+    }
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of an engine's folder.
+
+    Raises:
+        StorageError: The folder cannot be written, or the disk is full.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_record(record: EngineRecord, folder: Path) -> EngineRecord:
+    """Write ``engine.json`` and hand the record on.
+
+    Raises:
+        StorageError: The folder cannot be written, or the disk is full.
+    """
+    try:
+        record.write(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder / 'engine.json'}: {error.strerror or error}") from error
+    return record
+
+
+def engine_to_open(folder: Path, backend: str) -> tuple[Path, str]:
+    """Read ``engine.json`` of a folder, as far as opening needs it.
+
+    Args:
+        folder: With ``engine.json``.
+        backend: The backend that is asked to open it.
+
+    Returns:
+        The engine's file and the provider.
+
+    Raises:
+        BundleError: There is no readable record, or another backend's, or the engine's file is missing.
+        ProviderError: The engine was never built: only its sources are here.
+    """
+    record = EngineRecord.read(folder)
+    if record.backend != backend:
+        raise BundleError(f"{folder} holds an engine of the backend '{record.backend}', not '{backend}'")
+    if record.status == "build-on-device":
+        raise ProviderError(f"the engine in {folder} has not been built: only its ONNX graph is here", hint=record.note)
+    engine = folder / next(iter(record.files), ENGINE_NAME)
+    if not engine.is_file():
+        raise BundleError(f"{folder} has a record, but the engine {engine.name} is not in it")
+    return engine, record.provider

@@ -1,0 +1,74 @@
+"""OpenVINO: Q/DQ graphs are read natively; the engine is OpenVINO's own model (IR)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.backends.onnxruntime import why_not_this_processor
+from edgetl.errors import MissingExtraError, TargetError
+from edgetl.runtime.runner import Runner
+from edgetl.specs import Precision, Target
+from edgetl.store import versions_of
+
+_HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+"""What the float layers run in; without it OpenVINO takes bf16 where the processor can, and says nothing."""
+
+
+class OpenVinoBackend:
+    """OpenVINO on an Intel or other x86-64 or Arm processor, or an Intel GPU."""
+
+    name = "openvino"
+    extra = "openvino"
+
+    def version(self) -> str | None:
+        """Of the openvino package."""
+        return versions_of("openvino")["openvino"] or None
+
+    def why_not_here(self, target: Target, precision: Precision) -> str | None:
+        """Another architecture, a missing package or device, or a precision that the device does not run."""
+        if self.version() is None:
+            return "openvino is not installed"
+        reason = why_not_this_processor(target)
+        if reason:
+            return reason
+        from edgetl.runtime.openvino import why_no_device
+
+        return why_no_device(target.provider, _HINTS[precision])
+
+    def compile(self, request: CompileRequest) -> EngineRecord:
+        """Convert to OpenVINO's model format, with dynamic batch."""
+        if self.version() is None:
+            raise MissingExtraError("openvino", extra=self.extra, needed_for=f"building for {request.target.name}")
+        import openvino
+
+        try:
+            model = openvino.Core().read_model(request.model)
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO cannot read this graph: {error}") from error
+        openvino.save_model(model, request.folder / "model.xml", compress_to_fp16=False)
+        reason = self.why_not_here(request.target, request.precision)
+        record = EngineRecord(
+            backend=self.name,
+            provider=request.target.provider,
+            precision=request.precision,
+            status="built" if reason else "ready",
+            files=("model.xml", "model.bin"),
+            versions={"openvino": self.version() or ""},
+            options={"inference_precision": _HINTS[request.precision]},
+            note=f"not run here: {reason}" if reason else "",
+        )
+        record.write(request.folder)
+        return record
+
+    def open(self, folder: Path, *, threads: int | None = None) -> Runner:
+        """Compile for the recorded device, in the recorded precision."""
+        from edgetl.runtime.openvino import OpenVinoRunner
+
+        record = EngineRecord.read(folder)
+        return OpenVinoRunner(
+            folder / record.files[0],
+            device=record.provider,
+            inference_precision=str(record.options.get("inference_precision", "f32")),
+            threads=threads,
+        )

@@ -1,0 +1,226 @@
+"""TensorRT 10 and 11: engines for NVIDIA GPUs and Jetson modules, built on the GPU that runs them.
+
+An engine is bound to the compute capability, the driver and TensorRT's exact version. So for a device that this machine
+is not, the backend leaves what the device needs to build the engine itself, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgetl.backends._trt_build import (
+    ENGINE_NAME,
+    Profile,
+    build,
+    build_versions,
+    engine_to_open,
+    installed_version,
+    onnx_inputs,
+    profiles_for,
+    write_bytes,
+    write_record,
+)
+from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.errors import ProviderError
+from edgetl.runtime.nvidia import Gpu, Machine, this_machine
+from edgetl.runtime.runner import Runner
+from edgetl.runtime.tensorrt import Cuda, TensorRTRunner, device_index, import_library
+from edgetl.specs import Precision, Target
+
+SOURCE_NAME = "model.onnx"
+_OLDEST = 10
+# The Debian package of JetPack registers itself as "tensorrt" too.
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
+
+
+class TensorRTBackend:
+    """TensorRT 10 and 11.
+
+    Args:
+        workspace_mib: Limit of a layer's scratch memory at build and run time, in MiB; None: all of the GPU's.
+    """
+
+    name: str = "tensorrt"
+    extra: str = "tensorrt"
+
+    def __init__(self, *, workspace_mib: int | None = None) -> None:
+        self._workspace_mib = workspace_mib
+
+    def version(self) -> str | None:
+        """The installed library's version, without importing it; None where it is not installed."""
+        return installed_version("tensorrt", _DISTRIBUTIONS)
+
+    def why_not_here(self, target: Target, precision: Precision) -> str | None:
+        """Why this machine cannot run the target's engines in that precision, in a clause; None where it can."""
+        del precision  # a GPU of the target's runs all that the target offers
+        reason = wrong_device(target, this_machine())
+        if reason is None and self.version() is None:
+            return "the Python package 'tensorrt' is not installed"
+        return reason
+
+    def compile(self, request: CompileRequest) -> EngineRecord:
+        """Build the engine, or, for a device that this machine is not, leave what the device needs to build it.
+
+        Args:
+            request: Model, folder, target, precision, batch range.
+
+        Returns:
+            A record with status "ready" or "build-on-device".
+
+        Raises:
+            MissingExtraError: This is the device, and TensorRT is not installed.
+            ProviderError: The target is built here, and this machine has no such GPU.
+            TargetError: TensorRT refuses this graph.
+            StorageError: The folder cannot be written.
+        """
+        device = device_index(request.target.provider)
+        machine = this_machine()
+        reason = wrong_device(request.target, machine)
+        if reason is not None and request.target.built_on_device:
+            return self._leave_sources(request, reason)
+        trt = import_library("tensorrt", needed_for=_purpose(request.target))
+        if reason is not None:
+            raise ProviderError(f"an engine for '{request.target.name}' cannot be built here: {reason}")
+        if _major(trt.__version__) < _OLDEST:
+            raise ProviderError(
+                f"TensorRT {trt.__version__} is installed; strongly typed engines need {_OLDEST} or newer",
+                hint="on an older JetPack, build with trtexec: the record of the engine has the command",
+            )
+        Cuda(device, extra=self.extra)  # the builder uses the thread's current device
+        built = build(trt, request, workspace_mib=self._workspace_mib)
+        write_bytes(request.folder / ENGINE_NAME, built.engine)
+        versions = build_versions(trt, machine, self.extra)
+        record = EngineRecord(
+            backend=self.name,
+            provider=request.target.provider,
+            precision=request.precision,
+            status="ready",
+            files=(ENGINE_NAME,),
+            versions=versions,
+            options={
+                "profiles": {name: profile.as_json() for name, profile in built.profiles.items()},
+                "strongly_typed": True,
+                "timing_cache": "none",
+                "workspace_mib": self._workspace_mib,
+                "gpu": machine.gpus[device].name,
+                "compute_capability": machine.gpus[device].compute_capability,
+                "warnings": [*_version_warning(request.target, versions["tensorrt"]), *built.warnings],
+            },
+        )
+        return write_record(record, request.folder)
+
+    def open(self, folder: Path, *, threads: int | None = None) -> Runner:
+        """Open an engine on the GPU that its record names.
+
+        Args:
+            folder: With ``engine.json``.
+            threads: Not used: a GPU engine runs on no threads of the process.
+
+        Returns:
+            The opened engine.
+
+        Raises:
+            MissingExtraError: TensorRT or cuda-python is not installed.
+            ProviderError: No such GPU, another TensorRT version, or the engine was never built.
+            BundleError: There is no record of this backend in the folder.
+        """
+        del threads
+        engine, provider = engine_to_open(folder, self.name)
+        return TensorRTRunner(engine, library="tensorrt", provider=provider)
+
+    def _leave_sources(self, request: CompileRequest, reason: str) -> EngineRecord:
+        target = request.target
+        profiles = profiles_for(onnx_inputs(request.model), request.batch)
+        command = device_command(target, request.precision, profiles)
+        write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
+        record = EngineRecord(
+            backend=self.name,
+            provider=target.provider,
+            precision=request.precision,
+            status="build-on-device",
+            files=(SOURCE_NAME,),
+            options={
+                "profiles": {name: profile.as_json() for name, profile in profiles.items()},
+                "precision": request.precision,
+                "strongly_typed": _major(target.software.engine_version) >= _OLDEST,
+                "workspace_mib": self._workspace_mib,
+                "tensorrt": target.software.engine_version,
+                "system": target.software.system,
+                "compute_capability": list(target.hardware.compute_capability),
+                "command": command,
+                "warnings": [],
+            },
+            note=f"not built: {reason}. On the device, type: {command}",
+        )
+        return write_record(record, request.folder)
+
+
+def device_command(target: Target, precision: Precision, profiles: Mapping[str, Profile]) -> str:
+    """What to type on the device.
+
+    Args:
+        target: The device; a TensorRT older than 10 there means a Python that edgetl does not run on either.
+        precision: That of the graph.
+        profiles: Input → shapes.
+
+    Returns:
+        The command of edgetl, or of NVIDIA's trtexec, which stands in ``/usr/src/tensorrt/bin`` of every JetPack.
+    """
+    if _major(target.software.engine_version) >= _OLDEST:
+        return f"edgetl compile BUNDLE --target {target.name}"
+    # Weakly typed there: what the graph holds must also be allowed.
+    flags = {"int8": " --int8 --fp16", "fp16": " --fp16", "bf16": "", "fp32": ""}[precision]
+    dynamic = {name: profile for name, profile in profiles.items() if profile.min != profile.max}
+    shapes = ""
+    for bound in ("min", "opt", "max") if dynamic else ():
+        sizes = {name: profile.as_json()[bound] for name, profile in dynamic.items()}
+        shapes += f" --{bound}Shapes=" + ",".join(f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
+    return f"trtexec --onnx={SOURCE_NAME} --saveEngine={ENGINE_NAME}{flags}{shapes}"
+
+
+def wrong_device(target: Target, machine: Machine) -> str | None:
+    """Why a machine is not one that the target's engines run on.
+
+    Args:
+        target: The device that is wanted.
+        machine: The one that is there.
+
+    Returns:
+        A clause; None where it fits.
+    """
+    if target.built_on_device and not machine.is_jetson:
+        return f"this machine ({machine.architecture}) is not the device: it has no Jetson software (nv_tegra_release)"
+    index = device_index(target.provider)
+    if machine.problem or index >= len(machine.gpus):
+        return machine.problem or f"this machine has {len(machine.gpus)} GPU(s), and '{target.provider}' is asked for"
+    return _wrong_gpu(target, machine.gpus[index])
+
+
+def _wrong_gpu(target: Target, gpu: Gpu) -> str | None:
+    wanted = target.hardware.compute_capability
+    if wanted and gpu.compute_capability not in wanted:
+        return (
+            f"its GPU ({gpu.name}) has compute capability {gpu.compute_capability}, "
+            f"and '{target.name}' has {' or '.join(wanted)}"
+        )
+    return None
+
+
+def _purpose(target: Target) -> str:
+    purpose = f"building an engine for '{target.name}'"
+    if target.built_on_device:
+        purpose += " (JetPack has it for the system's Python: make the virtual environment with --system-site-packages)"
+    return purpose
+
+
+def _major(version: str) -> int:
+    head = version.split(".")[0]
+    return int(head) if head.isdigit() else _OLDEST  # a device whose version is not stated has a current one
+
+
+def _version_warning(target: Target, version: str) -> list[str]:
+    expected = target.software.engine_version
+    if not expected or version == expected or version.startswith(expected + "."):
+        return []
+    return [f"the target's file expects TensorRT {expected}; this engine was built by {version} and runs only on that"]

@@ -1,0 +1,246 @@
+"""PyTorch: the reference that every engine is compared with, and the checkpoint that it is kept in.
+
+A checkpoint is a folder with ``model.safetensors`` and ``deploy.json`` (:class:`Deploy`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.errors import MissingExtraError, ModelError, ProviderError
+from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.runner import Placement, Runner, Tensors, TensorSpec, check_feeds
+from edgetl.specs import Precision, Target
+from edgetl.store import versions_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS, DEPLOY = "model.safetensors", "deploy.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deploy:
+    """What is needed to use a checkpoint's weights: the content of ``deploy.json``."""
+
+    backbone: str
+    """As in the configuration: timm:<name>."""
+    classes: tuple[str, ...]
+    """In the order of the outputs."""
+    preprocessing: ImagePreprocessing
+    """From an image to the input."""
+    config_digest: str
+    """SHA-256 of the configuration that the checkpoint was made with."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, height, width)."""
+        return 3, self.preprocessing.height, self.preprocessing.width
+
+
+def build(backbone: str, classes: int) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        backbone: timm:<name>.
+        classes: Outputs of its head.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        ModelError: timm has no model of that name; the message names similar ones.
+    """
+    timm = _timm()
+    name = backbone.partition(":")[2]
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name[:12]}*")[:5] or timm.list_models("*lite*")[:5]
+        raise ModelError(f"timm has no model '{name}'; it has {', '.join(near)} …", hint="model.backbone in edgetl.toml")
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return module
+
+
+def write_checkpoint(folder: Path, module: nn.Module, deploy: Deploy) -> None:
+    """Write ``model.safetensors`` (float32, on the CPU) and ``deploy.json``."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, str(folder / WEIGHTS))
+    text = json.dumps({"schema": 1, **asdict(deploy)}, indent=2, ensure_ascii=False)
+    (folder / DEPLOY).write_text(text + "\n", encoding="utf-8")
+
+
+def read_checkpoint(folder: Path) -> tuple[nn.Module, Deploy]:
+    """The network, in eval mode on the CPU, and how to use it; the inverse of :func:`write_checkpoint`.
+
+    Raises:
+        ModelError: Something is missing, or the weights do not fit the network.
+    """
+    _timm()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    deploy = read_deploy(folder)
+    module = build(deploy.backbone, len(deploy.classes))
+    try:
+        module.load_state_dict(load_file(str(folder / WEIGHTS)))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"the weights in {folder} do not fit {deploy.backbone}: {error}") from None
+    return module.eval(), deploy
+
+
+def read_deploy(folder: Path) -> Deploy:
+    """``deploy.json`` of a checkpoint, without loading its weights.
+
+    Raises:
+        ModelError: There is none, or it is not one of this version.
+    """
+    try:
+        values = json.loads((folder / DEPLOY).read_text(encoding="utf-8"))
+        return Deploy(
+            backbone=values["backbone"],
+            classes=tuple(values["classes"]),
+            preprocessing=ImagePreprocessing.from_json(values["preprocessing"]),
+            config_digest=values["config_digest"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} is not a checkpoint of edgetl: {error}") from None
+
+
+class TorchBackend:
+    """PyTorch in eager mode, float32."""
+
+    name = "torch"
+    extra = "train"
+
+    def version(self) -> str | None:
+        """Of the torch package."""
+        return versions_of("torch")["torch"] or None
+
+    def why_not_here(self, target: Target, precision: Precision) -> str | None:
+        """A missing package or GPU."""
+        if self.version() is None:
+            return "torch is not installed"
+        if precision != "fp32":
+            return "the reference runs in fp32"
+        if target.provider == "cuda" and not cuda_available():
+            return "PyTorch sees no CUDA device"
+        return None
+
+    def compile(self, request: CompileRequest) -> EngineRecord:
+        """Copy a checkpoint: ``request.model`` is its folder."""
+        read_deploy(request.model)
+        for name in (WEIGHTS, DEPLOY):
+            shutil.copyfile(request.model / name, request.folder / name)
+        reason = self.why_not_here(request.target, request.precision)
+        record = EngineRecord(
+            backend=self.name,
+            provider=request.target.provider,
+            precision=request.precision,
+            status="built" if reason else "ready",
+            files=(WEIGHTS, DEPLOY),
+            versions={"torch": self.version() or ""},
+            note=f"not run here: {reason}" if reason else "",
+        )
+        record.write(request.folder)
+        return record
+
+    def open(self, folder: Path, *, threads: int | None = None) -> Runner:
+        """Load a checkpoint for inference."""
+        module, deploy = read_checkpoint(folder)
+        device = EngineRecord.read(folder).provider if (folder / "engine.json").exists() else "cpu"
+        return TorchRunner(module, deploy.input_shape, device=device, threads=threads)
+
+
+class TorchRunner:
+    """A module as a :class:`edgetl.runtime.runner.Runner` with the input "input" and the output "logits".
+
+    Args:
+        module: Maps float32 of shape (N, *input_shape) to float32 (N, classes). It is moved to the device.
+        input_shape: Without the batch.
+        device: cpu or cuda.
+        threads: PyTorch's intra-op threads while this runner runs; None leaves them as they are.
+
+    Raises:
+        ProviderError: CUDA was asked for and is not there.
+    """
+
+    def __init__(
+        self, module: nn.Module, input_shape: tuple[int, ...], *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        import torch
+
+        if device == "cuda" and not cuda_available():
+            raise ProviderError("PyTorch sees no CUDA device", hint="edgetl doctor")
+        self._module: nn.Module | None = module.eval().to(device)
+        self._device = device
+        self._threads = threads
+        self._inputs = (TensorSpec(name="input", shape=("batch", *input_shape), dtype="float32"),)
+        with torch.inference_mode():
+            probe = self._module(torch.zeros(1, *input_shape, device=device))
+        self._outputs = (TensorSpec(name="logits", shape=("batch", *probe.shape[1:]), dtype="float32"),)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """One: "input"."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """One: "logits"."""
+        return self._outputs
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """One synchronous inference in float32 (TF32 is not used)."""
+        import torch
+
+        check_feeds(feeds, self._inputs)
+        assert self._module is not None, "the runner is closed"
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            images = torch.from_numpy(np.ascontiguousarray(feeds["input"])).to(self._device)
+            logits: torch.Tensor = self._module(images)
+        return {"logits": logits.float().cpu().numpy()}
+
+    def placement(self) -> Placement:
+        """Everything runs where the module is."""
+        assert self._module is not None, "the runner is closed"
+        kinds: dict[str, int] = {}
+        for module in self._module.modules():
+            if not list(module.children()):
+                kinds[type(module).__name__] = kinds.get(type(module).__name__, 0) + 1
+        return Placement(provider=self._device, nodes={self._device: sum(kinds.values())}, kinds=kinds)
+
+    def __enter__(self) -> TorchRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._module = None
+
+
+def cuda_available() -> bool:
+    """Whether PyTorch is installed and sees an NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtraError("timm", extra="train", needed_for="building the network") from None
+    return timm

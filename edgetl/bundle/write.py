@@ -1,0 +1,89 @@
+"""Bundles: put together under a temporary name, published in one step."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetl.bundle import sign
+from edgetl.runtime.bundle import MANIFEST, SIGNATURE
+from edgetl.store import file_digest, storage_errors, sync_folder, sync_tree
+
+
+def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
+    """List a folder's files in its manifest, and sign it.
+
+    Args:
+        folder: Complete, but for ``manifest.json`` and ``signature.json``.
+        manifest: Everything but ``files``.
+        key: Ed25519 private key.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "size": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)
+    }
+    whole = {"schema": 1, **manifest, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sign.sign(folder, whole, key)
+
+
+def publish(source: Path, destination: Path) -> None:
+    """Copy a sealed bundle to where the user wants it; readers see the old one whole, or the new one whole.
+
+    Raises:
+        StorageError: The place cannot be written or the disk is full. What was there stays.
+    """
+    draft = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+    with storage_errors(destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copytree(source, draft, ignore=shutil.ignore_patterns("artifact.json"))
+            sync_tree(draft)
+            _replace(draft, destination)
+            sync_folder(destination.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def same(source: Path, destination: Path) -> bool:
+    """Whether a published bundle is the sealed one, unchanged."""
+    try:
+        names = (MANIFEST, SIGNATURE)
+        if any((source / name).read_bytes() != (destination / name).read_bytes() for name in names):
+            return False
+        listed = json.loads((source / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return all(file_digest(destination / name) == facts["sha256"] for name, facts in listed.items())
+    except OSError:
+        return False
+
+
+def _replace(draft: Path, destination: Path) -> None:
+    """Rename; where an older bundle stands, exchange the two in one system call, so that a name is never empty."""
+    if not destination.exists():
+        try:
+            draft.rename(destination)
+            return
+        except OSError:
+            if not destination.exists():
+                raise
+    if not _exchange(draft, destination):
+        old = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.old")
+        destination.rename(old)
+        draft.rename(destination)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Linux's renameat2(RENAME_EXCHANGE); False where the system or file system has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    at_cwd, exchange = -100, 2
+    return libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0

@@ -1,0 +1,1 @@
+"""The command line: Typer alone, one file per verb."""

@@ -1,0 +1,135 @@
+"""edgetl build, and its stages one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetl.cli.options import ConfigPath, Json, Set, StorePath, load_config, store_folder
+from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from edgetl.pipeline import Outcome
+
+Target = Annotated[list[str] | None, typer.Option("--target", help="Only this target of the project; may be repeated.")]
+Force = Annotated[list[str] | None, typer.Option("--force", metavar="STAGE", help="Make this stage again.")]
+
+_VERBS = {
+    "train": ("train", "Fine-tune, and stop at the checkpoint."),
+    "export": ("export", "Everything up to the ONNX graph."),
+    "calibrate": ("calibrate", "Everything up to the activation statistics."),
+    "compile": ("compile", "Everything up to the engines, unproven."),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command(name="build", help="Fine-tune, export, quantize, compile, prove, time and bundle a project.")(_build)
+    for verb, (until, text) in _VERBS.items():
+        app.command(name=verb, help=text)(_stage_command(until))
+
+
+def _build(
+    path: ConfigPath = Path("edgetl.toml"),
+    target: Target = None,
+    assignments: Set = None,
+    store: StorePath = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    force: Force = None,
+    json: Json = False,
+) -> None:
+    outcome = _run(path, target, assignments, store, until="bundle", dry_run=dry_run, force=force)
+    if json:
+        print_json("build", _document(outcome))
+        return
+    if dry_run:
+        print_text(f"would run from: {outcome.would_run}" if outcome.would_run else "nothing to do: all is there")
+        return
+    _print_summary(outcome.summary)
+    print_text(f"\nbundle: {outcome.bundle}")
+    print_text(f"report: {outcome.bundle}/reports/report.html")
+
+
+def _stage_command(until: str) -> Any:
+    def command(
+        path: ConfigPath = Path("edgetl.toml"),
+        target: Target = None,
+        assignments: Set = None,
+        store: StorePath = None,
+        force: Force = None,
+        json: Json = False,
+    ) -> None:
+        outcome = _run(path, target, assignments, store, until=until, force=force)
+        if json:
+            print_json(until, _document(outcome))
+            return
+        for name, folder in outcome.artifacts.items():
+            print_text(f"{name}: {folder}")
+
+    return command
+
+
+def _run(
+    path: Path,
+    target: list[str] | None,
+    assignments: list[str] | None,
+    store: Path | None,
+    *,
+    until: str,
+    dry_run: bool = False,
+    force: list[str] | None,
+) -> Outcome:
+    config = load_config(path, assignments)
+    from edgetl.pipeline import build
+    from edgetl.store import Store
+
+    return build(
+        config,
+        Store(store_folder(path, store)),
+        reporter=TerminalReporter(),
+        targets=tuple(target or ()),
+        until=until,
+        force=frozenset(force or ()),
+        dry_run=dry_run,
+    )
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        **outcome.summary,
+        "stopped_after": outcome.stopped_after,
+        "would_run": outcome.would_run,
+        "bundle": str(outcome.bundle) if outcome.bundle else None,
+        "artifacts": {name: str(folder) for name, folder in outcome.artifacts.items()},
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    rows = [
+        [name, "", f"{summary['top1_reference']:.4f}" if name == "PyTorch eager" else "", "", "",
+         *_latency(found), ""]
+        for name, found in summary["baselines"].items()
+    ]  # fmt: skip
+    for engine in summary["engines"]:
+        parity = engine["parity"]
+        rows.append(
+            [
+                engine["target"],
+                engine["precision"],
+                f"{parity['top1']:.4f}" if parity else "-",
+                f"{parity['agreement']:.4f}" if parity else "-",
+                f"{100 * parity['drop_upper']:.2f}" if parity else "-",
+                *_latency(engine["latency"]),
+                ("shipped" if engine["status"] == "ready" else engine["status"])
+                if engine["shipped"]
+                else f"not shipped: {engine['note']}",
+            ]
+        )
+    columns = ["target", "precision", "top-1", "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
+    print_table(columns, rows, right=(2, 3, 4, 5, 6))
+
+
+def _latency(found: dict[str, Any]) -> list[str]:
+    return [f"{found['p50_ms']:.2f}", f"{found['p99_ms']:.2f}"] if found else ["-", "-"]

@@ -1,0 +1,92 @@
+"""edgetl inspect: what is inside a bundle or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgetl.cli.options import Json
+from edgetl.cli.terminal import print_json, print_table, print_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(name="inspect", help="Inputs, outputs, labels, precision, operators, size, provenance.")(_inspect)
+
+
+def _inspect(
+    thing: Annotated[Path, typer.Argument(help="A bundle's folder or an ONNX file.", show_default=False)],
+    json: Json = False,
+) -> None:
+    if thing.is_dir():
+        _bundle(thing, json)
+    else:
+        _model(thing, json)
+
+
+def _bundle(folder: Path, json: bool) -> None:
+    from edgetl.runtime.bundle import open_bundle
+
+    bundle = open_bundle(folder)
+    manifest = bundle.manifest
+    if json:
+        print_json("inspect", {**manifest, "signed_by": bundle.verified.signed_by})
+        return
+    print_text(f"{manifest['name']} {manifest['version']}: {manifest['task']}, built by edgetl {manifest['edgetl']}")
+    print_text(f"created {manifest['created']}, signed by {bundle.verified.signed_by or 'nobody'}")
+    for kind in ("inputs", "outputs"):
+        for port in manifest[kind]:
+            print_text(f"{kind[:-1]}: {port['name']} {port['dtype']}{port['shape']}")
+    print_text(f"labels: {_short(manifest['labels'])}")
+    print_text("preprocessing: " + ", ".join(f"{name} {value}" for name, value in manifest["preprocessing"].items()))
+    print_text("provenance: " + ", ".join(f"{k} {v}" for k, v in manifest["provenance"].items() if isinstance(v, str)))
+    print_text()
+    rows = [
+        [
+            engine["target"],
+            engine["precision"],
+            engine["backend"],
+            engine["status"],
+            f"{engine['size_bytes'] / 1e6:.1f}",
+            f"{engine['parity']['top1']:.4f}" if engine["parity"] else "-",
+            f"{engine['latency']['p50_ms']:.2f}" if engine["latency"] else "-",
+            engine["note"],
+        ]
+        for engine in manifest["engines"]
+    ]
+    columns = ["target", "precision", "backend", "status", "MB", "top-1", "p50 ms", "note"]
+    print_table(columns, rows, right=(4, 5, 6))
+
+
+def _model(path: Path, json: bool) -> None:
+    from edgetl.pipeline.describe import describe_model
+
+    found = describe_model(path)
+    if json:
+        print_json("inspect", found)
+        return
+    _lines(found)
+
+
+def _lines(found: dict[str, Any]) -> None:
+    print_text(f"{found['path']}: {found['size_bytes'] / 1e6:.1f} MB, operator set {found['opset']}")
+    for kind in ("inputs", "outputs"):
+        for port in found[kind]:
+            print_text(f"{kind[:-1]}: {port['name']} {port['dtype']}{port['shape']}")
+    print_text(f"parameters: {found['parameters']:,}; weights by type: " + _counts(found["weights"]))
+    print_text(f"operators: {_counts(found['operators'])}")
+    print_text(f"quantized activations: {found['quantized_activations']}")
+    if found["labels"]:
+        print_text(f"labels: {_short(found['labels'])}")
+    if found["preprocessing"]:
+        print_text("preprocessing: " + ", ".join(f"{name} {value}" for name, value in found["preprocessing"].items()))
+
+
+def _counts(values: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in values.items())
+
+
+def _short(labels: list[str]) -> str:
+    return ", ".join(labels[:12]) + (f" … ({len(labels)})" if len(labels) > 12 else "")

@@ -1,0 +1,83 @@
+"""edgetl quantize: bring your own ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgetl.cli.options import Json
+from edgetl.cli.terminal import TerminalReporter, print_json, print_text
+from edgetl.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command(name="quantize", help="Quantize any ONNX image classifier to int8 for a target; no training.")(_quantize)
+
+
+def _quantize(
+    model: Annotated[Path, typer.Argument(help="The float graph.", show_default=False)],
+    data: Annotated[Path, typer.Option("--data", help="Images to calibrate with: a folder or a manifest.")],
+    target: Annotated[str, typer.Option("--target", help="A target by name or file: edgetl targets.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The quantized graph.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images to use, at most.")] = 256,
+    recipe: Annotated[str, typer.Option("--recipe", help="A recipe by name or file: edgetl recipes.")] = "int8-mse",
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw of samples.")] = 0,
+    size: Annotated[int | None, typer.Option("--size", help="Height and width, where the input is dynamic.")] = None,
+    resize: Annotated[str | None, typer.Option("--resize", help="crop, stretch or pad.")] = None,
+    crop_pct: Annotated[float | None, typer.Option("--crop-pct", help="Kept share of the shorter side.")] = None,
+    interpolation: Annotated[str | None, typer.Option("--interpolation", help="bicubic, bilinear, nearest.")] = None,
+    mean: Annotated[str | None, typer.Option("--mean", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
+    json: Json = False,
+) -> None:
+    from edgetl.pipeline import own_model
+
+    given: dict[str, Any] = {
+        "height": size,
+        "width": size,
+        "resize": resize,
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "mean": _triple("--mean", mean),
+        "std": _triple("--std", std),
+    }
+    done = own_model.quantize_model(
+        model,
+        data,
+        output,
+        target=target,
+        recipe=recipe,
+        samples=samples,
+        seed=seed,
+        preprocessing={name: value for name, value in given.items() if value is not None},
+        reporter=TerminalReporter(),
+    )
+    if json:
+        print_json("quantize", {**asdict(done), "output": str(done.output)})
+        return
+    print_text(f"wrote {done.output}: {_mb(done.size_before_bytes)} → {_mb(done.size_after_bytes)}")
+    print_text(f"scheme {done.scheme}, recipe {done.recipe}, {done.samples} samples")
+    print_text("in int8: " + ", ".join(f"{count} {name}" for name, count in done.quantized.items()))
+    if done.left_in_float:
+        print_text("in float: " + ", ".join(f"{count} {name}" for name, count in done.left_in_float.items()))
+    print_text(f"against the float graph: SQNR {done.sqnr_db:.1f} dB, top-1 agreement {done.agreement:.3f}")
+
+
+def _triple(flag: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3:
+        raise UsageError(f"{flag} {text}: write three numbers, as 0.5,0.5,0.5")
+    return values
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

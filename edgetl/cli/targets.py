@@ -1,0 +1,67 @@
+"""edgetl targets, recipes, schema: what there is."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from edgetl.cli.options import Json
+from edgetl.cli.terminal import print_json, print_table, print_text
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one, with all its facts.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command(name="targets", help="The devices that engines are built for.")(_targets)
+    app.command(name="recipes", help="The ways to choose quantization ranges.")(_recipes)
+    app.command(name="schema", help="The JSON Schema of edgetl.toml.")(_schema)
+
+
+def _targets(name: Name = None, json: Json = False) -> None:
+    from edgetl import catalog
+
+    found = [catalog.target(each) for each in ([name] if name else catalog.target_names())]
+    if json:
+        print_json("targets", [asdict(target) for target in found])
+    elif name:
+        _show(asdict(found[0]))
+    else:
+        rows = [[item.name, item.backend, ", ".join(item.precisions), item.description] for item in found]
+        print_table(["target", "backend", "precisions", ""], rows)
+
+
+def _recipes(name: Name = None, json: Json = False) -> None:
+    from edgetl import catalog
+
+    found = [catalog.recipe(each) for each in ([name] if name else catalog.recipe_names())]
+    if json:
+        print_json("recipes", [asdict(recipe) for recipe in found])
+    elif name:
+        _show(asdict(found[0]))
+    else:
+        print_table(["recipe", ""], [[recipe.name, recipe.description] for recipe in found])
+
+
+def _schema() -> None:
+    from edgetl import config
+
+    print_text(jsonlib.dumps(config.json_schema(), indent=2))
+
+
+def _show(values: dict[str, object], indent: str = "") -> None:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            print_text(f"{indent}{name}:")
+            _show(value, indent + "  ")
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+            print_text(f"{indent}{name}:")
+            for item in value:
+                print_text(f"{indent}  - " + "\n      ".join(str(part) for part in item.values()))
+        elif isinstance(value, (list, tuple)):
+            print_text(f"{indent}{name}: {', '.join(map(str, value))}")
+        elif value not in ("", None):
+            print_text(f"{indent}{name}: {value}")

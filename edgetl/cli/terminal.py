@@ -1,0 +1,131 @@
+"""What a person sees: stages, progress and errors on stderr; results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from edgetl.errors import EdgetlError
+
+SCHEMA = 1
+
+
+def print_json(kind: str, document: Any) -> None:
+    """A result as versioned JSON: the only thing on stdout."""
+    sys.stdout.write(json.dumps({"schema": SCHEMA, "kind": kind, "result": document}, ensure_ascii=False) + "\n")
+
+
+def print_text(text: str = "") -> None:
+    """A line of a result on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
+    """Aligned columns on stdout, which stay readable in a pipe.
+
+    Args:
+        columns: Headings.
+        rows: As many cells each.
+        right: Indices of columns with numbers.
+    """
+    widths = [max(len(str(row[index])) for row in [columns, *rows]) for index in range(len(columns))]
+    for row in [columns, *rows]:
+        cells = [
+            str(cell).rjust(width) if index in right else str(cell).ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print_text("  ".join(cells).rstrip())
+
+
+def print_error(error: EdgetlError, *, as_json: bool) -> None:
+    """An error for people on stderr; with --json also as JSON on stdout, so that a pipeline need not parse text."""
+    sys.stderr.write(f"{_red('error')}: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  {_dim('try')}: {error.hint}\n")
+    if as_json:
+        print_json(
+            "error",
+            {
+                "type": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            },
+        )
+
+
+class TerminalReporter:
+    """Tells a person on stderr how a build goes; progress bars only where stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._what = ""
+
+    def started(self, stage: str, what: str) -> None:
+        """One line when a stage begins, so that a log shows where a build stands."""
+        self._close()
+        sys.stderr.write(f"{_bold(stage.ljust(10))} {what} …\n")
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Move the bar."""
+        if not sys.stderr.isatty():
+            return
+        if what != self._what:
+            self._close()
+            self._open(what, total)
+        self._bar.update(self._task, completed=done, total=total)
+        if done >= total:
+            self._close()
+
+    def finished(self, stage: str, what: str, *, cached: bool, seconds: float) -> None:
+        """One line when a stage is done; what took no work says so."""
+        self._close()
+        end = "cached" if cached else f"{seconds:.1f} s"
+        sys.stderr.write(f"{_bold(stage.ljust(10))} {what}: {_dim(end)}\n")
+
+    def note(self, text: str) -> None:
+        """An indented line."""
+        self._close()
+        sys.stderr.write(f"{' ' * 10} {text}\n")
+
+    def _open(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("           {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(what, total=total)
+        self._what = what
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._what = None, ""
+
+
+def _styled(text: str, code: str) -> str:
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\033[{code}m{text}\033[0m"
+
+
+def _bold(text: str) -> str:
+    return _styled(text, "1")
+
+
+def _dim(text: str) -> str:
+    return _styled(text, "2")
+
+
+def _red(text: str) -> str:
+    return _styled(text, "31")

@@ -1,0 +1,54 @@
+"""edgetl verify and report: is a bundle what it says?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetl.cli.options import Json
+from edgetl.cli.terminal import print_json, print_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command(name="verify", help="Check a bundle's files and signature, and replay its golden inputs.")(_verify)
+    app.command(name="report", help="Where a bundle's HTML report is.")(_report)
+
+
+def _verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
+    key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed it.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Labelled images: measure top-1 on them too.")] = None,
+    json: Json = False,
+) -> None:
+    from edgetl.pipeline import check
+
+    found = check.verify_bundle(bundle, key=key, data=data)
+    if json:
+        print_json("verify", asdict(found))
+        return
+    print_text(f"{found.files} files are as the manifest says; signed by {found.signed_by or 'nobody'}")
+    print_text(f"preprocessing: largest difference of a golden tensor {found.preprocessing_difference:.1e}")
+    for item in found.engines:
+        if item.skipped:
+            print_text(f"{item.name}: not run: {item.skipped}")
+            continue
+        text = f"{item.name}: {item.agreeing} of {item.golden} golden inputs as PyTorch, SQNR {item.sqnr_db:.1f} dB"
+        print_text(text + (f"; top-1 {item.top1:.4f} on {item.samples} samples" if item.top1 is not None else ""))
+
+
+def _report(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
+    json: Json = False,
+) -> None:
+    from edgetl.runtime.bundle import open_bundle
+
+    folder = open_bundle(bundle).folder
+    path = folder / "reports" / "report.html"
+    if json:
+        print_json("report", {"path": str(path)})
+    else:
+        print_text(str(path))

@@ -1,0 +1,99 @@
+"""The values of this stage: samples whose content is known, and a data set of three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetl.errors import DataError
+
+SPLITS = ("train", "val", "test")
+UNLABELLED = -1
+"""The label of a calibration sample whose class is not known."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a split, decoded once and found whole."""
+
+    path: Path
+    """Absolute."""
+    label: int
+    """Index of the class in ``Dataset.classes``; ``UNLABELLED`` for calibration samples without a class."""
+    group: str | None
+    """Samples of one group belong together (one patient, one burst of photographs); None: alone."""
+    digest: str
+    """SHA-256, in hexadecimal, of the size and the decoded RGB pixels: equal for a copy saved without loss."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits over the same classes."""
+
+    classes: tuple[str, ...]
+    """Names in the order of the model's outputs."""
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    def digest(self) -> str:
+        """SHA-256 of what training and measuring can see, in hexadecimal.
+
+        It covers the classes in their order and, for every split in its order, label, group and pixel digest of
+        each sample. Paths are left out, so that a data set which was moved keeps its digest.
+        """
+        splits = {
+            name: [[sample.label, sample.group, sample.digest] for sample in samples]
+            for name, samples in self.splits().items()
+        }
+        return _sha256({"classes": list(self.classes), "splits": splits})
+
+    def classes_digest(self) -> str:
+        """SHA-256 of the class names in their order, in hexadecimal."""
+        return _sha256(list(self.classes))
+
+    def splits(self) -> dict[str, tuple[Sample, ...]]:
+        """The samples by split name: train, val, test."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``Dataset.from_json(d.to_json()) == d``. Paths are written as they are."""
+        splits = {
+            name: [[str(sample.path), sample.label, sample.group, sample.digest] for sample in samples]
+            for name, samples in self.splits().items()
+        }
+        return {"schema": 1, "classes": list(self.classes), **splits}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Dataset:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            DataError: A field is missing or of the wrong kind, or the schema is not 1.
+        """
+        if values.get("schema") != 1:
+            raise DataError(f"the stored data set has schema {values.get('schema')!r}; this edgetl reads schema 1")
+        try:
+            classes = tuple(str(name) for name in values["classes"])
+            splits = {name: tuple(_sample(row, len(classes)) for row in values[name]) for name in SPLITS}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the stored data set cannot be read: {error!r}") from None
+        return cls(classes=classes, **splits)
+
+
+def _sample(row: Any, classes: int) -> Sample:
+    path, label, group, digest = row
+    if not isinstance(path, str) or not isinstance(digest, str) or not isinstance(group, (str, type(None))):
+        raise TypeError(f"not a sample: {row!r}")
+    if type(label) is not int or not UNLABELLED <= label < classes:
+        raise ValueError(f"label {label!r} is not one of {classes} classes")
+    return Sample(Path(path), label, group, digest)
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

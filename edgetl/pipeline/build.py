@@ -1,0 +1,139 @@
+"""The whole route: data → finetune → export → calibrate → compile → verify → bench → bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetl.config import Config
+from edgetl.errors import BudgetError, ConfigError, ParityError
+from edgetl.pipeline import engines, learning, proof, publish
+from edgetl.pipeline.record import Record
+from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun
+from edgetl.store import Store
+
+STAGES = ("data", "train", "export", "calibrate", "compile", "verify", "bench", "bundle")
+"""Where a build can be told to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a build came to."""
+
+    stopped_after: str
+    """One of :data:`STAGES`."""
+    bundle: Path | None = None
+    """The published bundle."""
+    artifacts: dict[str, Path] = field(default_factory=dict)
+    """Stage → folder of its result."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """For ``--json``: engines with their figures, as in the bundle's manifest."""
+    would_run: str | None = None
+    """Of a dry run: the first stage without a result; None where every stage has one."""
+
+
+def build(
+    config: Config,
+    store: Store,
+    *,
+    reporter: Reporter | None = None,
+    targets: tuple[str, ...] = (),
+    until: str = "bundle",
+    force: frozenset[str] = frozenset(),
+    dry_run: bool = False,
+) -> Outcome:
+    """Build a project, or the first part of it.
+
+    Args:
+        config: From :func:`edgetl.config.load`.
+        store: Keeps the results of stages; what is there already is not made again.
+        reporter: Is told how it goes.
+        targets: Of the configuration's targets, the ones to build for; all where empty.
+        until: The last stage to run, of :data:`STAGES`.
+        force: Stages of the store to make again.
+        dry_run: Make nothing; find out what would be made.
+
+    Raises:
+        EdgetlError: See :mod:`edgetl.errors`; nothing is published then.
+    """
+    session = Session(config=config, store=store, reporter=reporter or Silent(), force=force, dry_run=dry_run)
+    candidates = engines.candidates(config, targets)
+    if config.bench.batch_size > config.export.batch.max or config.bench.batch_size < config.export.batch.min:
+        raise ConfigError(
+            f"bench.batch_size is {config.bench.batch_size}; engines accept {config.export.batch.min} to"
+            f" {config.export.batch.max}",
+            hint="export.batch or bench.batch_size in edgetl.toml",
+        )
+    try:
+        return _route(session, candidates, until)
+    except WouldRun as stop:
+        return Outcome(stopped_after=stop.stage, would_run=f"{stop.stage}: {stop.what}")
+
+
+def _route(session: Session, candidates: list[engines.Candidate], until: str) -> Outcome:
+    artifacts: dict[str, Path] = {}
+
+    def stop(after: str) -> bool:
+        return until == after
+
+    data, dataset = learning.prepare_data(session)
+    artifacts["data"] = data.folder
+    if stop("data"):
+        return Outcome(stopped_after="data", artifacts=artifacts)
+
+    checkpoint, history = learning.train(session, dataset)
+    artifacts["train"] = checkpoint.folder
+    if stop("train"):
+        return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
+
+    exported = engines.export(session, dataset, checkpoint)
+    artifacts["export"] = exported.folder
+    if stop("export"):
+        return Outcome(stopped_after="export", artifacts=artifacts)
+
+    quantized = any(candidate.precision == "int8" for candidate in candidates) or stop("calibrate")
+    statistics = engines.calibrate(session, dataset, checkpoint, exported) if quantized else None
+    if statistics:
+        artifacts["calibrate"] = statistics.folder
+    if stop("calibrate"):
+        return Outcome(stopped_after="calibrate", artifacts=artifacts)
+
+    graphs = {item.name: engines.graph_for(session, item, exported, statistics) for item in candidates}
+    made = [engines.compile_engine(session, item, graphs[item.name]) for item in candidates]
+    artifacts.update({f"compile {engine.candidate.name}": engine.artifact.folder for engine in made})
+    if stop("compile"):
+        return Outcome(stopped_after="compile", artifacts=artifacts)
+
+    asked, reference = learning.ask_reference(session, dataset, checkpoint)
+    artifacts["reference"] = asked.folder
+    proven = [proof.verify(session, dataset, checkpoint, engine, reference) for engine in made]
+    timings = proof.bench(session, dataset, checkpoint, exported, made) if not stop("verify") else proof.NO_TIMINGS
+    decisions = proof.decide(session.config, proven, timings)
+    record = Record(
+        session=session,
+        data=data,
+        dataset=dataset,
+        checkpoint=checkpoint,
+        history=tuple(history),
+        exported=exported,
+        statistics=statistics,
+        graphs=graphs,
+        golden=asked,
+        reference=reference,
+        timings=timings,
+        decisions=tuple(decisions),
+    )
+    try:
+        proof.gate(session.config, decisions)
+    except (ParityError, BudgetError) as error:
+        report = publish.report_failure(record, error)
+        session.reporter.note(f"nothing was published; the report of this build is {report}")
+        raise
+    summary = publish.summary(record)
+    if stop("verify") or stop("bench"):
+        return Outcome(stopped_after=until, artifacts=artifacts, summary=summary)
+
+    sealed, bundle = publish.bundle(record)
+    artifacts["bundle"] = sealed.folder
+    return Outcome(stopped_after="bundle", bundle=bundle, artifacts=artifacts, summary=summary)

@@ -1,0 +1,278 @@
+"""The stages from the checkpoint to engines: export, calibration, quantization, compilation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgetl import backends, catalog
+from edgetl.backends import torch as torch_backend
+from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.config import Config, TargetEntry
+from edgetl.data import load as loading
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.leaks import check_leaks
+from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.splits import draw_calibration
+from edgetl.errors import ConfigError, MissingExtraError
+from edgetl.pipeline.learning import samples_digest
+from edgetl.pipeline.session import Session
+from edgetl.runtime.runner import Runner
+from edgetl.specs import BatchRange, Precision, Recipe, Target
+from edgetl.store import Artifact, code_digest, versions_of
+
+_EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnx-ir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An engine to make: one target in one precision."""
+
+    target: Target
+    precision: Precision
+    entry: TargetEntry
+
+    @property
+    def name(self) -> str:
+        """Target and precision, as in reports."""
+        return f"{self.target.name} {self.precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """An engine that was made."""
+
+    candidate: Candidate
+    artifact: Artifact
+    record: EngineRecord
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the files that it needs on the device."""
+        return sum((self.artifact / name).stat().st_size for name in self.record.files)
+
+
+def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
+    """The engines that a configuration asks for.
+
+    Args:
+        config: The project's.
+        only: Targets to keep, by the name that the configuration uses; all where empty.
+
+    Raises:
+        ConfigError: A target is asked for a precision that it does not offer, or ``only`` names one that the
+            configuration does not have.
+        UnknownNameError: There is no such target.
+    """
+    there = [entry.device for entry in config.target]
+    unknown = [name for name in only if name not in there]
+    if unknown:
+        raise ConfigError(f"the project has no target {', '.join(unknown)}; it has {', '.join(there)}")
+    found = []
+    for entry in config.target:
+        target = catalog.target(entry.device)
+        refused = [precision for precision in entry.precisions if precision not in target.precisions]
+        if refused:
+            raise ConfigError(
+                f"the target {target.name} offers {', '.join(target.precisions)}, not {', '.join(refused)}",
+                hint=f"edgetl targets {target.name}",
+            )
+        if not only or entry.device in only:
+            found += [
+                Candidate(target=target, precision=precision, entry=entry)
+                for precision in entry.precisions or target.precisions
+            ]
+    return found
+
+
+def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact:
+    """The float graph, compared with PyTorch on real samples through ONNX Runtime."""
+    from edgetl.export import onnx as export_stage
+
+    config = session.config.export
+    inputs = {
+        "checkpoint": checkpoint.digest,
+        "config": session.config_digest("export"),
+        "code": code_digest("export", "backends/torch.py"),
+        "versions": versions_of(*_EXPORT_PACKAGES),
+    }
+
+    def make(folder: Path) -> None:
+        module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
+        exported = export_stage.export(
+            module,
+            folder / "model.onnx",
+            input_shape=deploy.input_shape,
+            batch=BatchRange(min=config.batch.min, max=config.batch.max),
+            opset=config.opset,
+            labels=deploy.classes,
+            preprocessing=deploy.preprocessing,
+        )
+        count = min(len(dataset.test), max(config.batch.min, min(4, config.batch.max)))
+        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), count))
+        worst = 0.0
+        with (
+            torch_backend.TorchRunner(module, deploy.input_shape) as torch_runner,
+            open_graph(folder / "model.onnx") as runner,
+        ):
+            for size in {config.batch.min, count}:  # more than one size, or a frozen batch would go unseen
+                part = {"input": images[:size]}
+                expected, got = torch_runner.run(part)["logits"], runner.run(part)["logits"]
+                worst = max(worst, export_stage.check(expected, got, tolerance=config.tolerance))  # type: ignore[arg-type]
+        facts = {**asdict(exported), "max_abs_error": worst}
+        (folder / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    artifact = session.stage("export", "ONNX graph, compared with PyTorch", inputs, make)
+    facts = json.loads((artifact / "export.json").read_text(encoding="utf-8"))
+    session.reporter.note(
+        f"{facts['nodes']} nodes, operator set {facts['opset']}, largest difference from PyTorch {facts['max_abs_error']:.1e}"
+    )
+    return artifact
+
+
+def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:
+    """Statistics of every activation that any scheme may ask for: independent of the targets."""
+    from edgetl.quantize import calibrate as calibration
+    from edgetl.quantize import graph, placement
+    from edgetl.quantize.schemes import SCHEMES
+
+    config = session.config.quantize
+    samples = calibration_samples(config_of=session, dataset=dataset)
+    deploy = torch_backend.read_deploy(checkpoint.folder)
+    inputs = {
+        "model": exported.digest,
+        "samples": sorted(sample.digest for sample in samples),
+        "preprocessing": deploy.preprocessing.digest(),
+        "code": code_digest("quantize", "runtime/preprocessing.py"),
+        "versions": versions_of("onnxruntime", "onnxruntime-gpu", "onnx-ir", "onnxscript", "pillow"),
+    }
+
+    def make(folder: Path) -> None:
+        model = graph.prepare(graph.load(exported / "model.onnx"))
+        statistics = calibration.calibrate(
+            model,
+            placement.points(model, list(SCHEMES.values())),
+            (images for images, _ in batches(ImageSamples(samples, deploy.preprocessing), 16)),
+            open_runner=open_graph,
+            memory_mb=config.memory_mb,
+            progress=lambda seen: session.reporter.progress("calibration samples", seen, len(samples)),
+        )
+        calibration.save(statistics, folder)
+
+    return session.stage("calibrate", f"activation statistics of {len(samples)} samples", inputs, make)
+
+
+def calibration_samples(*, config_of: Session, dataset: Dataset) -> tuple[Sample, ...]:
+    """Drawn from train, or from the folder that ``quantize.data`` names; never from test."""
+    config = config_of.config
+    if config.quantize.data is None:
+        return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
+    own = loading.load_samples(config.quantize.data, classes=dataset.classes, max_pixels=config.data.max_pixels)
+    check_leaks({"calibration": own, "val": dataset.val, "test": dataset.test})
+    return draw_calibration(own, config.quantize.samples, config.quantize.seed)
+
+
+def graph_for(session: Session, candidate: Candidate, exported: Artifact, statistics: Artifact | None) -> Artifact:
+    """The graph with the candidate's precision in it; the float graph where the engine converts by itself."""
+    if candidate.precision == "int8":
+        assert statistics is not None  # the pipeline calibrates where a candidate is int8
+        recipe = catalog.recipe(session.config.quantize.recipe)
+        return _quantized(session, candidate.target.scheme, recipe, exported, statistics)
+    if candidate.precision == "fp16" and candidate.target.backend != "openvino":
+        return _half(session, exported)
+    return exported
+
+
+def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> Engine:
+    """Make the engine, or what its device needs to make it."""
+    backend = backends.backend(candidate.target.backend)
+    version = backend.version()
+    if version is None and not candidate.target.built_on_device:
+        raise MissingExtraError(
+            backend.name, extra=backend.extra, needed_for=f"building for the target {candidate.target.name}"
+        )
+    batch = BatchRange(min=session.config.export.batch.min, max=session.config.export.batch.max)
+    inputs = {
+        "graph": graph.digest,
+        "target": asdict(candidate.target),
+        "precision": candidate.precision,
+        "batch": asdict(batch),
+        "version": version,
+        "not_here": backend.why_not_here(candidate.target, candidate.precision),
+        "code": code_digest("backends", "runtime"),
+    }
+
+    def make(folder: Path) -> None:
+        backend.compile(
+            CompileRequest(
+                model=graph / "model.onnx",
+                folder=folder,
+                target=candidate.target,
+                precision=candidate.precision,
+                batch=batch,
+            )
+        )
+
+    artifact = session.stage("compile", candidate.name, inputs, make)
+    return Engine(candidate=candidate, artifact=artifact, record=EngineRecord.read(artifact.folder))
+
+
+def open_graph(model: Path) -> Runner:
+    """A plain ONNX file on ONNX Runtime's CPU provider."""
+    from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(model)
+
+
+def _quantized(session: Session, scheme: str, recipe: Recipe, exported: Artifact, statistics: Artifact) -> Artifact:
+    from edgetl.quantize import schemes
+
+    wanted = schemes.scheme(scheme)
+    inputs = {
+        "model": exported.digest,
+        "statistics": statistics.digest,
+        "scheme": scheme,
+        "recipe": asdict(recipe),
+        "code": code_digest("quantize"),
+        "versions": versions_of("onnx-ir", "onnxscript"),
+    }
+
+    def make(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from edgetl.quantize import calibrate as calibration
+        from edgetl.quantize import graph, placement
+
+        model = graph.prepare(graph.load(exported / "model.onnx"))
+        done = placement.quantize(model, calibration.load(statistics.folder).sketches, wanted, recipe)
+        ir.save(done.model, folder / "model.onnx")
+        facts = {
+            "scheme": scheme,
+            "recipe": recipe.name,
+            "quantized": dict(done.quantized),
+            "left_in_float": dict(done.left_in_float),
+            "params": {
+                name: [chosen.scale, chosen.zero_point, chosen.low, chosen.high] for name, chosen in done.params.items()
+            },
+        }
+        (folder / "quantize.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    return session.stage("quantize", f"{recipe.name} in the scheme {scheme}", inputs, make)
+
+
+def _half(session: Session, exported: Artifact) -> Artifact:
+    inputs = {
+        "model": exported.digest,
+        "code": code_digest("quantize/half.py", "quantize/graph.py"),
+        "versions": versions_of("onnx-ir", "onnxscript"),
+    }
+
+    def make(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from edgetl.quantize import graph, half
+
+        ir.save(half.to_half(graph.prepare(graph.load(exported / "model.onnx"))), folder / "model.onnx")
+
+    return session.stage("half", "the graph in float16", inputs, make)

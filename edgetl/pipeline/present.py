@@ -1,0 +1,281 @@
+"""From a build's record to the values that its report is rendered from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgetl import __version__
+from edgetl.backends import torch as torch_backend
+from edgetl.benchmark.latency import Latency as Measured
+from edgetl.data.dataset import Sample
+from edgetl.pipeline import engines
+from edgetl.pipeline.proof import FP32, PYTORCH, Decision
+from edgetl.pipeline.record import Record
+from edgetl.quantize import calibrate
+from edgetl.quantize.sketch import Sketch
+from edgetl.report import model
+
+_TENSORS = 12
+_BINS = 64
+
+
+def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.Report:
+    """The report of a build.
+
+    Args:
+        record: The build.
+        verdict: Whether it is published.
+        signer: Fingerprint of the signing key; None for a build that is not published.
+    """
+    config = record.session.config
+    right = record.reference.logits.argmax(1) == record.reference.labels
+    latencies = record.timings.latencies
+    float_engine = next(
+        (
+            item
+            for item in record.decisions
+            if item.proven.engine.record.backend == "onnxruntime"
+            and item.proven.engine.record.provider == "CPUExecutionProvider"
+            and item.proven.engine.candidate.precision == "fp32"
+        ),
+        None,
+    )
+    deploy = torch_backend.read_deploy(record.checkpoint.folder)
+    return model.Report(
+        project=config.project.name,
+        version=config.project.version,
+        edgetl_version=__version__,
+        created=record.timings.created,
+        config_digest=record.session.config_digest(),
+        verdict=verdict,
+        signed_by=signer,
+        backbone=config.model.backbone,
+        test_samples=len(record.dataset.test),
+        max_drop=config.parity.max_drop,
+        confidence=config.parity.confidence,
+        reference=model.Baseline(
+            name=PYTORCH,
+            top1=float(right.mean()),
+            latency=_latency(latencies.get(PYTORCH)),
+            size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
+        ),
+        fp32=model.Baseline(
+            name=FP32,
+            top1=float_engine.proven.comparison.top1 if float_engine and float_engine.proven.comparison else None,
+            latency=_latency(latencies.get(FP32)),
+            size_bytes=(record.exported / "model.onnx").stat().st_size,
+            same_as=float_engine.proven.engine.candidate.name if float_engine else "",
+        ),
+        engines=tuple(_engine(item, waived=_waived(record, item)) for item in record.decisions),
+        confusions=_confusions(record),
+        training=tuple(_phase(phase) for phase in record.history),
+        calibration=_calibration(record),
+        quantizations=_quantizations(record),
+        data=_data(record),
+        preprocessing=tuple(
+            model.Fact(name=name, value=str(value)) for name, value in deploy.preprocessing.to_json().items()
+        ),
+        labels=deploy.classes,
+        environment=_environment(record),
+    )
+
+
+def _engine(item: Decision, *, waived: bool) -> model.Engine:
+    engine, comparison = item.proven.engine, item.proven.comparison
+    budget = engine.candidate.entry.budget
+    return model.Engine(
+        target=engine.candidate.target.name,
+        backend=engine.record.backend,
+        provider=engine.record.provider,
+        precision=engine.candidate.precision,
+        status=engine.record.status,
+        shipped=item.shipped,
+        reason=item.reason,
+        size_bytes=engine.size_bytes,
+        placement_share=item.proven.placement["share"] if item.proven.placement else None,
+        parity=model.ParityFigures(
+            samples=comparison.samples,
+            top1=comparison.top1,
+            agreement=comparison.agreement,
+            drop=comparison.drop,
+            drop_upper=comparison.drop_upper,
+            max_abs_error=comparison.max_abs_error,
+            mean_abs_error=comparison.mean_abs_error,
+            sqnr_db=comparison.sqnr_db,
+        )
+        if comparison
+        else None,
+        latency=_latency(item.latency),
+        budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
+        parity_gate=_parity_gate(item, waived=waived),
+        budget_gate=_budget_gate(item),
+    )
+
+
+def _waived(record: Record, item: Decision) -> bool:
+    """Whether a failed parity does no harm: another precision of the target passed, and one is enough."""
+    target = item.proven.engine.candidate.target.name
+    return record.session.config.parity.require == "any" and any(
+        other.proven.comparison is not None and other.proven.comparison.passed
+        for other in record.decisions
+        if other.proven.engine.candidate.target.name == target
+    )
+
+
+def _parity_gate(item: Decision, *, waived: bool) -> model.Gate:
+    comparison = item.proven.comparison
+    if comparison is None:
+        return model.Gate(outcome="not-run", message=item.reason)
+    if comparison.passed:
+        return model.Gate(outcome="passed", message=comparison.statement)
+    return model.Gate(outcome="waived" if waived else "failed", message=comparison.statement)
+
+
+def _budget_gate(item: Decision) -> model.Gate:
+    limits = item.proven.engine.candidate.entry.budget.model_dump(exclude_none=True)
+    if not limits or item.latency is None:
+        return model.Gate(outcome="not-run", message="there is no budget" if not limits else item.reason)
+    if not item.missed:
+        return model.Gate(outcome="passed", message="every limit is met")
+    return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
+
+
+def _latency(found: Measured | None) -> model.Latency | None:
+    if found is None:
+        return None
+    return model.Latency(p50_ms=found.p50_ms, p90_ms=found.p90_ms, p99_ms=found.p99_ms, samples=found.samples)
+
+
+def _confusions(record: Record) -> tuple[model.Confusion, ...]:
+    """Of PyTorch, and of the fastest shipped engine that ran."""
+    labels = record.dataset.classes
+    answers = [(PYTORCH, record.reference.logits.argmax(1))]
+    ran = [item for item in record.decisions if item.shipped and item.latency and item.proven.predictions]
+    if ran:
+        fastest = min(ran, key=lambda item: item.latency.p50_ms if item.latency else float("inf"))
+        answers.append((fastest.proven.engine.candidate.name, np.asarray(fastest.proven.predictions)))
+    found = []
+    for name, predicted in answers:
+        counts = np.zeros((len(labels), len(labels)), dtype=int)
+        np.add.at(counts, (record.reference.labels, predicted), 1)
+        rows = tuple(tuple(int(count) for count in row) for row in counts)
+        found.append(model.Confusion(name=name, labels=labels, counts=rows))
+    return tuple(found)
+
+
+def _phase(phase: dict) -> model.TrainingPhase:  # type: ignore[type-arg]
+    epochs = phase["epochs"]
+    return model.TrainingPhase(
+        name=phase["train"],
+        epochs=tuple(
+            model.Epoch(number=item["epoch"], train_loss=item["train_loss"], val_top1=item["val_top1"])
+            for item in epochs
+        ),
+        best_epoch=phase["best_epoch"] or None,
+        seconds=sum(item["seconds"] for item in epochs),
+    )
+
+
+def _calibration(record: Record) -> model.Calibration | None:
+    """The tensors that lose most of their observed range first."""
+    graph = next((item for item in record.graphs.values() if (item / "quantize.json").exists()), None)
+    if record.statistics is None or graph is None:
+        return None
+    facts = json.loads((graph / "quantize.json").read_text(encoding="utf-8"))
+    statistics = calibrate.load(record.statistics.folder)
+    tensors = [
+        _histogram(name, statistics.sketches[name], *facts["params"][name])
+        for name in facts["params"]
+        if name in statistics.sketches
+    ]
+    tensors.sort(key=lambda item: -item.clipped_share)
+    return model.Calibration(
+        recipe=facts["recipe"],
+        samples=statistics.samples,
+        tensors=tuple(tensors[:_TENSORS]),
+        tensors_total=len(facts["params"]),
+    )
+
+
+def _histogram(
+    name: str, sketch: Sketch, scale: float, zero_point: int, low: float, high: float
+) -> model.TensorHistogram:
+    values, counts = sketch.points()
+    edges = np.linspace(sketch.low, max(sketch.high, sketch.low + 1e-12), _BINS + 1)
+    bins, _ = np.histogram(values, bins=edges, weights=counts.astype(np.float64))
+    # Half a step beyond the ends is still rounded to them.
+    outside = (values < low - scale / 2) | (values > high + scale / 2)
+    return model.TensorHistogram(
+        name=name,
+        edges=tuple(float(edge) for edge in edges),
+        counts=tuple(int(count) for count in bins),
+        low=low,
+        high=high,
+        scale=scale,
+        zero_point=int(zero_point),
+        clipped_share=float(counts[outside].sum() / max(1, counts.sum())),
+    )
+
+
+def _quantizations(record: Record) -> tuple[model.Quantization, ...]:
+    found: dict[str, tuple[dict[str, dict[str, int]], list[str]]] = {}
+    for item in record.decisions:
+        candidate = item.proven.engine.candidate
+        path = record.graphs[candidate.name] / "quantize.json"
+        if path.exists():
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(facts["scheme"], (facts, []))[1].append(candidate.target.name)
+    return tuple(
+        model.Quantization(
+            scheme=scheme,
+            targets=tuple(targets),
+            operators=tuple(
+                model.OperatorCount(
+                    operator=operator,
+                    quantized=facts["quantized"].get(operator, 0),
+                    float_=facts["left_in_float"].get(operator, 0),
+                )
+                for operator in sorted({*facts["quantized"], *facts["left_in_float"]})
+            ),
+        )
+        for scheme, (facts, targets) in found.items()
+    )
+
+
+def _data(record: Record) -> model.DataSummary:
+    dataset = record.dataset
+    splits: dict[str, Sequence[Sample]] = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    if record.statistics:
+        splits["calibration"] = engines.calibration_samples(config_of=record.session, dataset=dataset)
+    return model.DataSummary(
+        splits=tuple(
+            model.Split(
+                name=name,
+                per_class=tuple(
+                    Counter(sample.label for sample in samples)[label] for label in range(len(dataset.classes))
+                ),
+            )
+            for name, samples in splits.items()
+        ),
+        leak_check=model.LeakCheck(method="SHA-256 of the decoded pixels", pairs=0),
+    )
+
+
+def _environment(record: Record) -> model.Environment | None:
+    facts = record.timings.environment
+    if not facts:
+        return None
+    return model.Environment(
+        cpu=facts["cpu"],
+        cores=facts["cores"],
+        threads=facts["threads"],
+        system=f"{facts['system']}, Python {facts['python']}",
+        gpu=", ".join(facts["gpu"]) or None,
+        load_average=facts["load_average"],
+        libraries=tuple(model.Fact(name=name, value=version) for name, version in facts["versions"].items()),
+        batch_size=facts["batch_size"],
+    )

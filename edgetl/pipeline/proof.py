@@ -1,0 +1,291 @@
+"""The stages that prove: parity of every engine that runs here, latency side by side, and what is shipped."""
+
+from __future__ import annotations
+
+import json
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetl import backends
+from edgetl.backends import torch as torch_backend
+from edgetl.benchmark import environment, latency
+from edgetl.config import Budget, Config
+from edgetl.data.dataset import Dataset
+from edgetl.data.loader import ImageSamples, batches
+from edgetl.errors import BudgetError, ParityError
+from edgetl.parity.compare import Comparison, compare
+from edgetl.pipeline.engines import Engine, open_graph
+from edgetl.pipeline.learning import Reference, samples_digest
+from edgetl.pipeline.session import Session
+from edgetl.runtime.runner import Runner
+from edgetl.store import Artifact, code_digest
+
+PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proven:
+    """An engine with what was found out about it."""
+
+    engine: Engine
+    comparison: Comparison | None
+    """None where it could not run here."""
+    placement: dict[str, Any] | None
+    """provider, share, nodes, kinds; None where it could not run here."""
+    predictions: tuple[int, ...] = ()
+    """Predicted class of each test sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """The benchmark of a build."""
+
+    latencies: dict[str, latency.Latency]
+    """By engine's name, :data:`PYTORCH` and :data:`FP32`."""
+    environment: dict[str, Any]
+    created: str
+    """When it was measured: ISO 8601, UTC."""
+
+
+NO_TIMINGS = Timings(latencies={}, environment={}, created="")
+"""Of a build that stops before its benchmark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What becomes of an engine."""
+
+    proven: Proven
+    latency: latency.Latency | None
+    shipped: bool
+    reason: str
+    """Why it is not shipped, or why nothing is known of it here."""
+    missed: tuple[str, ...] = ()
+    """The limits of its budget that it misses, in words."""
+
+
+def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Engine, reference: Reference) -> Proven:
+    """Run an engine on the test split and compare it with PyTorch; an engine that cannot run here stays unproven."""
+    if engine.record.status != "ready":
+        return Proven(engine=engine, comparison=None, placement=None)
+    deploy = torch_backend.read_deploy(checkpoint.folder)
+    inputs = {
+        "engine": engine.artifact.digest,
+        "test": samples_digest(dataset.test),
+        "preprocessing": deploy.preprocessing.digest(),
+        "machine": environment.cpu_name(),
+        "code": code_digest("runtime", "backends"),
+    }
+
+    def make(folder: Path) -> None:
+        found = []
+        batch = session.config.export.batch
+        with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
+            samples = ImageSamples(dataset.test, deploy.preprocessing)
+            for images, _ in batches(samples, batch.max):
+                found.append(_run(runner, images, batch.min))
+                session.reporter.progress("test samples", sum(map(len, found)), len(samples))
+            placement = runner.placement()
+        np.savez(folder / "outputs.npz", logits=np.concatenate(found))
+        facts = {**asdict(placement), "share": placement.share}
+        (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    artifact = session.stage("verify", engine.candidate.name, inputs, make)
+    with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
+        logits = arrays["logits"]
+    gate = session.config.parity
+    comparison = compare(
+        reference.logits, logits, reference.labels, max_drop=gate.max_drop, confidence=gate.confidence
+    )
+    session.reporter.note(
+        f"{engine.candidate.name}: top-1 {comparison.top1:.4f}, PyTorch {comparison.top1_reference:.4f}, "
+        f"agreement {comparison.agreement:.4f}, SQNR {comparison.sqnr_db:.1f} dB; {comparison.statement}"
+    )
+    return Proven(
+        engine=engine,
+        comparison=comparison,
+        placement=json.loads((artifact / "placement.json").read_text(encoding="utf-8")),
+        predictions=tuple(int(index) for index in logits.argmax(1)),
+    )
+
+
+def bench(
+    session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact, engines: list[Engine]
+) -> Timings:
+    """Time PyTorch, the float graph and every engine that runs here, interleaved."""
+    ready = [engine for engine in engines if engine.record.status == "ready"]
+    config = session.config.bench
+    threads = config.threads or environment.usable_cores()
+    inputs = {
+        "engines": {engine.candidate.name: engine.artifact.digest for engine in ready},
+        "checkpoint": checkpoint.digest,
+        "model": exported.digest,
+        "config": session.config_digest("bench"),
+        "batch": session.config.export.batch.model_dump(),
+        "environment": environment.environment(),
+        "code": code_digest("benchmark", "runtime", "backends"),
+    }
+
+    def make(folder: Path) -> None:
+        module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
+        size = min(config.batch_size, len(dataset.test))
+        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), size))
+        facts = {**environment.environment(), "load_average": environment.load_average()}
+        with ExitStack() as stack:
+            torch_runner = torch_backend.TorchRunner(module, deploy.input_shape, threads=threads)
+            runners: dict[str, Runner] = {PYTORCH: stack.enter_context(torch_runner)}
+            runners[FP32] = stack.enter_context(_float_baseline(exported, threads))
+            for engine in ready:
+                opened = backends.backend(engine.record.backend).open(engine.artifact.folder, threads=threads)
+                runners[engine.candidate.name] = stack.enter_context(opened)
+            times = latency.measure(
+                {name: _call(runner, images) for name, runner in runners.items()},
+                samples=config.samples,
+                warmup=config.warmup,
+                progress=lambda done, total: session.reporter.progress("timed calls", done, total),
+            )
+        document = {
+            "schema": 1,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "environment": {**facts, "threads": threads, "batch_size": size},
+            "latency": {name: latency.summarise(found).to_json() for name, found in times.items()},
+            "times_ms": {name: [round(value, 5) for value in found] for name, found in times.items()},
+        }
+        (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
+
+    artifact = session.stage("bench", f"{len(ready) + 2} engines, interleaved", inputs, make)
+    document = json.loads((artifact / "bench.json").read_text(encoding="utf-8"))
+    return Timings(
+        latencies={name: latency.Latency(**found) for name, found in document["latency"].items()},
+        environment=document["environment"],
+        created=document["created"],
+    )
+
+
+def decide(config: Config, proven: list[Proven], timings: Timings) -> list[Decision]:
+    """Choose per target: of the precisions that pass parity, the fastest; a budget narrows the choice first.
+
+    What could not run here is shipped unproven, and says so.
+    """
+    decisions = []
+    for target in dict.fromkeys(item.engine.candidate.target.name for item in proven):
+        items = [item for item in proven if item.engine.candidate.target.name == target]
+        decisions += _decide_target(items, timings)
+    return decisions
+
+
+def gate(config: Config, decisions: list[Decision]) -> None:
+    """Fail a build that cannot show what it must.
+
+    Raises:
+        ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails.
+        BudgetError: The engine that would be shipped misses its budget.
+    """
+    failures, budgets = [], []
+    for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
+        tested = [
+            item
+            for item in decisions
+            if item.proven.engine.candidate.target.name == target and item.proven.comparison is not None
+        ]
+        failed = [item for item in tested if item.proven.comparison and not item.proven.comparison.passed]
+        if failed and (config.parity.require == "all" or len(failed) == len(tested)):
+            failures += [
+                f"{item.proven.engine.candidate.name}: {item.proven.comparison.statement}"
+                for item in failed
+                if item.proven.comparison
+            ]
+        budgets += [
+            f"{item.proven.engine.candidate.name}: {'; '.join(item.missed)}"
+            for item in tested
+            if item.shipped and item.missed
+        ]
+    if failures:
+        raise ParityError(
+            "parity was not shown:\n  " + "\n  ".join(failures),
+            hint="more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
+        )
+    if budgets:
+        raise BudgetError(
+            "the latency budget was missed:\n  " + "\n  ".join(budgets),
+            hint="a smaller backbone or image_size, another precision, or a larger budget",
+        )
+
+
+def _decide_target(items: list[Proven], timings: Timings) -> list[Decision]:
+    passing = [item for item in items if item.comparison and item.comparison.passed]
+    found = {id(item): timings.latencies.get(item.engine.candidate.name) for item in items}
+    missed = {id(item): _missed(item.engine.candidate.entry.budget, found[id(item)]) for item in items}
+    fastest = min(
+        passing, key=lambda item: (bool(missed[id(item)]), _p50(found[id(item)])), default=None
+    )
+    decisions = []
+    for item in items:
+        speed = found[id(item)]
+        reason = ""
+        if item.comparison is None:
+            reason = item.engine.record.note
+        elif not item.comparison.passed:
+            reason = f"parity: {item.comparison.statement}"
+        elif item is not fastest and fastest is not None:
+            reason = f"{fastest.engine.candidate.precision} is faster" + _than(found[id(fastest)], speed)
+            if missed[id(item)] and not missed[id(fastest)]:
+                reason = f"misses the budget ({'; '.join(missed[id(item)])})"
+        decisions.append(
+            Decision(
+                proven=item,
+                latency=speed,
+                shipped=item is fastest or item.comparison is None,
+                reason=reason,
+                missed=missed[id(item)],
+            )
+        )
+    return decisions
+
+
+def _missed(budget: Budget, found: latency.Latency | None) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    limits = budget.model_dump(exclude_none=True)
+    return tuple(
+        f"{name.removesuffix('_ms')} {getattr(found, name):.2f} ms, allowed {limit:g} ms"
+        for name, limit in limits.items()
+        if getattr(found, name) > limit
+    )
+
+
+def _p50(found: latency.Latency | None) -> float:
+    return found.p50_ms if found else float("inf")
+
+
+def _than(fast: latency.Latency | None, slow: latency.Latency | None) -> str:
+    return f": {fast.p50_ms:.2f} against {slow.p50_ms:.2f} ms" if fast and slow else ""
+
+
+def _run(runner: Runner, images: np.ndarray, smallest: int) -> np.ndarray:
+    """One batch; a last one below the engine's smallest is filled up and cut again."""
+    count = len(images)
+    if count < smallest:
+        images = np.concatenate([images, np.repeat(images[-1:], smallest - count, axis=0)])
+    outputs = runner.run({runner.inputs[0].name: images})
+    return np.asarray(outputs[runner.outputs[0].name])[:count]
+
+
+def _call(runner: Runner, images: np.ndarray) -> Callable[[], object]:
+    feeds = {runner.inputs[0].name: images}
+    return lambda: runner.run(feeds)
+
+
+def _float_baseline(exported: Artifact, threads: int) -> Runner:
+    from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(exported / "model.onnx", threads=threads)
+
+

@@ -1,0 +1,180 @@
+"""The last stage: everything that was found out becomes a bundle with its reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgetl import __version__
+from edgetl.backends import torch as torch_backend
+from edgetl.bundle import sign
+from edgetl.bundle import write as bundles
+from edgetl.errors import EdgetlError
+from edgetl.pipeline import present
+from edgetl.pipeline.proof import Decision
+from edgetl.pipeline.record import Record
+from edgetl.report.html import render
+from edgetl.report.junit import render_junit
+from edgetl.report.model import Verdict
+from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """What a build came to, as plain JSON: for ``--json`` and the manifest."""
+    top1 = record.decisions[0].proven.comparison if record.decisions else None
+    right = record.reference.logits.argmax(1) == record.reference.labels
+    return {
+        "name": record.session.config.project.name,
+        "version": record.session.config.project.version,
+        "top1_reference": top1.top1_reference if top1 else float(right.mean()),
+        "baselines": {
+            name: found.to_json()
+            for name, found in record.timings.latencies.items()
+            if name not in {item.proven.engine.candidate.name for item in record.decisions}
+        },
+        "engines": [_engine(item) for item in record.decisions],
+    }
+
+
+def bundle(record: Record) -> tuple[Artifact, Path]:
+    """Seal the bundle in the store, and publish it where the configuration says.
+
+    Returns:
+        The sealed bundle, and the folder that was published.
+
+    Raises:
+        StorageError: The output folder cannot be written.
+        BundleError: The signing key cannot be used.
+    """
+    session = record.session
+    key = session.config.bundle.key or sign.user_key()
+    if not key.exists() and session.config.bundle.key is None and not session.dry_run:
+        with storage_errors(key.parent):
+            sign.make_key(key)
+        session.reporter.note(f"made a signing key of your own: {key}")
+    signer = sign.public_fingerprint(key) if key.exists() or session.config.bundle.key else ""
+    inputs = {
+        "summary": summary(record),
+        "artifacts": [item.proven.engine.artifact.digest for item in record.decisions],
+        "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest, record.golden.digest],
+        "statistics": record.statistics.digest if record.statistics else "",
+        "config": session.config_digest(),
+        "signer": signer,
+        "code": code_digest("bundle", "report", "pipeline", "runtime/bundle.py"),
+        "version": __version__,
+    }
+
+    def make(folder: Path) -> None:
+        _fill(folder, record, signer)
+        bundles.seal(folder, _manifest(record), key)
+
+    sealed = session.stage("bundle", record.name, inputs, make)
+    destination = session.config.bundle.output / record.name
+    if not bundles.same(sealed.folder, destination):
+        bundles.publish(sealed.folder, destination)
+    return sealed, destination
+
+
+def report_failure(record: Record, error: EdgetlError) -> Path:
+    """Write the report of a build that must not be published, and return its path.
+
+    It lies in the store, beside what was made: nothing that was measured is lost.
+    """
+    inputs = {"summary": summary(record), "error": error.message, "code": code_digest("report", "pipeline")}
+
+    def make(folder: Path) -> None:
+        _reports(folder, record, Verdict(published=False, reason=error.message.splitlines()[0].rstrip(":")), None)
+
+    return record.session.stage("report", "of a build that is not published", inputs, make) / "report.html"
+
+
+def _fill(folder: Path, record: Record, signer: str) -> None:
+    shutil.copyfile(record.exported / "model.onnx", folder / "model.onnx")
+    shutil.copytree(record.golden / "golden", folder / "golden")
+    for item in record.decisions:
+        if item.shipped:
+            engine = item.proven.engine
+            place = folder / _place(item)
+            place.mkdir(parents=True)
+            for name in ("engine.json", *engine.record.files):
+                shutil.copyfile(engine.artifact / name, place / name)
+    (folder / "reports").mkdir()
+    verdict = Verdict(published=True, reason="every target has an engine that passed its gates, or awaits its device")
+    _reports(folder / "reports", record, verdict, signer)
+
+
+def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None) -> None:
+    report = present.report(record, verdict, signer)
+    (folder / "report.html").write_text(render(report), encoding="utf-8")
+    (folder / "junit.xml").write_text(render_junit(report), encoding="utf-8")
+    found = {
+        item.proven.engine.candidate.name: item.proven.comparison.to_json()
+        for item in record.decisions
+        if item.proven.comparison
+    }
+    (folder / "parity.json").write_text(json.dumps({"schema": 1, "engines": found}, indent=1), encoding="utf-8")
+    latencies = {name: speed.to_json() for name, speed in record.timings.latencies.items()}
+    bench = {
+        "schema": 1,
+        "created": record.timings.created,
+        "environment": record.timings.environment,
+        "latency": latencies,
+    }
+    (folder / "bench.json").write_text(json.dumps(bench, indent=1), encoding="utf-8")
+
+
+def _manifest(record: Record) -> dict[str, Any]:
+    config = record.session.config
+    deploy = torch_backend.read_deploy(record.checkpoint.folder)
+    batch = [config.export.batch.min, config.export.batch.max]
+    return {
+        "name": config.project.name,
+        "version": config.project.version,
+        "task": config.data.task,
+        "created": record.timings.created,
+        "edgetl": __version__,
+        "inputs": [{"name": "input", "shape": ["batch", *deploy.input_shape], "dtype": "float32", "batch": batch}],
+        "outputs": [{"name": "logits", "shape": ["batch", len(deploy.classes)], "dtype": "float32"}],
+        "labels": list(deploy.classes),
+        "labels_sha256": digest_of(list(deploy.classes)),
+        "preprocessing": deploy.preprocessing.to_json(),
+        "preprocessing_sha256": deploy.preprocessing.digest(),
+        "engines": [_engine(item) for item in record.decisions if item.shipped],
+        "rejected": [_engine(item) for item in record.decisions if not item.shipped],
+        "provenance": {
+            "backbone": config.model.backbone,
+            "weights": config.model.weights.rsplit("/", 1)[-1],
+            "config_sha256": record.session.config_digest(),
+            "data_sha256": record.dataset.digest(),
+            "checkpoint_sha256": record.checkpoint.digest,
+            "recipe": config.quantize.recipe.rsplit("/", 1)[-1] if record.statistics else None,
+            "versions": versions_of("torch", "timm", "onnx", "onnx-ir", "numpy"),
+        },
+    }
+
+
+def _engine(item: Decision) -> dict[str, Any]:
+    engine = item.proven.engine
+    record = engine.record
+    return {
+        "target": engine.candidate.target.name,
+        "precision": engine.candidate.precision,
+        "folder": _place(item),
+        "backend": record.backend,
+        "provider": record.provider,
+        "status": record.status,
+        "shipped": item.shipped,
+        "note": record.note or item.reason,
+        "versions": record.versions,
+        "size_bytes": engine.size_bytes,
+        "placement": item.proven.placement or {},
+        "parity": item.proven.comparison.to_json() if item.proven.comparison else {},
+        "latency": item.latency.to_json() if item.latency else {},
+    }
+
+
+def _place(item: Decision) -> str:
+    candidate = item.proven.engine.candidate
+    return f"engines/{candidate.target.name}/{candidate.precision}"

@@ -1,0 +1,84 @@
+"""What every stage of a build is given: the configuration, the store, and somebody to tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgetl.config import Config
+from edgetl.store import Artifact, Store, digest_of
+
+
+class Reporter(Protocol):
+    """Somebody who is told how a build goes: a terminal, a log, nobody."""
+
+    def started(self, stage: str, what: str) -> None:
+        """A stage begins to make something."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Part of a stage is done."""
+
+    def finished(self, stage: str, what: str, *, cached: bool, seconds: float) -> None:
+        """A stage has its result."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def started(self, stage: str, what: str) -> None:
+        """Nothing."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def finished(self, stage: str, what: str, *, cached: bool, seconds: float) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+class WouldRun(Exception):  # noqa: N818 - not an error: how a dry run ends
+    """A dry run came to the first stage that has no result yet."""
+
+    def __init__(self, stage: str, what: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+        self.what = what
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One build."""
+
+    config: Config
+    store: Store
+    reporter: Reporter = field(default_factory=Silent)
+    force: frozenset[str] = frozenset()
+    """Stages that are made even where their results are there."""
+    dry_run: bool = False
+    """Make nothing: stop with :class:`WouldRun` at the first stage without a result."""
+
+    def config_digest(self, *sections: str) -> str:
+        """SHA-256 of sections of the configuration; of all of it without any."""
+        document = self.config.model_dump(mode="json", by_alias=True)
+        return digest_of({name: document[name] for name in sections} if sections else document)
+
+    def stage(self, stage: str, what: str, inputs: dict[str, Any], make: Callable[[Path], None]) -> Artifact:
+        """The result of a stage, with word to the reporter."""
+        began = time.perf_counter()
+        forced = stage in self.force
+        found = None if forced else self.store.find(stage, digest_of(inputs))
+        if found is None:
+            if self.dry_run:
+                raise WouldRun(stage, what)
+            self.reporter.started(stage, what)
+            found = self.store.get(stage, inputs, make, force=forced)
+        self.reporter.finished(stage, what, cached=found.cached, seconds=time.perf_counter() - began)
+        return found

@@ -1,0 +1,146 @@
+"""From statistics to scale and zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import UsageError
+from edgetl.quantize.schemes import IntegerType
+from edgetl.quantize.sketch import Sketch
+from edgetl.specs import Estimator
+
+_STEPS = 64
+"""Candidates per search: finer ones move the error by less than a hundredth (shown by benchmarks/ranges.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantParams:
+    """An affine quantization: real = scale · (integer - zero_point), for one tensor."""
+
+    scale: float
+    zero_point: int
+    type: IntegerType
+
+    @property
+    def low(self) -> float:
+        """Smallest real value that is represented."""
+        return self.scale * (self.type.low - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """Largest real value that is represented."""
+        return self.scale * (self.type.high - self.zero_point)
+
+    def fake_quantize(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What is left of the values after quantizing and dequantizing; any shape."""
+        steps = np.rint(values / self.scale) + self.zero_point
+        return (np.clip(steps, self.type.low, self.type.high) - self.zero_point) * self.scale
+
+
+def params_of(low: float, high: float, type_: IntegerType) -> QuantParams:
+    """The quantization of a range.
+
+    The range is widened to hold zero, which is represented exactly: padding and ReLU depend on it (Jacob et al. 2018,
+    arXiv:1712.05877, section 2.1). A symmetric type takes the larger magnitude on both sides.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    if type_.symmetric:
+        reach = max(-low, high)
+        return QuantParams(scale=_scale(reach / type_.high), zero_point=0, type=type_)
+    scale = _scale((high - low) / (type_.high - type_.low))
+    zero_point = int(np.clip(np.rint(type_.low - low / scale), type_.low, type_.high))
+    return QuantParams(scale=scale, zero_point=zero_point, type=type_)
+
+
+def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) -> QuantParams:
+    """Scale and zero point of a tensor, from its statistics.
+
+    Args:
+        sketch: Of at least one value, all finite.
+        estimator: minmax; percentile (the central share of values); or mse, the range with the smallest mean
+            squared quantization error over the histogram.
+        type_: What is quantized to.
+    """
+    if not sketch.total:
+        raise UsageError("no value was seen: ranges need at least one calibration sample")
+    if estimator.method == "percentile":
+        outside = (100.0 - estimator.percentile) / 100.0
+        # A tensor on one side of zero loses nothing on the other: the whole share comes off its tail.
+        two_sided = sketch.low < 0.0 < sketch.high
+        tail = outside / 2 if two_sided else outside
+        low = sketch.quantile(tail) if sketch.low < 0.0 else sketch.low
+        high = sketch.quantile(1.0 - tail) if sketch.high > 0.0 else sketch.high
+        return params_of(low, high, type_)
+    if estimator.method == "mse":
+        return _least_error(sketch, type_)
+    return params_of(sketch.low, sketch.high, type_)
+
+
+def _least_error(sketch: Sketch, type_: IntegerType) -> QuantParams:
+    """Shrink both ends together, then each alone: the coordinate descent of an error that is smooth in both."""
+    values, counts = sketch.points()
+    weights = counts / counts.sum()
+
+    def error(low: float, high: float) -> float:
+        params = params_of(low, high, type_)
+        difference = params.fake_quantize(values) - values
+        return float(weights @ (difference * difference))
+
+    shares = np.linspace(1.0, 1.0 / _STEPS, _STEPS)
+    best = min((error(s * sketch.low, s * sketch.high), -s) for s in shares)
+    low, high = -best[1] * sketch.low, -best[1] * sketch.high
+    if not type_.symmetric and sketch.low < 0.0 < sketch.high:
+        low = min((error(s * sketch.low, high), -s * sketch.low, s * sketch.low) for s in shares)[2]
+        high = min((error(low, s * sketch.high), -s * sketch.high, s * sketch.high) for s in shares)[2]
+    return params_of(low, high, type_)
+
+
+def weight_scales(
+    weights: NDArray[np.floating], axis: int | None, estimator: Estimator, type_: IntegerType
+) -> NDArray[np.float32]:
+    """Symmetric scales of a weight tensor.
+
+    Args:
+        weights: Any shape.
+        axis: The channel axis; None for one scale for the whole tensor.
+        estimator: minmax; percentile of the magnitudes; or mse per channel over the exact weights.
+        type_: A symmetric integer type.
+
+    Returns:
+        float32, shape (channels,), or () without an axis. A channel of zeros has scale 1.
+    """
+    rows = np.asarray(weights, dtype=np.float64)
+    rows = rows.reshape(1, -1) if axis is None else np.moveaxis(rows, axis, 0).reshape(rows.shape[axis], -1)
+    magnitude = np.abs(rows)
+    reach = magnitude.max(axis=1)
+    if estimator.method == "percentile":
+        reach = np.percentile(magnitude, estimator.percentile, axis=1)
+    elif estimator.method == "mse":
+        best = np.full(len(rows), np.inf)
+        shrunk = reach.copy()
+        for share in np.linspace(1.0, 0.5, 51):
+            scale = np.where(reach > 0, share * reach / type_.high, 1.0)[:, None]
+            difference = np.clip(np.rint(rows / scale), type_.low, type_.high) * scale - rows
+            error = (difference * difference).sum(axis=1)
+            better = error < best
+            best[better], shrunk[better] = error[better], share * reach[better]
+        reach = shrunk
+    scales = np.where(reach > 0, np.maximum(reach / type_.high, _TINY), 1.0).astype(np.float32)
+    return scales.reshape(()) if axis is None else scales
+
+
+_TINY = float(np.finfo(np.float32).tiny) * 2**10
+
+
+def _scale(value: float) -> float:
+    """A usable float32 scale, rounded down.
+
+    Down, because engines drop a ReLU6 before a quantizer only where 255 steps do not reach beyond six.
+    """
+    if value <= _TINY:
+        return 1.0 if value <= 0.0 else _TINY
+    rounded = np.float32(value)
+    return float(np.nextafter(rounded, np.float32(0.0)) if rounded > value else rounded)

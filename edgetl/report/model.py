@@ -1,0 +1,317 @@
+"""The values that a report is made from: filled by the pipeline, rendered by :mod:`html` and :mod:`junit`.
+
+Every share is 0 to 1 and every latency is in milliseconds per call. A float that is not finite, or None, prints as a
+dash. Speed-ups, drops in size and the figures of the summary are derived when the page is rendered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+EngineStatus = Literal["ready", "built", "build-on-device"]
+Outcome = Literal["passed", "failed", "waived", "not-run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A name and its value, for the small two-column tables."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What became of the build."""
+
+    published: bool
+    """Whether the bundle was published."""
+    reason: str
+    """Why, in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Percentiles of the time of one call, batch as in the environment."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    samples: int
+    """Timed calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Something that engines are compared with: PyTorch eager, or the float graph on ONNX Runtime."""
+
+    name: str
+    """As it stands in tables and plots: "PyTorch eager", "ONNX Runtime fp32"."""
+    top1: float | None = None
+    """Top-1 on the test split, as a share."""
+    latency: Latency | None = None
+    """Measured interleaved with the engines; None without a benchmark."""
+    size_bytes: int | None = None
+    """Size of its model file."""
+    same_as: str = ""
+    """:attr:`Engine.name` of the engine that is this baseline, so that it is drawn once; empty where none is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityFigures:
+    """An engine's outputs against the PyTorch reference, on the same raw samples."""
+
+    samples: int
+    """Samples of the test split that were compared."""
+    top1: float
+    """Of the engine, as a share."""
+    agreement: float
+    """Share of the samples on which engine and reference name the same class."""
+    drop: float
+    """Top-1 of the reference minus top-1 of the engine, as a share; negative where the engine is better."""
+    drop_upper: float
+    """Upper bound of the drop at the confidence of :attr:`Report.confidence`, as a share."""
+    max_abs_error: float
+    """Largest absolute difference of any output value."""
+    mean_abs_error: float
+    """Mean absolute difference over all output values."""
+    sqnr_db: float
+    """Signal-to-quantization-noise ratio of the outputs, in decibels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """The outcome of one condition that an engine must meet."""
+
+    outcome: Outcome
+    """waived: not met, but the build does not depend on it, since another precision of the target is shipped."""
+    message: str = ""
+    """One sentence: what was compared with what; or why it did not run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits of the latency of a target's shipped engine; None where there is none."""
+
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One target and precision."""
+
+    target: str
+    backend: str
+    provider: str
+    """Execution provider or device, in the backend's own words."""
+    precision: str
+    status: EngineStatus
+    """ready: ran here; built: complete, but it cannot run here; build-on-device: only its sources are in the bundle."""
+    shipped: bool
+    """Whether the bundle recommends this precision for the target."""
+    reason: str = ""
+    """Why it is not shipped, or why it could not run here; one clause."""
+    size_bytes: int | None = None
+    """Size of all files of the engine."""
+    placement_share: float | None = None
+    """Share of the nodes of the optimised graph that run on the provider that was asked for."""
+    parity: ParityFigures | None = None
+    """None where the engine did not run here."""
+    latency: Latency | None = None
+    """None where the engine was not timed."""
+    budget: Budget = field(default_factory=Budget)
+    parity_gate: Gate = Gate(outcome="not-run")
+    budget_gate: Gate = Gate(outcome="not-run")
+
+    @property
+    def name(self) -> str:
+        """Target and precision: unique in a report."""
+        return f"{self.target} {self.precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """A confusion matrix on the test split."""
+
+    name: str
+    """Whose: "PyTorch eager", or an engine's name."""
+    labels: tuple[str, ...]
+    """Of the classes, in the order of the model's outputs."""
+    counts: tuple[tuple[int, ...], ...]
+    """Shape (classes, classes): rows are the true class, columns the predicted one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training split."""
+
+    number: int
+    """Counted from 1 within its phase."""
+    train_loss: float
+    """Mean cross-entropy over the training samples, in nats."""
+    val_top1: float
+    """Top-1 on the validation split, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPhase:
+    """One phase of fine-tuning."""
+
+    name: str
+    """What was trained: "head", "all"."""
+    epochs: tuple[Epoch, ...]
+    best_epoch: int | None
+    """Number of the epoch whose weights were kept; None where it kept none of them."""
+    seconds: float | None = None
+    """Wall time of the phase."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorHistogram:
+    """The values of one activation tensor over the calibration samples, and the range that was chosen for it."""
+
+    name: str
+    edges: tuple[float, ...]
+    """Bounds of the bins, ascending; one more than counts."""
+    counts: tuple[int, ...]
+    """Values per bin."""
+    low: float
+    """Smallest value that is represented."""
+    high: float
+    """Largest value that is represented."""
+    scale: float
+    zero_point: int
+    clipped_share: float
+    """Share of the values that lie outside low to high."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How activation ranges were chosen."""
+
+    recipe: str
+    samples: int
+    """Calibration samples."""
+    tensors: tuple[TensorHistogram, ...]
+    """The tensors worth looking at, most interesting first; the page shows up to twelve."""
+    tensors_total: int
+    """Tensors that have a range in the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorCount:
+    """How many nodes of one operator were quantized."""
+
+    operator: str
+    quantized: int
+    """Nodes that compute on integers."""
+    float_: int
+    """Nodes that were left in floating point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """One quantized graph."""
+
+    scheme: str
+    """Name of the quantization scheme."""
+    targets: tuple[str, ...]
+    """The targets whose int8 engines come from this graph."""
+    operators: tuple[OperatorCount, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of the data set."""
+
+    name: str
+    """train, val, test, calibration."""
+    per_class: tuple[int, ...]
+    """Samples per class, in the order of :attr:`Report.labels`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakCheck:
+    """Whether the same content stands in two splits."""
+
+    method: str
+    """What was compared, as "SHA-256 of the file's bytes"."""
+    pairs: int
+    """Pairs of samples with the same content in different splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """The data set."""
+
+    splits: tuple[Split, ...]
+    leak_check: LeakCheck | None = None
+    """None where it did not run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine that the build and its benchmark ran on."""
+
+    cpu: str
+    cores: int | None
+    """Processors that the process may use."""
+    threads: int | None
+    """Threads per engine in the benchmark."""
+    system: str
+    """Operating system and kernel."""
+    gpu: str | None
+    """Name of the GPU; None where there is none."""
+    load_average: float | None
+    """Load average over one minute when the benchmark began; None without a benchmark."""
+    libraries: tuple[Fact, ...] = ()
+    """Library and version."""
+    batch_size: int = 1
+    """Samples per timed call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything on the page. A part that is None or empty is left out of it."""
+
+    project: str
+    version: str
+    edgetl_version: str
+    created: str
+    """ISO 8601, with the zone."""
+    config_digest: str
+    """SHA-256 of the configuration, in hexadecimal."""
+    verdict: Verdict
+    signed_by: str | None
+    """Fingerprint of the key that signed the bundle; None where it is unsigned."""
+    reference: Baseline
+    """PyTorch eager: the model that everything is compared with."""
+    fp32: Baseline | None = None
+    """The exported float graph on ONNX Runtime; None where it was not run."""
+    backbone: str = ""
+    """As in the configuration: "timm:tf_efficientnet_lite0"."""
+    test_samples: int
+    """Samples of the test split: they decide how many decimals of a top-1 mean something."""
+    max_drop: float
+    """Largest drop of top-1 that the parity gate accepts, as a share."""
+    confidence: float
+    """Of the upper bound of the drop, as a share."""
+    engines: tuple[Engine, ...]
+    confusions: tuple[Confusion, ...] = ()
+    training: tuple[TrainingPhase, ...] = ()
+    calibration: Calibration | None = None
+    quantizations: tuple[Quantization, ...] = ()
+    data: DataSummary | None = None
+    preprocessing: tuple[Fact, ...] = ()
+    """The preprocessing contract."""
+    labels: tuple[str, ...] = ()
+    """Classes in the order of the model's outputs."""
+    environment: Environment | None = None
+
+    @property
+    def bundle(self) -> str:
+        """Name of the bundle's folder."""
+        return f"{self.project}-{self.version}"

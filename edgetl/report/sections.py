@@ -1,0 +1,238 @@
+"""The sections of the page, each left out where the report has nothing for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgetl.report import heatmap, panels, plots
+from edgetl.report.markup import Markup, el, escaped, join
+from edgetl.report.model import Budget, Fact, Quantization, Report
+from edgetl.report.numbers import DASH, integer, plain, points_of, significant
+from edgetl.report.tables import Column, engines_table, latency_table, parity_table, table
+
+_HISTOGRAMS = 12
+_CLASS_ROWS = 30
+_LABELS = 200
+
+
+@dataclass(frozen=True)
+class Section:
+    """One numbered section."""
+
+    slug: str
+    """The id of its heading: fixed words, never the user's."""
+    title: str
+    body: Markup
+
+
+def sections(report: Report) -> list[Section]:
+    """All sections that have something to show, in their order."""
+    makers: tuple[tuple[str, str, Callable[[Report], Markup | None]], ...] = (
+        ("engines", "Engines", _engines),
+        ("accuracy", "Accuracy against latency", _accuracy),
+        ("parity", "Parity with PyTorch", _parity),
+        ("latency", "Latency", _latency),
+        ("confusion", "Confusion", _confusion),
+        ("training", "Fine-tuning", _training),
+        ("calibration", "Calibration", _calibration),
+        ("quantization", "Quantization", _quantization),
+        ("data", "Data", _data),
+        ("input", "Preprocessing and labels", _preprocessing),
+        ("environment", "Environment", _environment),
+        ("use", "How to use the bundle", _use),
+    )
+    made = ((slug, title, make(report)) for slug, title, make in makers)
+    return [Section(slug, title, body) for slug, title, body in made if body]
+
+
+def _engines(report: Report) -> Markup | None:
+    if not report.engines:
+        return None
+    note = (
+        "“Placed” is the share of the optimised graph's nodes that run on the provider that was asked for. "
+        "An engine marked “build on device” is in the bundle as its source graph and is compiled on the device itself."
+    )
+    return join([engines_table(report), el("p", note, class_="note")])
+
+
+def _accuracy(report: Report) -> Markup | None:
+    plot = plots.scatter(report)
+    if plot is None:
+        return None
+    return el(
+        "figure", plots.scatter_legend(report), plot, el("figcaption", "Up and to the left is better.", class_="below")
+    )
+
+
+def _parity(report: Report) -> Markup | None:
+    rows = parity_table(report)
+    if rows is None:
+        return None
+    note = (
+        f"Every engine and the PyTorch model were given the same {integer(report.test_samples)} raw test samples. "
+        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in top-1, "
+        f"taken over paired samples, is below {points_of(report.max_drop)}. A negative drop means that the engine was "
+        "better. Errors are of the raw outputs (logits)."
+    )
+    return join([rows, el("p", note, class_="note")])
+
+
+def _latency(report: Report) -> Markup | None:
+    chart, rows = plots.ranges(report), latency_table(report)
+    if rows is None:
+        return None
+    batch = report.environment.batch_size if report.environment else 1
+    limit = any(engine.shipped and engine.latency and engine.budget != Budget() for engine in report.engines)
+    words = "Stroke: median; bar: p50 to p90; line: to p99" + ("; triangle: a limit of the budget." if limit else ".")
+    note = (
+        f"Time of one call with {integer(batch)} sample{'' if batch == 1 else 's'}, after warm-up, all engines "
+        "interleaved on this machine. Speed-ups are ratios of medians."
+    )
+    figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
+    return join([figure, rows, el("p", note, class_="note")])
+
+
+def _confusion(report: Report) -> Markup | None:
+    if not report.confusions:
+        return None
+    drawn = any(len(matrix.labels) <= heatmap.MAX_CLASSES for matrix in report.confusions)
+    note = "Test samples by true and predicted class. Grey: right; coloured: wrong, the deeper the more."
+    body = el("div", join([heatmap.confusion(matrix) for matrix in report.confusions]), class_="matrices")
+    return join([body, el("p", note, class_="note")] if drawn else [body])
+
+
+def _training(report: Report) -> Markup | None:
+    phases = [phase for phase in report.training if phase.epochs]
+    if not phases:
+        return None
+    of_val = [sum(split.per_class) for split in report.data.splits if split.name == "val"] if report.data else []
+    head = el("p", "Backbone ", el("code", report.backbone), ".") if report.backbone else Markup()
+    note = "Best: the epoch whose weights were kept. The scales are the same in all phases."
+    panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples)
+    return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note")])
+
+
+def _calibration(report: Report) -> Markup | None:
+    calibration = report.calibration
+    if calibration is None:
+        return None
+    shown = calibration.tensors[:_HISTOGRAMS]
+    intro = el(
+        "p", "Recipe ", el("code", calibration.recipe), f", {integer(calibration.samples)} samples, "
+        f"{integer(calibration.tensors_total)} tensors with a range",
+        f"; {len(shown)} of them are shown." if shown else ".",
+    )  # fmt: skip
+    if not shown:
+        return intro
+    note = "Number of values per bin on a logarithmic scale; the dashed lines are the ends of the chosen range."
+    return join([intro, panels.histogram_panels(shown), el("p", note, class_="note")])
+
+
+def _quantization(report: Report) -> Markup | None:
+    if not report.quantizations:
+        return None
+    return el("div", join([_operators(graph) for graph in report.quantizations]), class_="side")
+
+
+def _operators(graph: Quantization) -> Markup:
+    ordered = sorted(graph.operators, key=lambda each: (-each.quantized, -each.float_, each.operator))
+    rows: list[Sequence[str]] = [(each.operator, _count(each.quantized), _count(each.float_)) for each in ordered]
+    totals = (sum(each.quantized for each in ordered), sum(each.float_ for each in ordered))
+    rows.append((el("strong", "all"), el("strong", integer(totals[0])), el("strong", integer(totals[1]))))
+    columns = (Column("operator"), Column("quantized", numeric=True), Column("left in float", numeric=True))
+    for_targets = f" for {', '.join(graph.targets)}" if graph.targets else ""
+    caption = join([el("strong", "Scheme "), el("code", graph.scheme), escaped(for_targets)])
+    return table(columns, rows, caption=caption)
+
+
+def _count(value: int) -> str:
+    return integer(value) if value else DASH
+
+
+def _data(report: Report) -> Markup | None:
+    data = report.data
+    if data is None:
+        return None
+    parts = [_split_table(report)] if data.splits else []
+    if data.leak_check is not None:
+        check = data.leak_check
+        found = (
+            "no content stands in two splits"
+            if check.pairs == 0
+            else f"{integer(check.pairs)} pairs stand in two splits"
+        )
+        sign = el("span", "✓ passed", class_="good") if check.pairs == 0 else el("span", "✕ failed", class_="bad")
+        parts.append(el("p", "Leak check: ", sign, f" {DASH} {found} ({check.method})."))
+    else:
+        parts.append(el("p", "Leak check: not run."))
+    return join(parts)
+
+
+def _split_table(report: Report) -> Markup:
+    splits = report.data.splits if report.data else ()
+    columns = [Column("class"), *(Column(split.name, numeric=True) for split in splits)]
+    rows: list[Sequence[str]] = []
+    if len(report.labels) <= _CLASS_ROWS:
+        for index, name in enumerate(report.labels):
+            per_split = (split.per_class[index] if index < len(split.per_class) else None for split in splits)
+            rows.append((name, *(integer(count) for count in per_split)))
+    else:
+        for title, of in (("smallest class", min), ("largest class", max)):
+            rows.append((title, *(integer(of(split.per_class, default=0)) for split in splits)))
+    title = f"all {integer(len(report.labels))} classes" if report.labels else "all"
+    rows.append((el("strong", title), *(el("strong", integer(sum(split.per_class))) for split in splits)))
+    return el("div", table(columns, rows), class_="compact")
+
+
+def _preprocessing(report: Report) -> Markup | None:
+    parts = []
+    if report.preprocessing:
+        intro = "From the bytes of an image to the model's input; the same function runs in training and on the device."
+        parts += [el("p", intro), el("div", facts(report.preprocessing), class_="compact")]
+    if report.labels:
+        items = [
+            el("li", el("span", str(index), class_="index"), " ", name)
+            for index, name in enumerate(report.labels[:_LABELS])
+        ]
+        left = len(report.labels) - len(items)
+        head = f"Labels, by index of the model's output: {integer(len(report.labels))}"
+        parts += [el("h3", head), el("ul", join(items), class_="labels")]
+        parts += [el("p", f"… and {integer(left)} more.", class_="note")] if left else []
+    return join(parts) if parts else None
+
+
+def _environment(report: Report) -> Markup | None:
+    machine = report.environment
+    if machine is None:
+        return None
+    rows = [
+        Fact(name="processor", value=machine.cpu),
+        Fact(name="processors available", value=integer(machine.cores)),
+        Fact(name="threads per engine", value=integer(machine.threads)),
+        Fact(name="GPU", value=machine.gpu or "none"),
+        Fact(name="system", value=machine.system),
+    ]
+    if machine.load_average is not None:
+        load = f"{significant(machine.load_average, 2)} (average over one minute)"
+        rows.append(Fact(name="load when the benchmark began", value=load))
+    columns = [facts(rows)] + ([facts(machine.libraries)] if machine.libraries else [])
+    return el("div", join(columns), class_="side")
+
+
+def _use(report: Report) -> Markup:
+    bundle = shlex.quote(report.bundle)
+    commands = (
+        (f"edgetl run {bundle} IMAGE", "classify an image"),
+        (f"edgetl inspect {bundle}", "show inputs, labels, engines and where they come from"),
+        (f"edgetl verify {bundle}", "check every file against the manifest and its signature"),
+    )
+    rows = [el("div", el("dt", el("code", command)), el("dd", what)) for command, what in commands]
+    return el("dl", join(rows), class_="commands")
+
+
+def facts(rows: Sequence[Fact]) -> Markup:
+    """A two-column table of names and values."""
+    lines = [el("tr", el("th", row.name, scope="row"), el("td", row.value)) for row in rows]
+    return el("div", el("table", el("tbody", join(lines)), class_="facts-table"), class_="scroll")

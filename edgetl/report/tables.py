@@ -1,0 +1,246 @@
+"""Tables: a builder, and the three tables over all engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from edgetl.report.markup import Markup, el, join
+from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report
+from edgetl.report.numbers import (
+    DASH,
+    TIMES,
+    aligned,
+    fixed,
+    integer,
+    is_number,
+    megabytes,
+    percent,
+    plain,
+    share_floor,
+    signed_points,
+    significant,
+)
+
+_STATUS = {"ready": "ran here", "built": "built, not run", "build-on-device": "build on device"}
+_OUTCOME = {
+    "passed": ("✓", "passed"),
+    "failed": ("✕", "failed"),
+    "waived": ("○", "not met"),
+    "not-run": (DASH, "not checked"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column."""
+
+    name: str
+    unit: str = ""
+    numeric: bool = False
+    wide: bool = False
+    """Takes a whole line where rows are stacked in a narrow window."""
+
+    @property
+    def label(self) -> str:
+        """Name and unit in one line."""
+        comma = "," if self.unit and not self.unit.startswith("over ") else ""
+        return f"{self.name}{comma} {self.unit}" if self.unit else self.name
+
+
+def table(
+    columns: Sequence[Column], rows: Iterable[Sequence[str]], *, caption: str | None = None, stack: bool = False
+) -> Markup:
+    """A table whose first column names its rows.
+
+    Args:
+        columns: Heads; a numeric column is set flush right with its decimal points in line.
+        rows: One cell per column: markup, or text that is escaped.
+        caption: Above the table.
+        stack: In a narrow window every row becomes a block of named values; else the table scrolls.
+    """
+    body = _aligned_columns(columns, [list(row) for row in rows])
+    head = [
+        el("th", column.name, el("span", column.unit, class_="unit") if column.unit else "",
+           scope="col", class_="num" if column.numeric else None)
+        for column in columns
+    ]  # fmt: skip
+    lines = [el("tr", join([_cell(*cell, i) for i, cell in enumerate(zip(columns, row, strict=True))])) for row in body]
+    content = el(
+        "table", el("caption", caption) if caption else "", el("thead", el("tr", join(head))), el("tbody", join(lines)),
+        class_="stack" if stack else None,
+    )  # fmt: skip
+    return el("div", content, class_="scroll", tabindex=None if stack else 0)
+
+
+def engines_table(report: Report) -> Markup:
+    """What there is, where it stands and what was decided."""
+    columns = (
+        Column("engine"), Column("backend, provider"), Column("status"), Column("size", "MB", numeric=True),
+        Column("top-1", "%", numeric=True), Column("p50", "ms", numeric=True),
+        Column("placed", "%", numeric=True), Column("decision", wide=True),
+    )  # fmt: skip
+    rows: list[Sequence[str]] = [_baseline_row(base) + _baseline_figures(report, base) for base in _baselines(report)]
+    for engine in report.engines:
+        rows.append((
+            engine_name(engine),
+            join([el("span", engine.backend), Markup(" "), el("span", engine.provider, class_="muted")]),
+            _STATUS[engine.status],
+            megabytes(engine.size_bytes),
+            percent(engine.parity.top1 if engine.parity else None, report.test_samples),
+            significant(engine.latency.p50_ms if engine.latency else None),
+            share_floor(engine.placement_share),
+            decision(engine),
+        ))  # fmt: skip
+    return table(columns, rows, stack=True)
+
+
+def parity_table(report: Report) -> Markup | None:
+    """Every engine that ran against the reference; None where none did."""
+    shown = [
+        engine for engine in report.engines if engine.parity is not None or engine.parity_gate.outcome != "not-run"
+    ]
+    if not shown:
+        return None
+    bound = f"{plain(report.confidence * 100)} % bound"
+    columns = (
+        Column("engine"), Column("top-1", "%", numeric=True), Column("agreement", "%", numeric=True),
+        Column("drop", "points", numeric=True), Column(bound, "points", numeric=True),
+        Column("max error", numeric=True), Column("mean error", numeric=True), Column("SQNR", "dB", numeric=True),
+        Column("gate", wide=True),
+    )  # fmt: skip
+    rows = []
+    for engine in shown:
+        figures, samples = engine.parity, report.test_samples
+        numbers = [DASH] * 7 if figures is None else [
+            percent(figures.top1, figures.samples), percent(figures.agreement, figures.samples),
+            signed_points(figures.drop, samples), _bound(figures.drop_upper),
+            significant(figures.max_abs_error, 2), significant(figures.mean_abs_error, 2), fixed(figures.sqnr_db, 1),
+        ]  # fmt: skip
+        rows.append([engine_name(engine), *numbers, gate(engine.parity_gate)])
+    return table(columns, rows, stack=True)
+
+
+def latency_table(report: Report) -> Markup | None:
+    """Percentiles and speed-ups of everything that was timed; None where nothing was."""
+    shown = [engine for engine in report.engines if engine.latency is not None]
+    baselines = [base for base in _baselines(report) if base.latency is not None]
+    if not shown and not baselines:
+        return None
+    columns = [
+        Column("engine"), Column("p50", "ms", numeric=True), Column("p90", "ms", numeric=True),
+        Column("p99", "ms", numeric=True), Column("calls", numeric=True),
+        Column("speed-up", f"over {report.reference.name}", numeric=True),
+    ]  # fmt: skip
+    references = [report.reference]
+    if report.fp32 is not None:
+        columns.append(Column("speed-up", f"over {report.fp32.name}", numeric=True))
+        references.append(report.fp32)
+    columns.append(Column("budget", wide=True))
+    role = el("span", "baseline", class_="muted")
+    rows = [[*_baseline_row(base)[:1], *_latency_cells(base.latency, references), role] for base in baselines]
+    for engine in shown:
+        rows.append([engine_name(engine), *_latency_cells(engine.latency, references), _budget_cell(engine)])
+    return table(columns, rows, stack=True)
+
+
+def speed_up(latency: Latency | None, baseline: Baseline | None) -> float | None:
+    """The baseline's median latency over this one's; None where either is missing or not positive."""
+    if latency is None or baseline is None or baseline.latency is None:
+        return None
+    ours, theirs = latency.p50_ms, baseline.latency.p50_ms
+    if not (is_number(ours) and is_number(theirs) and ours > 0 and theirs > 0):
+        return None
+    return theirs / ours
+
+
+def times(factor: float | None) -> str:
+    """A speed-up as a factor."""
+    text = significant(factor)
+    return text if text == DASH else f"{text}{TIMES}"
+
+
+def engine_name(engine: Engine) -> Markup:
+    """Target and precision."""
+    return join(
+        [el("span", engine.target, class_="target"), Markup(" "), el("span", engine.precision, class_="precision")]
+    )
+
+
+def decision(engine: Engine) -> Markup:
+    """Shipped or not, and why."""
+    why = [Markup(" "), el("span", engine.reason, class_="muted")] if engine.reason else []
+    if engine.shipped:
+        return join([el("span", "✓ shipped", class_="good"), *why])
+    return join([el("span", "not shipped", class_="plain"), *why])
+
+
+def gate(result: Gate) -> Markup:
+    """A sign, a word and the sentence."""
+    sign, word = _OUTCOME[result.outcome]
+    head = el("span", f"{sign} {word}" if sign != DASH else word, class_=f"outcome {result.outcome}")
+    return join([head, Markup(" "), el("span", result.message, class_="muted")]) if result.message else head
+
+
+def budget_text(budget: Budget) -> str:
+    """The limits in words; empty where there is none."""
+    limits = (("p50", budget.p50_ms), ("p90", budget.p90_ms), ("p99", budget.p99_ms))
+    return ", ".join(f"{name} ≤ {plain(limit)} ms" for name, limit in limits if limit is not None)
+
+
+def _budget_cell(engine: Engine) -> Markup | str:
+    if engine.budget == Budget() and engine.budget_gate.outcome == "not-run":
+        return "none set"
+    result = engine.budget_gate
+    return gate(result if result.message else replace(result, message=budget_text(engine.budget)))
+
+
+def _bound(drop_upper: float) -> str:
+    """An upper bound of a drop with its own two decimals: it is compared with a limit, not counted in samples."""
+    text = fixed(drop_upper * 100.0, 2)
+    return f"+{text}" if drop_upper > 0 and text not in ("0.00", DASH) else text
+
+
+def _baselines(report: Report) -> list[Baseline]:
+    known = {engine.name for engine in report.engines}
+    candidates = [report.reference] if report.fp32 is None else [report.reference, report.fp32]
+    return [base for base in candidates if base.same_as not in known]
+
+
+def _baseline_row(base: Baseline) -> list[str]:
+    return [el("span", base.name, class_="target")]
+
+
+def _baseline_figures(report: Report, base: Baseline) -> list[str]:
+    role = "the reference of parity" if base is report.reference else "the float graph, for comparison"
+    return [
+        DASH, "ran here" if base.latency or base.top1 is not None else "not run", megabytes(base.size_bytes),
+        percent(base.top1, report.test_samples), significant(base.latency.p50_ms if base.latency else None),
+        DASH, el("span", role, class_="muted"),
+    ]  # fmt: skip
+
+
+def _latency_cells(latency: Latency | None, references: Sequence[Baseline]) -> list[str]:
+    if latency is None:
+        return [DASH] * (4 + len(references))
+    percentiles = [significant(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms)]
+    return [*percentiles, integer(latency.samples), *(times(speed_up(latency, base)) for base in references)]
+
+
+def _aligned_columns(columns: Sequence[Column], rows: list[list[str]]) -> list[list[str]]:
+    for index, column in enumerate(columns):
+        if column.numeric:
+            for row, text in zip(rows, aligned([row[index] for row in rows]), strict=True):
+                row[index] = text
+    return rows
+
+
+def _cell(column: Column, content: str, index: int) -> Markup:
+    if index == 0:
+        return el("th", content, scope="row")
+    classes = " ".join(
+        word
+        for word, wanted in (("num", column.numeric), ("half", column.unit.startswith("over ")), ("whole", column.wide))
+        if wanted
+    )
+    return el("td", content, data_label=column.label, class_=classes or None)

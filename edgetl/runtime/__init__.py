@@ -1,0 +1,1 @@
+"""What runs on the device: bundles, engines and preprocessing, without torch, pydantic or a network."""

@@ -1,0 +1,291 @@
+"""Bundles on the device: check them, open an engine, predict.
+
+    with open_bundle(Path("digits-1.0.0")).open(target="x86-64-cpu") as model:
+        print(model.predict([Path("seven.png")]))
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
+from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.runner import Runner
+
+MANIFEST, SIGNATURE = "manifest.json", "signature.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry:
+    """An engine in a bundle, from its manifest."""
+
+    target: str
+    precision: str
+    folder: str
+    backend: str
+    provider: str
+    status: str
+    """ready, built or build-on-device."""
+    latency: Mapping[str, Any]
+    """Percentiles where it was built; empty where it did not run there."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one input."""
+
+    label: str
+    probability: float
+    """Softmax of the logits, 0 to 1."""
+    top: tuple[tuple[str, float], ...]
+    """The five most probable labels with their probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What the check of a bundle found."""
+
+    files: int
+    signed_by: str | None
+    """Fingerprint of the key whose signature fits; None for an unsigned bundle."""
+
+
+class Bundle:
+    """A bundle whose files were checked against its manifest.
+
+    Args:
+        folder: Of the bundle.
+        manifest: Its content.
+        verified: What the check found.
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], verified: Verified) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.verified = verified
+        self.labels: tuple[str, ...] = tuple(manifest["labels"])
+        self.preprocessing = ImagePreprocessing.from_json(manifest["preprocessing"])
+        fields = EngineEntry.__dataclass_fields__
+        self.engines = tuple(
+            EngineEntry(**{name: value for name, value in engine.items() if name in fields})
+            for engine in manifest["engines"]
+        )
+
+    def choose(self, target: str | None = None, precision: str | None = None) -> EngineEntry:
+        """The engine for a target, or the fastest that ran where the bundle was built.
+
+        Raises:
+            UnknownNameError: No engine is for that target and precision.
+            TargetError: There is one, and it must first be built on its device.
+        """
+        fitting = [
+            engine
+            for engine in self.engines
+            if (target is None or engine.target == target) and (precision is None or engine.precision == precision)
+        ]
+        if not fitting:
+            there = ", ".join(f"{engine.target} {engine.precision}" for engine in self.engines) or "none"
+            raise UnknownNameError(f"the bundle has no engine for {target or 'any target'}; it has {there}")
+        usable = [engine for engine in fitting if engine.status == "ready"]
+        usable = usable or [engine for engine in fitting if engine.status == "built"]
+        if not usable:
+            raise TargetError(f"the engine for {fitting[0].target} is built on its device: {fitting[0].note}")
+        return min(usable, key=lambda engine: float(engine.latency.get("p50_ms", float("inf"))))
+
+    def open(
+        self, *, target: str | None = None, precision: str | None = None, threads: int | None = None
+    ) -> Predictor:
+        """Open an engine; see :meth:`choose`."""
+        engine = self.choose(target, precision)
+        return Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
+
+    def golden(self) -> Iterator[tuple[Path, NDArray[np.float32], NDArray[np.float32]]]:
+        """Raw inputs with the tensor (3, H, W) and the logits (classes,) that the reference made of them."""
+        with np.load(self.folder / "golden" / "golden.npz", allow_pickle=False) as arrays:
+            names, tensors, logits = arrays["names"].tolist(), arrays["tensors"], arrays["logits"]
+        for name, tensor, logit in zip(names, tensors, logits, strict=True):
+            yield self.folder / "golden" / name, tensor, logit
+
+
+class Predictor:
+    """An opened engine with its preprocessing and labels; a context manager."""
+
+    def __init__(self, bundle: Bundle, engine: EngineEntry, runner: Runner) -> None:
+        self.engine = engine
+        self._bundle = bundle
+        self._runner = runner
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the engine.
+
+        Args:
+            images: float32 (N, 3, H, W), from the bundle's preprocessing.
+
+        Returns:
+            float32 (N, classes).
+        """
+        results = self._runner.run({self._runner.inputs[0].name: images})
+        return np.asarray(results[self._runner.outputs[0].name], dtype=np.float32)
+
+    def predict(self, sources: Sequence[Path | bytes]) -> list[Prediction]:
+        """Name what is on images: files, or the bytes of files."""
+        found = []
+        for source in sources:  # one at a time: batch 1 fits every engine
+            logits = self.logits(self._bundle.preprocessing(source)[None])[0]
+            found.append(_prediction(logits, self._bundle.labels))
+        return found
+
+    def __enter__(self) -> Predictor:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.__exit__(kind, error, trace)
+
+
+def open_bundle(folder: Path, *, key: Path | None = None) -> Bundle:
+    """Check a bundle and read it.
+
+    Every file is hashed before anything in the bundle is opened: engines are executable code.
+
+    Args:
+        folder: Of the bundle.
+        key: An Ed25519 public key (PEM) that must have signed it. Without one, a signature is checked against the key
+            in the bundle itself, which shows that it is whole, not who made it.
+
+    Raises:
+        BundleError: Not a bundle, a file is missing, added or changed, or the signature does not fit.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != 1:
+        raise BundleError(f"{path} is of another schema; this version of edgetl reads schema 1")
+    _check_files(folder, manifest)
+    signed_by = _check_signature(folder, manifest, key)
+    return Bundle(folder, manifest, Verified(files=len(manifest["files"]), signed_by=signed_by))
+
+
+def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
+    """Open the engine that ``engine.json`` in a folder describes, with the one library that it needs.
+
+    Raises:
+        BundleError: There is no such record, or its backend is unknown.
+    """
+    try:
+        record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        backend, file, provider = record["backend"], folder / record["files"][0], record["provider"]
+        options = record.get("options", {})
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
+    if backend == "onnxruntime":
+        from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(file, provider=provider, threads=threads)
+    if backend == "openvino":
+        from edgetl.runtime.openvino import OpenVinoRunner
+
+        precision = str(options.get("inference_precision", "f32"))
+        return OpenVinoRunner(file, device=provider, inference_precision=precision, threads=threads)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from edgetl.runtime.tensorrt import TensorRTRunner
+
+        return TensorRTRunner(file, library=backend, provider=provider)
+    raise BundleError(f"{folder}: the runtime cannot open engines of '{backend}'")
+
+
+def canonical(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest that are signed: UTF-8 JSON, keys sorted, no spaces."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def fingerprint(public_key: bytes) -> str:
+    """A short name of an Ed25519 public key (32 bytes): the start of its SHA-256."""
+    return "ed25519:" + hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _prediction(logits: NDArray[np.float32], labels: Sequence[str]) -> Prediction:
+    probabilities = softmax(logits)
+    order = np.argsort(-probabilities, kind="stable")[:5]
+    top = tuple((labels[index], float(probabilities[index])) for index in order)
+    return Prediction(label=top[0][0], probability=top[0][1], top=top)
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Every listed file is there and unchanged, and no other file is."""
+    listed = manifest.get("files", {})
+    for name, facts in listed.items():
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise BundleError(f"{folder}: the manifest names a file outside the bundle: {name}")
+        path = folder / pure
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{folder}: the file {name} is missing")
+        if path.stat().st_size != facts["size"] or _sha256(path) != facts["sha256"]:
+            raise BundleError(f"{folder}: the file {name} is not the one that the manifest describes")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    added = sorted(there - set(listed) - {MANIFEST, SIGNATURE})
+    if added:
+        raise BundleError(f"{folder}: files that the manifest does not know: {', '.join(added[:5])}")
+
+
+def _check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None) -> str | None:
+    path = folder / SIGNATURE
+    if not path.is_file():
+        if key is not None:
+            raise BundleError(f"{folder} is not signed, and a signature by {key} was asked for")
+        return None
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError:
+        raise MissingExtraError("cryptography", extra="ort", needed_for="checking a signature") from None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        public, signature = base64.b64decode(record["public_key"]), base64.b64decode(record["signature"])
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, canonical(manifest))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    except InvalidSignature:
+        raise BundleError(f"{folder}: the signature does not fit the manifest") from None
+    if key is not None:
+        try:
+            trusted = load_pem_public_key(key.read_bytes())
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{key} is not a public key in PEM: {error}") from None
+        if not isinstance(trusted, Ed25519PublicKey) or trusted.public_bytes_raw() != public:
+            raise BundleError(f"{folder} was signed by {fingerprint(public)}, not by the key in {key}")
+    return fingerprint(public)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

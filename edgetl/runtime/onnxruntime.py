@@ -1,0 +1,168 @@
+"""ONNX Runtime as a :class:`edgetl.runtime.runner.Runner`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import MissingExtraError, ModelError, ProviderError
+from edgetl.runtime.runner import Placement, Tensors, TensorSpec, check_feeds
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+# An ONNX file, written here because the runtime has no onnx: IR 8, operator set 13, y = Identity(x), float32[1].
+_IDENTITY = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
+    "0f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+
+class OnnxRuntimeRunner:
+    """An ONNX file in an ONNX Runtime session.
+
+    Args:
+        model: The file.
+        provider: ONNX Runtime's name of the execution provider; the CPU provider stands behind every other one for
+            the nodes that it leaves, which :meth:`placement` counts.
+        threads: Threads inside an operator; None: ONNX Runtime's choice (one per core).
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ProviderError: This build or this machine does not have the provider.
+        ModelError: The file is not a model that ONNX Runtime can load.
+    """
+
+    def __init__(self, model: Path, *, provider: str = "CPUExecutionProvider", threads: int | None = None) -> None:
+        self._model = model
+        self._provider = provider
+        self._threads = threads
+        self._session: Any = self._open(profile=None)
+        self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._names = [spec.name for spec in self._outputs]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return self._outputs
+
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """One synchronous inference; see :meth:`edgetl.runtime.runner.Runner.run`."""
+        check_feeds(feeds, self._inputs)
+        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+
+    def placement(self) -> Placement:
+        """Count the nodes of the optimised graph by provider, from the profile of one inference on zeros."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._open(profile=Path(folder) / "profile")
+            session.run(self._names, {spec.name: _zeros(spec) for spec in self._inputs})
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        nodes: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                nodes[event["args"].get("provider", "unknown")] += 1
+                kinds[event["args"].get("op_name", "unknown")] += 1
+        return Placement(provider=self._provider, nodes=dict(nodes), kinds=dict(kinds))
+
+    def __enter__(self) -> OnnxRuntimeRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    def _open(self, *, profile: Path | None) -> Any:
+        ort = _library()
+        ort.set_default_logger_severity(4)  # a provider that cannot start is our error, not a line on the terminal
+        there = ort.get_available_providers()
+        if self._provider not in there:
+            raise ProviderError(
+                f"ONNX Runtime has no {self._provider} here; it has {', '.join(there)}",
+                hint="pip install 'edgetl[ort-gpu]' brings the CUDA provider, on a machine with an NVIDIA GPU",
+            )
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        # Threads that keep spinning after a call would take the cores from whichever engine is timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
+        behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
+        try:
+            session = ort.InferenceSession(str(self._model), options, providers=[self._provider, *behind])
+        except Exception as error:  # noqa: BLE001 - the library raises a family without a common base of its own
+            raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
+        if self._provider not in session.get_providers():
+            raise ProviderError(
+                f"ONNX Runtime could not start {self._provider} and would have used {session.get_providers()} instead",
+                hint="check the driver and the CUDA and cuDNN libraries with `edgetl doctor`",
+            )
+        session.disable_fallback()
+        return session
+
+
+def why_no_provider(provider: str) -> str | None:
+    """Why ONNX Runtime cannot start a provider on this machine, in a clause; None where it can.
+
+    Tried on a graph of one node, because a provider that is compiled in may still miss its libraries or its device.
+    """
+    ort = _library()
+    if provider not in ort.get_available_providers():
+        return f"ONNX Runtime has no {provider} here"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "identity.onnx"
+        path.write_bytes(_IDENTITY)
+        try:
+            OnnxRuntimeRunner(path, provider=provider)
+        except ProviderError:
+            return f"{provider} does not start here: no device, or its libraries are missing"
+    return None
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", extra="ort", needed_for="running an ONNX Runtime engine") from None
+    return onnxruntime
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in node.shape)
+    return TensorSpec(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
+
+
+def _zeros(spec: TensorSpec) -> NDArray[np.generic]:
+    return np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], dtype=spec.dtype)

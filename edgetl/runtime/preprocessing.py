@@ -1,0 +1,166 @@
+"""The preprocessing contract: from the bytes of an image to the tensor that a model was trained on.
+
+One function serves training, calibration, parity and the device, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgetl.errors import ImageError, ModelError
+
+_INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePreprocessing:
+    """How an encoded image becomes a float32 tensor of shape (3, height, width), RGB.
+
+    Scale to [0, 1], subtract ``mean``, divide by ``std``; each per channel. The EXIF orientation is applied;
+    transparency is laid over black; every other colour mode is converted to RGB.
+    """
+
+    height: int
+    """Of the tensor, in pixels."""
+    width: int
+    """Of the tensor, in pixels."""
+    resize: Literal["crop", "stretch", "pad"] = "crop"
+    """crop: scale the shorter side, cut out the centre; stretch: ignore the aspect; pad: keep everything, on black."""
+    crop_pct: float = 1.0
+    """With crop: the share of the scaled shorter side that is kept."""
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    """Pillow's filter of that name (bicubic and bilinear are antialiased)."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """On the scale 0 to 1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """On the scale 0 to 1."""
+    max_pixels: int = 64_000_000
+    """An image with more is refused before it is decoded."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ImagePreprocessing:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ModelError: A field is missing or unknown, or its value is of the wrong kind.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ModelError(f"the preprocessing contract has unknown fields: {', '.join(unknown)}")
+        try:
+            triples: dict[str, Any] = {
+                name: tuple(float(number) for number in values[name]) for name in ("mean", "std") if name in values
+            }
+            contract = cls(**{**values, **triples})
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"the preprocessing contract cannot be read: {error}") from None
+        if contract.interpolation not in _INTERPOLATION or contract.resize not in ("crop", "stretch", "pad"):
+            raise ModelError(f"the preprocessing contract asks for {contract.resize} and {contract.interpolation}")
+        if len(contract.mean) != 3 or len(contract.std) != 3 or not all(contract.std):
+            raise ModelError("the preprocessing contract needs three means and three standard deviations, none zero")
+        return contract
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``ImagePreprocessing.from_json(p.to_json()) == p``."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def apply(self, image: Image.Image) -> NDArray[np.float32]:
+        """The tensor of a decoded image.
+
+        Args:
+            image: From :func:`decode`: mode RGB, any size.
+
+        Returns:
+            float32, shape (3, height, width).
+        """
+        pixels = np.asarray(self._sized(image), dtype=np.float32).transpose(2, 0, 1)
+        # One multiply-add per pixel; the constants are float32 so that nothing widens to float64.
+        scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(self.std, dtype=np.float32))
+        shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
+        return np.ascontiguousarray(pixels * scale[:, None, None] - shift[:, None, None])
+
+    def __call__(self, source: Path | bytes) -> NDArray[np.float32]:
+        """The tensor of an image file or of its bytes; see :func:`decode` and :meth:`apply`."""
+        return self.apply(decode(source, max_pixels=self.max_pixels))
+
+    def _sized(self, image: Image.Image) -> Image.Image:
+        filter_ = _INTERPOLATION[self.interpolation]
+        size = (self.width, self.height)
+        if self.resize == "stretch":
+            return image if image.size == size else image.resize(size, filter_)
+        if self.resize == "pad":
+            return ImageOps.pad(image, size, method=filter_, color=(0, 0, 0))
+        scale = max(self.width / image.width, self.height / image.height) / self.crop_pct
+        scaled = (max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale)))
+        image = image if image.size == scaled else image.resize(scaled, filter_)
+        left, top = (scaled[0] - self.width) // 2, (scaled[1] - self.height) // 2
+        return image.crop((left, top, left + self.width, top + self.height))
+
+
+def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
+    """Decode an image completely.
+
+    Args:
+        source: A file, or the bytes of one.
+        max_pixels: An image with more is refused before its pixels are decoded.
+
+    Returns:
+        An image in mode RGB, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: Not there, not an image, truncated, or too large; the message names the file.
+    """
+    name = str(source) if isinstance(source, Path) else "the image"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is our own, stricter limit
+            opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        with opened:
+            if opened.width * opened.height > max_pixels:
+                raise ImageError(
+                    f"{name}: {opened.width} × {opened.height} pixels are more than the limit of {max_pixels:,}",
+                    hint="scale the image down, or raise data.max_pixels",
+                )
+            return _rgb(ImageOps.exif_transpose(opened))
+    except FileNotFoundError:
+        raise ImageError(f"{name}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: this is not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: the image has far more pixels than the limit of {max_pixels:,}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{name}: damaged or truncated: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I", "F"):
+        # Pillow clips these to 0..255 instead of scaling: sixteen-bit photographs would come out white.
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
+        return Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")

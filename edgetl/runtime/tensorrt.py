@@ -1,0 +1,408 @@
+"""Run an engine of TensorRT 10, TensorRT 11 or TensorRT-RTX on an NVIDIA GPU.
+
+The three libraries share one API; what differs is the name under which they are imported. Device memory and the stream
+are held through cuda-python. An engine is executable code: check its hash and signature before it comes here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections import Counter, deque
+from contextlib import ExitStack, nullcontext, suppress
+from math import prod
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import MissingExtraError, ProviderError, TargetError, UsageError
+from edgetl.runtime.nvidia import this_machine
+from edgetl.runtime.runner import Placement, Tensors, TensorSpec, check_feeds
+
+Library = Literal["tensorrt", "tensorrt_rtx"]
+TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+_EXTRAS: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+
+# trt.DataType → NumPy. BF16, FP8, INT4 and FP4 have no NumPy type: an engine with such an input is refused.
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+_PROVIDER = re.compile(r"(?:gpu|cuda)(?::(\d+))?", re.IGNORECASE)
+_LOGGERS: dict[str, Any] = {}
+
+
+def device_index(provider: str) -> int:
+    """The CUDA device that a target's provider names.
+
+    Args:
+        provider: "gpu", "gpu:1", "cuda" or "cuda:1".
+
+    Returns:
+        The CUDA device ordinal, 0 where none is named.
+
+    Raises:
+        TargetError: The provider is something else, such as a DLA core.
+    """
+    match = _PROVIDER.fullmatch(provider)
+    if match is None:
+        raise TargetError(
+            f"TensorRT engines are made for a GPU; the target asks for the provider '{provider}'",
+            hint='write provider = "gpu" (or "gpu:1" for the second one) in the target\'s file',
+        )
+    return int(match.group(1) or 0)
+
+
+def import_library(library: Library, *, needed_for: str) -> ModuleType:
+    """Import TensorRT or TensorRT-RTX; loading it needs no driver, most of what it does needs one.
+
+    Args:
+        library: Which of the two.
+        needed_for: What is being done, for the message.
+
+    Returns:
+        The module with ``Builder``, ``Runtime`` and the rest.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        ProviderError: It is installed, and its shared libraries cannot be loaded.
+    """
+    try:
+        if library == "tensorrt":
+            return importlib.import_module("tensorrt")
+        # The wheels keep the shared libraries in a package of their own, which loads them when imported.
+        importlib.import_module("tensorrt_rtx_libs")
+        return importlib.import_module("tensorrt_rtx_bindings")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or library, extra=_EXTRAS[library], needed_for=needed_for) from None
+    except (ImportError, OSError) as error:
+        raise ProviderError(f"{TITLES[library]} is installed, but cannot be loaded: {error}") from error
+
+
+def logger_of(trt: ModuleType) -> Any:
+    """The one logger of a library in this process; it keeps warnings and errors, and prints nothing.
+
+    One for the process, because TensorRT registers the first logger globally, ignores later ones while any object
+    lives, and may call it for as long.
+
+    Args:
+        trt: The imported library.
+
+    Returns:
+        An ``ILogger`` with ``drain() -> list[tuple[str, str]]``: severity name and message, since the last call.
+    """
+    if trt.__name__ not in _LOGGERS:
+
+        class MessageLog(trt.ILogger):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.messages: deque[tuple[str, str]] = deque(maxlen=200)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+                    self.messages.append((severity.name, message))
+
+            def drain(self) -> list[tuple[str, str]]:
+                messages = list(self.messages)
+                self.messages.clear()
+                return messages
+
+        _LOGGERS[trt.__name__] = MessageLog()
+    return _LOGGERS[trt.__name__]
+
+
+class Cuda:
+    """The calls of the CUDA runtime that a runner needs, each with its return code checked.
+
+    Args:
+        device: CUDA device ordinal.
+        extra: The extra of edgetl that installs cuda-python.
+
+    Raises:
+        MissingExtraError: cuda-python is not installed.
+        ProviderError: The CUDA runtime refuses the device.
+    """
+
+    def __init__(self, device: int, *, extra: str) -> None:
+        try:
+            self._api = importlib.import_module("cuda.bindings.runtime")
+        except ModuleNotFoundError:
+            raise MissingExtraError("cuda-python", extra=extra, needed_for="running an engine on a GPU") from None
+        self._device = device
+        self.use_device()
+
+    def call(self, name: str, *args: Any) -> Any:
+        """Call a function of ``cuda.bindings.runtime``.
+
+        Args:
+            name: The function, as "cudaMalloc".
+            args: Its arguments.
+
+        Returns:
+            What the function returns beside its code; None where that is nothing.
+
+        Raises:
+            ProviderError: The code is not ``cudaSuccess``.
+        """
+        code, *values = getattr(self._api, name)(*args)
+        if int(code) != 0:
+            _, text = self._api.cudaGetErrorString(code)
+            raise ProviderError(f"{name} on GPU {self._device} failed: {code.name} ({text.decode()})")
+        return values[0] if values else None
+
+    def use_device(self) -> None:
+        """Make the device the calling thread's current one: CUDA keeps that per thread."""
+        self.call("cudaSetDevice", self._device)
+
+    def runtime_version(self) -> str:
+        """The version of the CUDA runtime, as "13.0"."""
+        version: int = self.call("cudaRuntimeGetVersion")
+        return f"{version // 1000}.{version % 1000 // 10}"
+
+    def to_device(self, pointer: int, array: NDArray[np.generic], stream: Any) -> None:
+        """Queue a copy of a contiguous array to device memory."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self.call("cudaMemcpyAsync", pointer, array.ctypes.data, array.nbytes, kind, stream)
+
+    def to_host(self, array: NDArray[np.generic], pointer: int, stream: Any) -> None:
+        """Queue a copy of device memory into a contiguous array."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self.call("cudaMemcpyAsync", array.ctypes.data, pointer, array.nbytes, kind, stream)
+
+
+def stream_handle(stream: Any) -> int:
+    """The address that TensorRT wants of a ``cudaStream_t``.
+
+    cuda-python has a function for it since 12.9.1 and will drop ``int(stream)``, which older ones need.
+    """
+    try:
+        utils = importlib.import_module("cuda.bindings.utils")
+    except ModuleNotFoundError:
+        return int(stream)
+    return int(utils.get_cuda_native_handle(stream))
+
+
+class TensorRTRunner:
+    """An engine on one GPU. A context manager: leaving it gives all device memory back.
+
+    Args:
+        path: The serialized engine, whose hash was checked.
+        library: Which library built it.
+        provider: "gpu" or "gpu:N", as in the engine's record.
+
+    Raises:
+        ProviderError: No driver or GPU, or the engine belongs to another TensorRT version or GPU.
+        MissingExtraError: The library or cuda-python is not installed.
+        TargetError: The engine has an input or output that NumPy cannot hold, or shape tensors.
+    """
+
+    def __init__(self, path: Path, *, library: Library, provider: str) -> None:
+        device = device_index(provider)
+        machine = this_machine()
+        if device >= len(machine.gpus):
+            reason = machine.problem or f"this machine has {len(machine.gpus)} GPU(s)"
+            raise ProviderError(
+                f"cannot open {path.name} on '{provider}': {reason}", hint="edgetl doctor shows what this machine has"
+            )
+        self._provider = provider
+        self._trt = import_library(library, needed_for=f"opening {path.name}")
+        self._log = logger_of(self._trt)
+        self._cuda = Cuda(device, extra=_EXTRAS[library])
+        self._buffers: dict[str, tuple[int, int]] = {}  # tensor → device address, bytes
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        with ExitStack() as stack:
+            self._stream = self._cuda.call("cudaStreamCreate")
+            stack.callback(self._cuda.call, "cudaStreamDestroy", self._stream)
+            stack.callback(self._drop_engine)
+            stack.callback(self._free_buffers)
+            self._handle = stream_handle(self._stream)
+            self._deserialize(path, TITLES[library])
+            self._inputs, self._outputs = self._describe()
+            self._resources: ExitStack | None = stack.pop_all()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """In the engine's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """In the engine's order."""
+        return self._outputs
+
+    def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
+        """One synchronous inference: copy in, execute, copy out, wait.
+
+        Args:
+            feeds: Input name → array of the input's dtype and shape; the leading dimension is the batch.
+
+        Returns:
+            Output name → array, which the caller owns.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs or the batch range, or the runner is closed.
+            ProviderError: CUDA or TensorRT failed.
+        """
+        if self._resources is None:
+            raise UsageError("the engine was closed")
+        check_feeds(feeds, self._inputs)
+        self._cuda.use_device()
+        self._log.drain()
+        # The list keeps contiguous copies alive until the wait below: on integrated GPUs a copy may still read them.
+        sent = [self._send(spec.name, np.ascontiguousarray(feeds[spec.name])) for spec in self._inputs]
+        results = {spec.name: self._result(spec) for spec in self._outputs}
+        if not self._context.execute_async_v3(self._handle):
+            raise ProviderError(f"TensorRT could not execute the engine: {self._complaints()}")
+        for name, array in results.items():
+            self._cuda.to_host(array, self._buffers[name][0], self._stream)
+        self._cuda.call("cudaStreamSynchronize", self._stream)
+        del sent
+        return results
+
+    def placement(self) -> Placement:
+        """Where the layers run: all of a GPU engine's run on the GPU, or it would not have been built.
+
+        Returns:
+            Layers of the engine after fusion; ``kinds`` counts layer type and output type where the engine tells them.
+        """
+        if self._resources is None:
+            raise UsageError("the engine was closed")
+        inspector = self._engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return Placement(
+            provider=self._provider, nodes={self._provider: self._engine.num_layers}, kinds=layer_kinds(text)
+        )
+
+    def close(self) -> None:
+        """Free device memory, the context, the engine and the stream; a second call does nothing."""
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            self._cuda.use_device()
+            resources.close()
+
+    def __enter__(self) -> TensorRTRunner:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give back the engine's memory; a failure to do so does not hide the error that led here."""
+        with suppress(ProviderError) if error is not None else nullcontext():
+            self.close()
+
+    def _deserialize(self, path: Path, title: str) -> None:
+        self._log.drain()
+        self._runtime = self._trt.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise ProviderError(
+                f"{title} {self._trt.__version__} does not accept {path.name}: {self._complaints()}",
+                hint="an engine is bound to TensorRT's version and to the GPU: build it here with edgetl compile",
+            )
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise ProviderError(f"{title} could not prepare {path.name} for execution: {self._complaints()}")
+
+    def _describe(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        inputs: list[TensorSpec] = []
+        outputs: list[TensorSpec] = []
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            kind = self._engine.get_tensor_dtype(name).name
+            if kind not in _DTYPES or self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+                raise TargetError(f"the engine's tensor '{name}' ({kind}) cannot be exchanged as a NumPy array")
+            spec = TensorSpec(
+                name=name, shape=_named(tuple(self._engine.get_tensor_shape(name)), name), dtype=_DTYPES[kind]
+            )
+            is_input = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+            (inputs if is_input else outputs).append(spec)
+        return tuple(inputs), tuple(outputs)
+
+    def _send(self, name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        low, _, high = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, 0))
+        if not all(least <= got <= most for least, got, most in zip(low, array.shape, high, strict=True)):
+            raise UsageError(
+                f"input '{name}' of this engine is {list(low)} to {list(high)}; given was {list(array.shape)}"
+            )
+        if not self._context.set_input_shape(name, array.shape):
+            raise ProviderError(f"TensorRT refuses {list(array.shape)} for input '{name}': {self._complaints()}")
+        self._cuda.to_device(self._reserve(name, array.nbytes), array, self._stream)
+        return array
+
+    def _result(self, spec: TensorSpec) -> NDArray[np.generic]:
+        shape = tuple(self._context.get_tensor_shape(spec.name))
+        if min(shape, default=0) < 0:
+            raise TargetError(f"the shape of output '{spec.name}' depends on the data; edgetl runs fixed shapes only")
+        dtype = np.dtype(spec.dtype)
+        self._reserve(spec.name, prod(shape) * dtype.itemsize)
+        return np.empty(shape, dtype)
+
+    def _reserve(self, name: str, size: int) -> int:
+        address, capacity = self._buffers.get(name, (0, 0))
+        if address and size <= capacity:
+            return address
+        if address:
+            del self._buffers[name]
+            self._cuda.call("cudaFree", address)
+        size = max(size, 1)  # an address of zero bytes would be null, which TensorRT refuses
+        address = int(self._cuda.call("cudaMalloc", size))
+        self._buffers[name] = (address, size)
+        if not self._context.set_tensor_address(name, address):
+            raise ProviderError(f"TensorRT refuses the buffer of '{name}': {self._complaints()}")
+        return address
+
+    def _free_buffers(self) -> None:
+        with ExitStack() as stack:  # frees the rest even if one cannot be freed
+            while self._buffers:
+                _, (address, _) = self._buffers.popitem()
+                stack.callback(self._cuda.call, "cudaFree", address)
+
+    def _drop_engine(self) -> None:
+        self._context = None  # in the order of dependence: context, engine, runtime
+        self._engine = None
+        self._runtime = None
+
+    def _complaints(self) -> str:
+        return "; ".join(message for _, message in self._log.drain()) or "it does not say why"
+
+
+def layer_kinds(text: str) -> dict[str, int]:
+    """Count the layers of an engine by type and type of their first output.
+
+    TensorRT 10 writes "Format/Datatype" of a tensor, TensorRT 11 "DataType"; an engine built without detailed
+    verbosity has plain names instead of layers, of which nothing is known.
+
+    Args:
+        text: JSON of ``EngineInspector.get_engine_information``.
+
+    Returns:
+        As "Convolution Int8" → number of layers; empty where the engine does not tell.
+    """
+    try:
+        layers = json.loads(text).get("Layers", [])
+    except (ValueError, AttributeError):
+        return {}
+    kinds: Counter[str] = Counter()
+    for layer in layers:
+        if isinstance(layer, dict) and "LayerType" in layer:
+            output: dict[str, Any] = next(iter(layer.get("Outputs") or []), {})
+            kind = output.get("DataType") or output.get("Datatype") or output.get("Format/Datatype") or ""
+            kinds[f"{layer['LayerType']} {kind}".strip()] += 1
+    return dict(kinds)
+
+
+def _named(shape: tuple[int, ...], name: str) -> tuple[int | str, ...]:
+    # An engine has lost the names of dynamic dimensions; the leading one is the batch.
+    return tuple(size if size >= 0 else ("batch" if axis == 0 else f"{name}_{axis}") for axis, size in enumerate(shape))

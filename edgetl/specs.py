@@ -1,0 +1,101 @@
+"""The values that stages exchange: frozen dataclasses without behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a fact comes from."""
+
+    fact: str
+    """What the source says, in one sentence."""
+    url: str
+    """Where it says so: a web address, or the command that shows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a device is made of, as far as a build needs to know it."""
+
+    architecture: Literal["x86-64", "arm64"]
+    """Instruction set of the processor that runs the engine."""
+    processor: str
+    """The processor in words."""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction-set extensions that every such device has (Linux names: avx2, avx512_vnni, asimddp …)."""
+    memory_gib: float | None = None
+    """Memory of the device, in GiB; of the graphics card where the engine runs on one."""
+    compute_capability: tuple[str, ...] = ()
+    """CUDA compute capabilities, as "8.7"; empty without an NVIDIA GPU."""
+    dla_cores: int = 0
+    """NVIDIA deep-learning accelerators on the module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software:
+    """What runs on a device."""
+
+    system: str = ""
+    """Operating system or NVIDIA's software stack, as "JetPack 6.2"."""
+    python: str = ""
+    """The Python that the system ships, as "3.10"."""
+    engine_version: str = ""
+    """Version of the backend on the device, where the device dictates it, as "10.3"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device that engines are built for. Read from ``targets/<name>.toml`` by :mod:`edgetl.catalog`."""
+
+    name: str
+    """The file's stem."""
+    description: str
+    """One line for ``edgetl targets``."""
+    backend: str
+    """Which backend builds and runs the engine: onnxruntime, openvino, tensorrt, tensorrt_rtx, null."""
+    provider: str
+    """The execution provider or device that the backend is asked for, in the backend's own words."""
+    scheme: str
+    """The quantization scheme of :mod:`edgetl.quantize.schemes` for int8; empty where int8 is not offered."""
+    precisions: tuple[Precision, ...]
+    """What may be asked for on this target."""
+    built_on_device: bool
+    """True where an engine is bound to the device and can only be made there."""
+    hardware: Hardware
+    software: Software = field(default_factory=Software)
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """How a range is read from statistics."""
+
+    method: Literal["minmax", "percentile", "mse"]
+    percentile: float = 99.99
+    """Only for "percentile": the share of values, in percent, that the range covers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How ranges are chosen. Read from ``calibration/<name>.toml`` by :mod:`edgetl.catalog`."""
+
+    name: str
+    """The file's stem."""
+    description: str
+    """One line for ``edgetl recipes``."""
+    activations: Estimator
+    weights: Estimator
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRange:
+    """The batch sizes that an engine accepts."""
+
+    min: int
+    max: int

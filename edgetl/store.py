@@ -1,0 +1,241 @@
+"""Content-addressed results of stages.
+
+A result is a folder under ``<root>/<stage>/<key>``, where the key is the hash of everything that can change it. It is
+written under a temporary name, flushed to the disk and renamed, so that it is either whole or not there: two builds
+on one store need no lock, and a build that was killed leaves nothing that a later one could mistake for a result.
+What is read is hashed again first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgetl.errors import StorageError
+
+_LISTING = "artifact.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished result."""
+
+    stage: str
+    key: str
+    """SHA-256 of what it was made from."""
+    digest: str
+    """SHA-256 of what it contains: the next stage's key is made from this."""
+    folder: Path
+    cached: bool
+    """True where it was there already."""
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value's canonical text, in hexadecimal.
+
+    Raises:
+        TypeError: The value holds something that is not JSON.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Installed versions by distribution name, without importing anything; "" for one that is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def code_digest(*parts: str) -> str:
+    """SHA-256 of the sources of modules and packages of edgetl, as ``code_digest("quantize", "specs.py")``."""
+    root = Path(str(files("edgetl")))
+    digest = hashlib.sha256()
+    for part in parts:
+        place = root / part
+        sources = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        for source in sources:
+            digest.update(source.relative_to(root).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """Results of stages in a folder.
+
+    Args:
+        root: Made where it is not there.
+
+    Raises:
+        StorageError: The folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        with storage_errors(root):
+            (root / "tmp").mkdir(parents=True, exist_ok=True)
+            probe = root / "tmp" / f".{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        self._sweep()
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The result of a stage, hashed again; a damaged one is moved out of the way and counts as not there."""
+        folder = self.root / stage / key
+        try:
+            listing = json.loads((folder / _LISTING).read_text(encoding="utf-8"))
+            whole = all(file_digest(folder / name) == digest for name, digest in listing["files"].items())
+        except FileNotFoundError:
+            whole = not folder.exists()
+            if whole:
+                return None
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if not whole:
+            self._discard(folder)
+            return None
+        return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=folder, cached=True)
+
+    def get(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None], *, force: bool = False) -> Artifact:
+        """The result of a stage, made where it is not there.
+
+        Args:
+            stage: Its name.
+            inputs: JSON values: everything that can change the result.
+            make: Fills an empty folder.
+            force: Make it even where it is there.
+
+        Raises:
+            StorageError: The disk is full, or the store cannot be written. Nothing half-written stays.
+        """
+        key = digest_of(dict(inputs))
+        found = self.find(stage, key)
+        if found and not force:
+            return found
+        draft = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            with storage_errors(self.root):
+                draft.mkdir(parents=True)
+                make(draft)
+                return self._publish(draft, stage, key)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _publish(self, draft: Path, stage: str, key: str) -> Artifact:
+        names = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
+        listing = {"stage": stage, "key": key, "files": {name: file_digest(draft / name) for name in names}}
+        (draft / _LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
+        sync_tree(draft)
+        final = self.root / stage / key
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            self._discard(final)
+        try:
+            draft.rename(final)
+        except OSError:
+            # Another build finished the same result in between: its result is as good as ours.
+            other = self.find(stage, key)
+            if other is None:
+                raise
+            return other
+        sync_folder(final.parent)
+        return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=final, cached=False)
+
+    def _discard(self, folder: Path) -> None:
+        """Move a folder aside before deleting it, so that no reader sees it half gone."""
+        aside = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            folder.rename(aside)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Delete drafts of processes that are no more."""
+        for draft in (self.root / "tmp").iterdir():
+            owner = draft.name.split("-", 1)[0]
+            if owner.isdigit() and not _alive(int(owner)):
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+class storage_errors:  # noqa: N801 - reads as a statement: with storage_errors(folder)
+    """Turn the operating system's refusal to write into a :class:`StorageError` that names the place."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        import errno
+
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EROFS: "the file system is read-only",
+            errno.EACCES: "permission denied",
+            errno.EPERM: "permission denied",
+            errno.ENOTDIR: "a file is in the way",
+            errno.EEXIST: "a file is in the way",
+        }
+        if isinstance(error, OSError) and error.errno in reasons:
+            raise StorageError(
+                f"cannot write to {self.place}: {reasons[error.errno]}"
+                + (f" ({error.filename})" if error.filename else ""),
+                hint="make room there, or choose another folder; nothing half-written was left",
+            ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all files below a folder, and the folders, to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

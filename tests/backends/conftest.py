@@ -1,0 +1,102 @@
+"""Small graphs for the TensorRT family: one convolution net in the precisions and quantization schemes that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl.specs import Hardware, Software, Target
+
+CHANNELS, FILTERS, SIZE, INPUT_SCALE = 16, 32, 32, np.float32(0.03)
+
+
+def _quantized(weight: np.ndarray, bias: np.ndarray, bias_type: str) -> tuple[list[Any], list[Any]]:
+    """Q/DQ nodes and initializers in TensorRT's scheme: s8, zero point 0, weights per channel."""
+    from onnx import helper, numpy_helper
+
+    scale = (np.abs(weight).reshape(FILTERS, -1).max(1) / 127).astype(np.float32)
+    steps = np.clip(np.rint(weight / scale[:, None, None, None]), -127, 127).astype(np.int8)
+    constants = {
+        "x_scale": INPUT_SCALE,
+        "x_zero": np.int8(0),
+        "w_steps": steps,
+        "w_scale": scale,
+        "w_zero": np.zeros(FILTERS, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "x_scale", "x_zero"], ["x_steps"], "quantize_x"),
+        helper.make_node("DequantizeLinear", ["x_steps", "x_scale", "x_zero"], ["x"], "dequantize_x"),
+        helper.make_node("DequantizeLinear", ["w_steps", "w_scale", "w_zero"], ["weight"], "dequantize_w", axis=0),
+    ]
+    if bias_type == "int32":
+        constants |= {"b_scale": scale * INPUT_SCALE, "b_steps": np.rint(bias / scale / INPUT_SCALE).astype(np.int32)}
+        nodes.append(helper.make_node("DequantizeLinear", ["b_steps", "b_scale"], ["bias"], "dequantize_b", axis=0))
+    else:
+        constants["bias"] = bias
+    return nodes, [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+
+
+def _graph(kind: str, batch: int | str) -> Any:
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    rng = np.random.default_rng(7)
+    dtype, element = (np.float16, TensorProto.FLOAT16) if kind == "fp16" else (np.float32, TensorProto.FLOAT)
+    weight = (0.1 * rng.standard_normal((FILTERS, CHANNELS, 3, 3))).astype(dtype)
+    bias = rng.standard_normal(FILTERS).astype(dtype)
+    if kind in ("int8", "int8-int32-bias"):
+        nodes, constants = _quantized(weight, bias, "int32" if kind == "int8-int32-bias" else "float")
+    else:
+        nodes, constants = [], [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    nodes += [
+        helper.make_node("Conv", ["x" if nodes else "image", "weight", "bias"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"], "pool"),
+        helper.make_node("Flatten", ["g"], ["logits"], "flatten"),
+    ]
+    image = helper.make_tensor_value_info("image", element, [batch, CHANNELS, SIZE, SIZE])
+    logits = helper.make_tensor_value_info("logits", element, [batch, FILTERS])
+    graph = helper.make_graph(nodes, "net", [image], [logits], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(model)
+    if kind == "unknown-op":
+        next(node for node in model.graph.node if node.name == "relu").op_type = "NoSuchOperator"
+    return model
+
+
+@pytest.fixture
+def trt_graph(tmp_path: Path) -> Callable[..., Path]:
+    """A function: kind ("fp32", "fp16", "int8", "int8-int32-bias", "unknown-op") and batch → ONNX file."""
+    pytest.importorskip("onnx")
+
+    def write(kind: str, batch: int | str = "batch") -> Path:
+        path = tmp_path / f"{kind}-{batch}.onnx"
+        path.write_bytes(_graph(kind, batch).SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trt_target() -> Callable[..., Target]:
+    """A function: backend, compute capabilities, built_on_device, provider → target."""
+
+    def make(
+        backend: str, *capabilities: str, on_device: bool = False, provider: str = "gpu", engine_version: str = ""
+    ) -> Target:
+        return Target(
+            name="device-of-the-test",
+            description="A device of the tests.",
+            backend=backend,
+            provider=provider,
+            scheme="tensorrt",
+            precisions=("int8", "fp16", "fp32"),
+            built_on_device=on_device,
+            hardware=Hardware(architecture="arm64", processor="any", compute_capability=capabilities),
+            software=Software(system="JetPack 6.2", engine_version=engine_version),
+        )
+
+    return make

@@ -1,0 +1,210 @@
+"""A realistic report: eight engines, ten classes. The numbers are made, but of the size that the demo shows."""
+
+from __future__ import annotations
+
+import math
+
+from edgetl.report import model
+
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SAMPLES = 1000
+
+
+def sample_report() -> model.Report:
+    """Two CPU engines with several precisions, a GPU PC that is not here, and two Jetsons."""
+    return model.Report(
+        project="digits",
+        version="1.0.0",
+        edgetl_version="0.1.0",
+        created="2026-11-21T03:12:45+00:00",
+        config_digest="9f2c41d07be85a36c1d4a0b7f3e29d68550e1b7c4f8a92d3e6b1057c8d4f2a39",
+        verdict=model.Verdict(
+            published=True, reason="Every target has an engine within 1 point of PyTorch and within its budget."
+        ),
+        signed_by="SHA256:4kX1o9Qv0b7Yt2mZr8cLw5sHn3JpEa6UdFgTiKxBvNo",
+        reference=model.Baseline(
+            name="PyTorch eager", top1=0.978, latency=_latency(17.31, 19.84, 24.06), size_bytes=14_182_000
+        ),
+        fp32=model.Baseline(
+            name="ONNX Runtime fp32", top1=0.978, latency=_latency(5.312, 5.468, 6.021), size_bytes=13_541_000,
+            same_as="x86-64-cpu fp32",
+        ),
+        backbone="timm:tf_efficientnet_lite0",
+        test_samples=SAMPLES,
+        max_drop=0.01,
+        confidence=0.95,
+        engines=_engines(),
+        confusions=(_confusion("PyTorch eager", 0), _confusion("x86-64-cpu int8", 3)),
+        training=_training(),
+        calibration=model.Calibration(
+            recipe="int8-mse", samples=256, tensors=tuple(_histogram(i) for i in range(12)), tensors_total=84
+        ),
+        quantizations=_quantizations(),
+        data=model.DataSummary(
+            splits=(
+                model.Split(name="train", per_class=(361, 358, 364, 357, 362, 359, 360, 356, 363, 360)),
+                model.Split(name="val", per_class=(40, 40, 40, 40, 40, 40, 40, 40, 40, 40)),
+                model.Split(name="test", per_class=(100,) * 10),
+                model.Split(name="calibration", per_class=(26, 26, 26, 26, 26, 26, 25, 25, 25, 25)),
+            ),
+            leak_check=model.LeakCheck(method="SHA-256 of the decoded pixels", pairs=0),
+        ),
+        preprocessing=(
+            model.Fact(name="input", value="float32, shape (3, 64, 64), RGB"),
+            model.Fact(name="resize", value="crop, 100 % of the shorter side"),
+            model.Fact(name="interpolation", value="bicubic, antialiased"),
+            model.Fact(name="mean", value="0.5, 0.5, 0.5"),
+            model.Fact(name="standard deviation", value="0.5, 0.5, 0.5"),
+            model.Fact(name="largest image", value="64,000,000 pixels"),
+        ),
+        labels=LABELS,
+        environment=model.Environment(
+            cpu="Intel Xeon Platinum 8488C",
+            cores=2,
+            threads=2,
+            system="Linux 6.8.0, Debian GNU/Linux 12, glibc 2.36",
+            gpu=None,
+            load_average=0.42,
+            libraries=tuple(
+                model.Fact(name=name, value=value)
+                for name, value in (
+                    ("Python", "3.11.9"), ("PyTorch", "2.14.1"), ("timm", "1.0.24"), ("onnx", "1.22.0"),
+                    ("onnxruntime", "1.31.0"), ("OpenVINO", "2026.3.0"), ("TensorRT-RTX", "1.5.0"),
+                )
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _latency(p50: float, p90: float, p99: float) -> model.Latency:
+    return model.Latency(p50_ms=p50, p90_ms=p90, p99_ms=p99, samples=200)
+
+
+def _figures(top1: float, agreement: float, upper: float, errors: tuple[float, float, float]) -> model.ParityFigures:
+    return model.ParityFigures(
+        samples=SAMPLES, top1=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
+        max_abs_error=errors[0], mean_abs_error=errors[1], sqnr_db=errors[2],
+    )  # fmt: skip
+
+
+def _engines() -> tuple[model.Engine, ...]:
+    onnxruntime = {"target": "x86-64-cpu", "backend": "onnxruntime", "provider": "CPUExecutionProvider"}
+    openvino = {"target": "intel-cpu", "backend": "openvino", "provider": "CPU"}
+    passed = model.Gate(outcome="passed")
+    on_device = model.Gate(outcome="not-run", message="the engine is built on the device")
+    jetson = {
+        "backend": "tensorrt",
+        "provider": "GPU",
+        "status": "build-on-device",
+        "reason": "needs JetPack 6.2, TensorRT 10.3",
+    }
+    return (
+        model.Engine(
+            **onnxruntime, precision="int8", status="ready", shipped=True, size_bytes=3_652_000, placement_share=1.0,
+            parity=_figures(0.975, 0.989, 0.0081, (0.913, 0.0724, 26.4)), latency=_latency(2.382, 2.461, 2.873),
+            budget=model.Budget(p99_ms=8.0), parity_gate=passed,
+            budget_gate=model.Gate(outcome="passed", message="p99 2.87 ms, limit 8 ms"),
+        ),
+        model.Engine(
+            **onnxruntime, precision="fp32", status="ready", shipped=False,
+            reason="passes, but int8 is 2.23 times as fast",
+            size_bytes=13_541_000, placement_share=1.0, parity=_figures(0.978, 1.0, 0.0, (4.1e-6, 3.2e-7, 127.8)),
+            latency=_latency(5.312, 5.468, 6.021), budget=model.Budget(p99_ms=8.0), parity_gate=passed,
+        ),
+        model.Engine(
+            **openvino, precision="int8", status="ready", shipped=True, size_bytes=3_588_000, placement_share=0.9834,
+            parity=_figures(0.976, 0.991, 0.0068, (0.874, 0.0691, 27.1)), latency=_latency(2.544, 2.702, 3.316),
+            parity_gate=passed,
+        ),
+        model.Engine(
+            **openvino, precision="bf16", status="ready", shipped=False, reason="passes, but int8 is faster",
+            size_bytes=13_498_000, placement_share=1.0, parity=_figures(0.978, 0.998, 0.0016, (0.112, 0.0091, 44.9)),
+            latency=_latency(2.931, 3.058, 3.702), parity_gate=passed,
+        ),
+        model.Engine(
+            **openvino, precision="fp32", status="ready", shipped=False, reason="passes, but int8 is faster",
+            size_bytes=13_498_000, placement_share=1.0, parity=_figures(0.978, 1.0, 0.0, (5.7e-6, 4.4e-7, 125.2)),
+            latency=_latency(4.974, 5.120, 5.611), parity_gate=passed,
+        ),
+        model.Engine(
+            target="rtx-pc", backend="tensorrt_rtx", provider="GPU", precision="fp16", status="built", shipped=True,
+            reason="built for compute capability 8.9; no NVIDIA driver on this machine", size_bytes=7_215_000,
+            parity_gate=model.Gate(outcome="not-run", message="no NVIDIA driver on this machine"),
+        ),
+        model.Engine(
+            target="jetson-orin-nano", precision="int8", shipped=True, size_bytes=3_701_000,
+            parity_gate=on_device, **jetson,
+        ),
+        model.Engine(
+            target="jetson-orin-nano", precision="fp16", shipped=False, size_bytes=6_802_000,
+            parity_gate=on_device, **jetson,
+        ),
+    )  # fmt: skip
+
+
+def _confusion(name: str, more: int) -> model.Confusion:
+    """100 samples per class, 22 of all wrong, and so many more threes taken for fives."""
+    wrong = {
+        (3, 5): 3 + more,
+        (5, 3): 4,
+        (4, 9): 4,
+        (9, 4): 3,
+        (7, 1): 1,
+        (7, 2): 2,
+        (8, 3): 2,
+        (2, 7): 1,
+        (0, 6): 1,
+        (6, 8): 1,
+    }
+    counts = [[0] * 10 for _ in range(10)]
+    for (true, predicted), count in wrong.items():
+        counts[true][predicted] = count
+    for true in range(10):
+        counts[true][true] = 100 - sum(counts[true])
+    return model.Confusion(name=name, labels=LABELS, counts=tuple(tuple(row) for row in counts))
+
+
+def _training() -> tuple[model.TrainingPhase, ...]:
+    head = tuple(
+        model.Epoch(number=n, train_loss=0.28 + 1.6 * math.exp(-0.45 * n),
+                    val_top1=0.926 - 0.35 * math.exp(-0.5 * n) - (n % 3) * 0.002)
+        for n in range(1, 21)
+    )  # fmt: skip
+    both = (
+        model.Epoch(number=1, train_loss=0.218, val_top1=0.9625),
+        model.Epoch(number=2, train_loss=0.071, val_top1=0.9775),
+    )
+    return (
+        model.TrainingPhase(name="head", epochs=head, best_epoch=18, seconds=6.2),
+        model.TrainingPhase(name="all", epochs=both, best_epoch=2, seconds=33.9),
+    )
+
+
+def _histogram(index: int) -> model.TensorHistogram:
+    names = ("input", "/conv_stem/Conv_output_0", "/blocks/blocks.1/blocks.1.0/conv_pw/Conv_output_0")
+    high = 2.0 + 0.4 * index
+    low = -high * (0.8 if index % 3 == 0 else 0.0)
+    edges = tuple(low + (high * 1.35 - low) * i / 256 for i in range(257))
+    counts = []
+    for left in edges[:-1]:
+        density = math.exp(-((left - 0.3) ** 2) / (0.12 * high**2)) + (0.4 if abs(left) < 0.03 * high else 0.0)
+        counts.append(int(180_000 * density * (1 + 0.12 * math.sin(left * 37))))
+    return model.TensorHistogram(
+        name=names[index] if index < len(names) else f"/blocks/blocks.{index}/add_output_0",
+        edges=edges, counts=tuple(counts), low=low, high=high, scale=(high - low) / 255,
+        zero_point=round(-low / ((high - low) / 255)),
+        clipped_share=sum(n for left, n in zip(edges, counts, strict=False) if left >= high) / sum(counts),
+    )  # fmt: skip
+
+
+def _quantizations() -> tuple[model.Quantization, ...]:
+    def graph(scheme: str, targets: tuple[str, ...], rows: tuple[tuple[str, int, int], ...]) -> model.Quantization:
+        operators = tuple(model.OperatorCount(operator=name, quantized=q, float_=f) for name, q, f in rows)
+        return model.Quantization(scheme=scheme, targets=targets, operators=operators)
+
+    return (
+        graph("ort-x86-vnni", ("x86-64-cpu", "intel-cpu"), (("Conv", 49, 0), ("Add", 10, 0), ("Clip", 33, 0),
+            ("GlobalAveragePool", 1, 0), ("Gemm", 0, 1), ("Flatten", 0, 1))),
+        graph("tensorrt", ("jetson-orin-nano",), (("Conv", 46, 3), ("Add", 10, 0), ("Clip", 0, 33),
+            ("GlobalAveragePool", 0, 1), ("Gemm", 0, 1), ("Flatten", 0, 1))),
+    )  # fmt: skip

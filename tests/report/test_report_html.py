@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgetl.report import model, numbers
+from edgetl.report.html import render
+from edgetl.report.svg import Box, place_labels
+
+_spec = importlib.util.spec_from_file_location("edgetl_sample_report", Path(__file__).with_name("sample.py"))
+assert _spec is not None and _spec.loader is not None
+_sample = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _sample
+_spec.loader.exec_module(_sample)
+
+SAMPLE: model.Report = _sample.sample_report()
+VOID = {"meta", "br", "col"}
+HOSTILE = "<script>alert(\"x\")</script>' onload='y' &amp; <b>é漢字\u202e\x00\ud800"
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; remembers what does not balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.text: list[str] = []
+        self.faults: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+def check(report: model.Report) -> Page:
+    """Balanced, without script, handler or resource, encodable, without a number that is none."""
+    text = render(report)
+    text.encode("utf-8")
+    page = Page(text)
+    assert not page.open and not page.faults
+    assert not {"script", "iframe", "object", "embed", "img", "link", "image", "use", "base", "form"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        assert name not in {"src", "srcset", "xlink:href", "action", "data"}
+        if name == "href":
+            assert value is not None and re.fullmatch(r"#[a-z]+", value)
+        if tag not in {"meta", "code"} and name in NUMERIC:
+            assert re.fullmatch(r"-?\d+(\.\d+)?", value or ""), (tag, name, value)
+    return page
+
+
+NUMERIC = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "fill-opacity"}
+
+
+def test_the_sample_page_is_complete_and_self_contained() -> None:
+    page = check(SAMPLE)
+    text = render(SAMPLE)
+    assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert [f"#{each}" for each in ids] == links and len(ids) == 12
+    for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
+                   "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
+                   "25 of 1,000"):  # fmt: skip
+        assert wanted in page.words, wanted
+
+
+def test_every_engine_stands_in_the_table_with_its_figures() -> None:
+    rows = re.findall(r"<tr>.*?</tr>", render(SAMPLE))
+    for engine in SAMPLE.engines:
+        mine = [Page(row).words for row in rows if engine.target in row and f">{engine.precision}<" in row]
+        assert mine, engine.name
+        if engine.parity and engine.latency:
+            assert f"{engine.parity.top1 * 100:.1f}" in mine[0]
+            assert f"{engine.latency.p50_ms:.2f}" in mine[0]
+            assert len(mine) == 3
+        else:
+            assert numbers.DASH in mine[0]
+
+
+def test_text_from_users_is_escaped_everywhere() -> None:
+    page = check(_replaced(SAMPLE, HOSTILE))
+    assert "alert" in page.words
+    assert not any("alert" in (name or "") for _, name, _ in page.attributes)
+    assert "\x00" not in render(_replaced(SAMPLE, HOSTILE))
+
+
+def test_absent_parts_vanish() -> None:
+    bare = dataclasses.replace(
+        SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), data=None,
+        preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
+        reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
+    )  # fmt: skip
+    page = check(bare)
+    assert [value for _, name, value in page.attributes if name == "id"] == ["use"]
+    assert "✕ Not published no engine" in page.words and "unsigned" in page.words
+    assert "svg" not in page.tags and "table" not in page.tags
+
+
+@pytest.mark.parametrize(
+    ("field", "slug"),
+    [("confusions", "confusion"), ("training", "training"),
+     ("quantizations", "quantization"), ("calibration", "calibration")],
+)  # fmt: skip
+def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
+    without: dict[str, Any] = {field: None if field == "calibration" else ()}
+    ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
+    assert slug not in ids and len(ids) == 11
+
+
+def test_without_a_benchmark_no_latency_and_no_speed_up() -> None:
+    untimed = dataclasses.replace(
+        SAMPLE,
+        reference=dataclasses.replace(SAMPLE.reference, latency=None),
+        fp32=None,
+        engines=tuple(dataclasses.replace(engine, latency=None) for engine in SAMPLE.engines),
+    )
+    page = check(untimed)
+    assert "Speed-up" not in page.words
+    assert not {"latency", "accuracy"} & {value for _, name, value in page.attributes if name == "id"}
+
+
+def test_more_than_thirty_classes_become_a_table_of_pairs() -> None:
+    labels = tuple(f"class {index}" for index in range(31))
+    counts = [[0] * 31 for _ in range(31)]
+    for index in range(31):
+        counts[index][index] = 9
+        counts[index][(index + 1) % 31] = index
+    matrix = model.Confusion(name="PyTorch eager", labels=labels, counts=tuple(map(tuple, counts)))
+    page = check(dataclasses.replace(SAMPLE, confusions=(matrix,), labels=labels))
+    assert "the 20 most confused pairs of 31 classes" in page.words
+    assert "class 30class 03039" in page.words.replace(" ", "").replace("class", "class ")
+    assert "smallest class" in page.words
+
+
+def test_thirty_classes_are_drawn() -> None:
+    labels = tuple(f"a rather long class name {index}" for index in range(30))
+    counts = tuple(tuple(12_345 if i == j else 1 for j in range(30)) for i in range(30))
+    text = render(dataclasses.replace(SAMPLE, confusions=(model.Confusion(name="m", labels=labels, counts=counts),)))
+    assert 'class="matrix large"' in text and text.count('class="wrong"') == 870 and ">12k<" in text
+
+
+def test_numbers_that_are_none_print_as_a_dash() -> None:
+    for value in (float("nan"), float("inf"), float("-inf"), None):
+        for text in (
+            numbers.fixed(value, 2),
+            numbers.significant(value),
+            numbers.percent(value, 10),
+            numbers.share_floor(value),
+        ):
+            assert text == numbers.DASH
+
+
+def test_honest_precision() -> None:
+    assert [numbers.significant(value) for value in (0.5123, 2.3821, 17.31, 104.4, 9.996)] == [
+        "0.512",
+        "2.38",
+        "17.3",
+        "104",
+        "10.0",
+    ]
+    assert numbers.significant(1.94e-6, 2) == "1.9 \u00d7 10⁻⁶"
+    assert numbers.percent(0.978, 1000) == "97.8" and numbers.percent(0.9782, 5000) == "97.82"
+    assert (
+        numbers.share_floor(0.9996) == "99.9"
+        and numbers.share_floor(1.0) == "100.0"
+        and numbers.share_floor(0.983) == "98.3"
+    )
+    assert numbers.signed_points(-0.001, 1000) == "\u22120.1" and numbers.signed_points(-0.0, 1000) == "0.0"
+    assert numbers.fixed(1234567.0, 0) == "1,234,567" and numbers.megabytes(3_652_000) == "3.7"
+    assert [numbers.plain(value) for value in (95.0, 99.9, 100.0, 8.0)] == ["95", "99.9", "100", "8"]
+    assert len(set(map(len, numbers.aligned(["2.38", "17.3", "104"])))) > 1
+    assert numbers.aligned(["2.38", "17.3", "104"]) == ["2.38", "17.3\u2007", "104\u2008\u2007\u2007"]
+
+
+def test_labels_of_the_scatter_plot_do_not_overlap() -> None:
+    for step, least in ((60.0, 12), (9.0, 8), (0.0, 1)):
+        points = [(100.0 + step * index, 100.0 + 5 * (index % 3)) for index in range(12)]
+        places = place_labels(points, [f"engine number {index}" for index in range(12)], Box(0, 0, 900, 400), 11.5)
+        boxes = [place.box for place in places if place is not None]
+        assert len(boxes) >= least
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert not any(box.distance(point) < 5 for box in boxes for point in points)
+
+
+def test_the_modules_are_small() -> None:
+    folder = Path(render.__code__.co_filename).parent
+    for path in folder.iterdir():
+        if path.suffix in {".py", ".css"}:
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path.name
+
+
+def test_every_field_of_the_model_is_a_plain_documented_frozen_value() -> None:
+    kinds = [kind for kind in vars(model).values() if dataclasses.is_dataclass(kind)]
+    assert len(kinds) >= 20
+    for kind in kinds:
+        assert kind.__dataclass_params__.frozen and kind.__doc__  # type: ignore[union-attr]
+    assert ast.get_docstring(ast.parse(Path(model.__file__).read_text(encoding="utf-8")))
+
+
+def _replaced(value: Any, text: str) -> Any:
+    """The same report with every text that a user or a machine could have chosen replaced."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, tuple):
+        return tuple(_replaced(each, text) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = {"status", "outcome"}
+        changes = {
+            f.name: _replaced(getattr(value, f.name), text) for f in dataclasses.fields(value) if f.name not in kept
+        }
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+def _renumbered(value: Any, draw: Any) -> Any:
+    """The same report with every float drawn anew."""
+    if isinstance(value, float):
+        return draw()
+    if isinstance(value, tuple):
+        return tuple(_renumbered(each, draw) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: _renumbered(getattr(value, field.name), draw) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+SMALL = dataclasses.replace(
+    SAMPLE,
+    calibration=dataclasses.replace(
+        SAMPLE.calibration,
+        tensors=(model.TensorHistogram(
+            name="t", edges=(0.0, 1.0, 2.0, 3.0), counts=(5, 0, 10**12), low=0.0, high=2.5, scale=0.01, zero_point=0,
+            clipped_share=0.1,
+        ),),
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text(alphabet=st.characters(), max_size=40))
+def test_any_text_is_carried_safely(text: str) -> None:
+    check(_replaced(SMALL, text))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_float_prints_as_a_number_or_a_dash(data: st.DataObject) -> None:
+    odd = st.sampled_from(
+        [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 5e-324, 1e-300, 1.7e308, -1.7e308, 1.0, 0.5]
+    )
+    pool = data.draw(st.lists(st.floats() | odd | st.floats(0, 1), min_size=1, max_size=12))
+    position = iter(range(10**9))
+    report = _renumbered(SMALL, lambda: pool[next(position) % len(pool)])
+    page = check(report)
+    assert not re.search(r"\b(nan|inf)\b", page.words, re.IGNORECASE)
+    values = " ".join(
+        value or "" for _, name, value in page.attributes if name in {"d", "points", "transform"} | NUMERIC
+    )
+    assert not re.search(r"nan|inf|e[+-]", values)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetl.report import model
+from edgetl.report.junit import render_junit
+
+
+def _report(engines: tuple[model.Engine, ...], name: str = "digits") -> model.Report:
+    return model.Report(
+        project=name, version="1.0.0", edgetl_version="0.1.0", created="2026-11-21T03:12:45+00:00",
+        config_digest="9f2c",
+        verdict=model.Verdict(published=False, reason=name), signed_by=None, reference=model.Baseline(name="PyTorch"),
+        test_samples=1000, max_drop=0.01, confidence=0.95, engines=engines,
+    )  # fmt: skip
+
+
+def _engine(parity: model.Gate, budget: model.Gate, target: str = "x86-64-cpu") -> model.Engine:
+    return model.Engine(
+        target=target, backend="onnxruntime", provider="CPUExecutionProvider", precision="int8", status="ready",
+        shipped=False, parity_gate=parity, budget_gate=budget, budget=model.Budget(p99_ms=8.0),
+    )  # fmt: skip
+
+
+def test_one_case_per_engine_and_gate() -> None:
+    failed = model.Gate(outcome="failed", message="the drop may be 2.1 points, accepted is 1")
+    passed, waived = model.Gate(outcome="passed"), model.Gate(outcome="waived", message="the drop may be 3 points")
+    root = ElementTree.fromstring(
+        render_junit(_report((_engine(failed, model.Gate(outcome="not-run")), _engine(waived, passed, "intel-cpu"))))
+    )
+    cases = root.findall("./testsuite/testcase")
+    assert [(case.get("classname"), case.get("name")) for case in cases] == [
+        ("edgetl.x86-64-cpu.int8", "parity"), ("edgetl.x86-64-cpu.int8", "budget"),
+        ("edgetl.intel-cpu.int8", "parity"), ("edgetl.intel-cpu.int8", "budget"),
+    ]  # fmt: skip
+    failure = cases[0].find("failure")
+    assert failure is not None and failure.get("message") == failed.message and failed.message in (failure.text or "")
+    assert [skip.get("message") for skip in root.iter("skipped")] == [
+        "budget: p99 ≤ 8 ms",
+        "waived: the drop may be 3 points",
+    ]
+    assert len(cases[3]) == 0
+    assert (root.get("tests"), root.get("failures"), root.get("errors"), root.get("skipped")) == ("4", "1", "0", "2")
+
+
+def test_no_engine_is_an_empty_suite() -> None:
+    root = ElementTree.fromstring(render_junit(_report(())))
+    assert root.get("tests") == "0" and root.find("./testsuite/testcase") is None
+    published = [each.get("value") for each in root.iter("property") if each.get("name") == "published"]
+    assert published == ["no"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=60))
+def test_any_text_is_xml(text: str) -> None:
+    gate = model.Gate(outcome="failed", message=text)
+    document = render_junit(_report((_engine(gate, gate, text),), text))
+    root = ElementTree.fromstring(document.encode("utf-8"))
+    assert len(root.findall("./testsuite/testcase")) == 2
