@@ -41,7 +41,7 @@ class Data(_Section):
     task: Literal["image-classification"] = "image-classification"
     """What the model learns."""
     manifest: Path | None = None
-    """A CSV or Parquet file with the columns path, label, split and, where samples belong together, group. Instead of train, val and test."""
+    """A CSV or Parquet file with the columns path, label, split and, where wanted, group; instead of train, val, test."""
     train: Path | None = None
     """A folder with one sub-folder of images per class, or a manifest."""
     val: Path | None = None
@@ -316,10 +316,7 @@ def _assign(document: dict[str, Any], key: str, text: str) -> None:
         if not isinstance(below, dict):
             raise ConfigError(f"--set {key}={text}: '{table}' is not a table", hint="edgetl schema")
         place = below
-    try:
-        place[last] = tomlfile.tomllib.loads(f"value = {text}")["value"]
-    except tomlfile.tomllib.TOMLDecodeError:
-        place[last] = text  # a bare word is a string, so that a shell needs no second pair of quotes
+    place[last] = tomlfile.parse_value(text)
 
 
 def _explain(path: Path, detail: ErrorDetails) -> str:
@@ -364,9 +361,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     weights = config.model.weights
     if weights.endswith((".safetensors", ".pth", ".pt")):
         weights = str(absolute(Path(weights)))
-    entries = tuple(
-        entry.model_copy(update={"device": _file_of(entry.device, folder)}) for entry in config.target
-    )
+    entries = tuple(entry.model_copy(update={"device": _file_of(entry.device, folder)}) for entry in config.target)
     return config.model_copy(
         update={
             "data": data,

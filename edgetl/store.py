@@ -120,7 +120,9 @@ class Store:
             return None
         return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=folder, cached=True)
 
-    def get(self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None], *, force: bool = False) -> Artifact:
+    def get(
+        self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None], *, force: bool = False
+    ) -> Artifact:
         """The result of a stage, made where it is not there.
 
         Args:

@@ -35,6 +35,17 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
+def parse_value(text: str) -> Any:
+    """A TOML value on its own, as ``1``, ``"a"`` or ``[1, 2]``; a bare word is a string.
+
+    So that ``--set model.weights=none`` and ``EDGETL_MODEL_WEIGHTS=none`` need no second pair of quotes.
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the nearest known name, or the list of all names: the end of an error message."""
     names = list(known)

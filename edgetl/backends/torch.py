@@ -63,7 +63,9 @@ def build(backbone: str, classes: int) -> nn.Module:
     name = backbone.partition(":")[2]
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:12]}*")[:5] or timm.list_models("*lite*")[:5]
-        raise ModelError(f"timm has no model '{name}'; it has {', '.join(near)} …", hint="model.backbone in edgetl.toml")
+        raise ModelError(
+            f"timm has no model '{name}'; it has {', '.join(near)} …", hint="model.backbone in edgetl.toml"
+        )
     module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
     return module
 

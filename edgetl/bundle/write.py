@@ -86,4 +86,4 @@ def _exchange(one: Path, other: Path) -> bool:
     if not hasattr(libc, "renameat2"):
         return False
     at_cwd, exchange = -100, 2
-    return libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+    return bool(libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0)

@@ -16,7 +16,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 ConfigPath = Annotated[Path, typer.Argument(help="edgetl.toml, or the folder that holds it.", show_default=False)]
 StorePath = Annotated[
     Path | None,
-    typer.Option("--store", envvar="EDGETL_STORE", help="Where results are kept [default: .edgetl beside edgetl.toml]."),
+    typer.Option(
+        "--store", envvar="EDGETL_STORE", help="Where results are kept [default: .edgetl beside edgetl.toml]."
+    ),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set finetune.seed=1")

@@ -15,7 +15,9 @@ from edgetl.errors import UsageError
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command(name="quantize", help="Quantize any ONNX image classifier to int8 for a target; no training.")(_quantize)
+    app.command(name="quantize", help="Quantize any ONNX image classifier to int8 for a target; no training.")(
+        _quantize
+    )
 
 
 def _quantize(

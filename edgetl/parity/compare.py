@@ -74,7 +74,8 @@ def compare(
     """
     if reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(
-            f"the reference has outputs {list(reference.shape)}, the engine {list(outputs.shape)}, for {len(labels)} labels"
+            f"the reference has outputs {list(reference.shape)}, the engine {list(outputs.shape)}, "
+            f"for {len(labels)} labels"
         )
     if not len(labels):
         raise DataError("parity needs at least one test sample")

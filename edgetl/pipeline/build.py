@@ -109,7 +109,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
     artifacts["reference"] = asked.folder
     proven = [proof.verify(session, dataset, checkpoint, engine, reference) for engine in made]
     timings = proof.bench(session, dataset, checkpoint, exported, made) if not stop("verify") else proof.NO_TIMINGS
-    decisions = proof.decide(session.config, proven, timings)
+    decisions = proof.decide(proven, timings)
     record = Record(
         session=session,
         data=data,

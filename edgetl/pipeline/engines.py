@@ -16,7 +16,6 @@ from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import ImageSamples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import ConfigError, MissingExtraError
-from edgetl.pipeline.learning import samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.runner import Runner
 from edgetl.specs import BatchRange, Precision, Recipe, Target
@@ -126,7 +125,8 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     artifact = session.stage("export", "ONNX graph, compared with PyTorch", inputs, make)
     facts = json.loads((artifact / "export.json").read_text(encoding="utf-8"))
     session.reporter.note(
-        f"{facts['nodes']} nodes, operator set {facts['opset']}, largest difference from PyTorch {facts['max_abs_error']:.1e}"
+        f"{facts['nodes']} nodes, operator set {facts['opset']}, "
+        f"largest difference from PyTorch {facts['max_abs_error']:.1e}"
     )
     return artifact
 

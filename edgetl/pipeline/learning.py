@@ -163,7 +163,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
     from edgetl.finetune import loop
 
     config = session.config.finetune
-    settings_of = {
+    settings_of: dict[str, Any] = {
         "train": phase.train,
         "epochs": phase.epochs,
         "lr": phase.lr or _DEFAULT_LR[phase.train],

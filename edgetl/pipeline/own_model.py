@@ -243,7 +243,9 @@ def _random_feeds(runner: Runner, batch_size: int) -> dict[str, NDArray[np.gener
     generator = np.random.default_rng(0)
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in runner.inputs:
-        shape = [size if isinstance(size, int) else (batch_size if axis == 0 else 1) for axis, size in enumerate(spec.shape)]
+        shape = [
+            size if isinstance(size, int) else (batch_size if axis == 0 else 1) for axis, size in enumerate(spec.shape)
+        ]
         dtype = np.dtype(spec.dtype)
         values = generator.normal(size=shape) if dtype.kind == "f" else np.zeros(shape)
         feeds[spec.name] = values.astype(dtype)
@@ -267,7 +269,8 @@ def _fitting(images: ImageSamples, model: Any) -> Iterator[NDArray[np.float32]]:
 def _compare(model: Path, quantized: Path, images: ImageSamples) -> tuple[float, float]:
     """SQNR in dB and top-1 agreement of two graphs on some of the images."""
     few = ImageSamples(images.samples[:_CHECKED], images.preprocessing)
-    expected, got = [], []
+    expected: list[NDArray[np.float64]] = []
+    got: list[NDArray[np.float64]] = []
     with open_graph(model) as before, open_graph(quantized) as after:
         fixed = before.inputs[0].shape[0]
         for found, _ in batches(few, fixed if isinstance(fixed, int) else 16):

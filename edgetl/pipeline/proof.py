@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.loader import ImageSamples, batches
 from edgetl.errors import BudgetError, ParityError
 from edgetl.parity.compare import Comparison, compare
-from edgetl.pipeline.engines import Engine, open_graph
+from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.runner import Runner
@@ -101,9 +100,7 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
     with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
         logits = arrays["logits"]
     gate = session.config.parity
-    comparison = compare(
-        reference.logits, logits, reference.labels, max_drop=gate.max_drop, confidence=gate.confidence
-    )
+    comparison = compare(reference.logits, logits, reference.labels, max_drop=gate.max_drop, confidence=gate.confidence)
     session.reporter.note(
         f"{engine.candidate.name}: top-1 {comparison.top1:.4f}, PyTorch {comparison.top1_reference:.4f}, "
         f"agreement {comparison.agreement:.4f}, SQNR {comparison.sqnr_db:.1f} dB; {comparison.statement}"
@@ -169,7 +166,7 @@ def bench(
     )
 
 
-def decide(config: Config, proven: list[Proven], timings: Timings) -> list[Decision]:
+def decide(proven: list[Proven], timings: Timings) -> list[Decision]:
     """Choose per target: of the precisions that pass parity, the fastest; a budget narrows the choice first.
 
     What could not run here is shipped unproven, and says so.
@@ -223,9 +220,7 @@ def _decide_target(items: list[Proven], timings: Timings) -> list[Decision]:
     passing = [item for item in items if item.comparison and item.comparison.passed]
     found = {id(item): timings.latencies.get(item.engine.candidate.name) for item in items}
     missed = {id(item): _missed(item.engine.candidate.entry.budget, found[id(item)]) for item in items}
-    fastest = min(
-        passing, key=lambda item: (bool(missed[id(item)]), _p50(found[id(item)])), default=None
-    )
+    fastest = min(passing, key=lambda item: (bool(missed[id(item)]), _p50(found[id(item)])), default=None)
     decisions = []
     for item in items:
         speed = found[id(item)]
@@ -287,5 +282,3 @@ def _float_baseline(exported: Artifact, threads: int) -> Runner:
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(exported / "model.onnx", threads=threads)
-
-

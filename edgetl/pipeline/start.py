@@ -42,7 +42,7 @@ def init(folder: Path, example: str) -> Started:
     """
     if example not in _EXAMPLES:
         raise UnknownNameError(f"there is no example '{example}'; {tomlfile.did_you_mean(example, _EXAMPLES)}")
-    text = files("edgetl").joinpath("data", "projects", f"{example}.toml").read_text(encoding="utf-8")
+    text = (files("edgetl") / "data" / "projects" / f"{example}.toml").read_text(encoding="utf-8")
     path = folder / "edgetl.toml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UsageError(f"{path} is there already, with other content", hint="edgetl init ANOTHER_FOLDER")

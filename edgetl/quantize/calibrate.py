@@ -141,7 +141,7 @@ def _add(found: _Accumulator, name: str, values: NDArray[np.generic], *, first_s
 
 def _groups(model: ir.Model, names: list[str], budget: int) -> tuple[list[list[str]], int]:
     """Activations in groups that each fit the budget at one sample, and the bytes per sample of the largest."""
-    sizes = {name: 0 for name in names}
+    sizes = dict.fromkeys(names, 0)
     values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
     for value in values:
         if value.name in sizes and value.shape is not None:

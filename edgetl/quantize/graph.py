@@ -99,6 +99,16 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def name_output(node: ir.Node, name: str, *, like: ir.Value, shape: ir.Shape | None = None) -> ir.Value:
+    """Name a new node's only output, and give it the type and, unless another is given, the shape of a value."""
+    output = node.outputs[0]
+    output.name = name
+    output.shape = like.shape if shape is None else shape
+    if like.dtype is not None:
+        output.dtype = like.dtype
+    return output
+
+
 def _pool_from_mean(model: ir.Model) -> None:
     """ReduceMean over (2, 3) with kept axes is GlobalAveragePool, which engines compute in integers."""
     import onnx_ir as ir
@@ -119,14 +129,12 @@ def _pool_from_mean(model: ir.Model) -> None:
         source = output.name or node.name or "mean"
         pooled_shape = ir.Shape([shape[0], shape[1], 1, 1])
         pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=f"{node.name or source}_pool")
-        pool.outputs[0].name = f"{source}_pooled"
-        pool.outputs[0].dtype, pool.outputs[0].shape = output.dtype, pooled_shape
-        nodes, result = [pool], pool.outputs[0]
+        result = name_output(pool, f"{source}_pooled", like=output, shape=pooled_shape)
+        nodes = [pool]
         if not keeps:
             flat = ir.node("Flatten", [result], {"axis": 1}, name=f"{node.name or source}_flat")
-            flat.outputs[0].name = f"{source}_flat"
-            flat.outputs[0].dtype, flat.outputs[0].shape = output.dtype, output.shape
-            nodes, result = [pool, flat], flat.outputs[0]
+            result = name_output(flat, f"{source}_flat", like=output)
+            nodes = [pool, flat]
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [result])
 
 
@@ -140,4 +148,6 @@ def _contain_external_data(model: ir.Model, path: Path) -> None:
         if isinstance(tensor, ir.ExternalTensor):
             place = (folder / tensor.location).resolve()
             if not place.is_relative_to(folder):
-                raise ModelError(f"{path}: the weights '{value.name}' lie outside the model's folder: {tensor.location}")
+                raise ModelError(
+                    f"{path}: the weights '{value.name}' lie outside the model's folder: {tensor.location}"
+                )

@@ -78,7 +78,8 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     plan = _plan(model, scheme)
     if not plan.nodes:
         raise ModelError(
-            f"nothing in this graph can be quantized for {scheme.name}: it has none of {', '.join(sorted(scheme.weighted))}"
+            f"nothing in this graph can be quantized for {scheme.name}: "
+            f"it has none of {', '.join(sorted(scheme.weighted))} with constant weights"
         )
     params = {value: _params(plan.root_of(value), statistics, scheme, recipe) for value in plan.values}
     before = Counter(node.op_type for node in model.graph)
@@ -86,7 +87,7 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     _insert_activation_pairs(model.graph, plan, params, scheme)
     for node in plan.nodes.values():
         if node.op_type in scheme.weighted:
-            _quantize_weights(model.graph, node, params, scheme, recipe)
+            _quantize_weights(model.graph, node, scheme, recipe)
     model.graph.sort()
     return Quantized(
         model=model,
@@ -140,7 +141,7 @@ def _is_weighted(node: ir.Node, scheme: Scheme) -> bool:
         narrow = min(weights.shape[0], weights.shape[1] * groups)
     else:
         narrow = min(weights.shape)
-    return narrow >= scheme.minimum_channels
+    return bool(narrow >= scheme.minimum_channels)
 
 
 def _has_attribute(node: ir.Node, name: str) -> bool:
@@ -215,7 +216,7 @@ def _params(value: ir.Value, statistics: Mapping[str, Sketch], scheme: Scheme, r
     constant = graphs.array_of(value)
     if constant is not None:
         return params_of(float(constant.min()), float(constant.max()), scheme.activations)
-    if value.name not in statistics:
+    if value.name is None or value.name not in statistics:
         raise ModelError(f"the activation '{value.name}' has no statistics: calibrate this model first")
     return activation_params(statistics[value.name], recipe.activations, scheme.activations)
 
@@ -243,11 +244,9 @@ def _insert_activation_pairs(
             graph, f"{name}_zero_point", np.asarray(chosen.zero_point, dtype=chosen.type.name)
         )
         quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
-        dequantize = ir.node(
-            "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}_dequantize"
-        )
-        quantize.outputs[0].name, dequantize.outputs[0].name = f"{name}_quantized", f"{name}_dequantized"
-        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = value.dtype, value.shape
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}_dequantize")
+        quantize.outputs[0].name = f"{name}_quantized"
+        graphs.name_output(dequantize, f"{name}_dequantized", like=value)
         graph.extend([quantize, dequantize])
         for node, index in uses:
             node.replace_input_with(index, dequantize.outputs[0])
@@ -269,9 +268,7 @@ def _reads_integers(node: ir.Node, value: ir.Value, plan: _Plan, scheme: Scheme)
     )
 
 
-def _quantize_weights(
-    graph: ir.Graph, node: ir.Node, params: Mapping[ir.Value, QuantParams], scheme: Scheme, recipe: Recipe
-) -> None:
+def _quantize_weights(graph: ir.Graph, node: ir.Node, scheme: Scheme, recipe: Recipe) -> None:
     """Replace the weights, and the bias where the scheme says so, by integers behind a DequantizeLinear."""
     weights_value = node.inputs[1]
     weights = graphs.array_of(weights_value)
@@ -280,9 +277,10 @@ def _quantize_weights(
     scales = weight_scales(weights, axis, recipe.weights, scheme.weights)
     bias_value = node.inputs[2] if len(node.inputs) > 2 else None
     bias = graphs.array_of(bias_value)
-    input_scale = _input_scale(node, params)
-    integer_bias = scheme.bias == "int32" and bias is not None and bias.ndim == 1 and len(bias) == len(scales)
-    if integer_bias:
+    input_scale = _input_scale(node)
+    if scheme.bias != "int32" or bias is None or bias.shape != scales.shape:
+        bias = None
+    if bias is not None:
         # A channel with tiny weights and a large bias would overflow the bias: its scale is widened.
         smallest = np.abs(bias) / (np.float32(2**31 - 2**8) * np.float32(input_scale))
         scales = np.maximum(scales, smallest.astype(np.float32))
@@ -290,13 +288,13 @@ def _quantize_weights(
     shape = [-1 if index == axis else 1 for index in range(weights.ndim)]
     integers = np.clip(np.rint(weights / scales.reshape(shape)), scheme.weights.low, scheme.weights.high)
     node.replace_input_with(1, _dequantized(graph, name, integers.astype(np.int8), scales, axis))
-    if integer_bias and bias is not None and bias_value is not None:
+    if bias is not None and bias_value is not None:
         bias_scales = (scales * np.float32(input_scale)).astype(np.float32)
         steps = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
         node.replace_input_with(2, _dequantized(graph, f"{node.name}_{bias_value.name}", steps, bias_scales, 0))
 
 
-def _input_scale(node: ir.Node, params: Mapping[ir.Value, QuantParams]) -> float:
+def _input_scale(node: ir.Node) -> float:
     """The scale of the pair that was put before this node."""
     source = node.inputs[0]
     dequantize = source.producer() if source is not None else None

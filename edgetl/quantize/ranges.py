@@ -37,7 +37,8 @@ class QuantParams:
     def fake_quantize(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """What is left of the values after quantizing and dequantizing; any shape."""
         steps = np.rint(values / self.scale) + self.zero_point
-        return (np.clip(steps, self.type.low, self.type.high) - self.zero_point) * self.scale
+        kept: NDArray[np.float64] = np.clip(steps, self.type.low, self.type.high)
+        return (kept - self.zero_point) * self.scale
 
 
 def params_of(low: float, high: float, type_: IntegerType) -> QuantParams:

@@ -1,7 +1,7 @@
 """Bundles on the device: check them, open an engine, predict.
 
-    with open_bundle(Path("digits-1.0.0")).open(target="x86-64-cpu") as model:
-        print(model.predict([Path("seven.png")]))
+with open_bundle(Path("digits-1.0.0")).open(target="x86-64-cpu") as model:
+    print(model.predict([Path("seven.png")]))
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class Bundle:
             raise TargetError(f"the engine for {fitting[0].target} is built on its device: {fitting[0].note}")
         return min(usable, key=lambda engine: float(engine.latency.get("p50_ms", float("inf"))))
 
-    def open(
-        self, *, target: str | None = None, precision: str | None = None, threads: int | None = None
-    ) -> Predictor:
+    def open(self, *, target: str | None = None, precision: str | None = None, threads: int | None = None) -> Predictor:
         """Open an engine; see :meth:`choose`."""
         engine = self.choose(target, precision)
         return Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))

@@ -122,7 +122,7 @@ class OnnxRuntimeRunner:
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         try:
             session = ort.InferenceSession(str(self._model), options, providers=[self._provider, *behind])
-        except Exception as error:  # noqa: BLE001 - the library raises a family without a common base of its own
+        except Exception as error:
             raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
         if self._provider not in session.get_providers():
             raise ProviderError(

@@ -93,5 +93,6 @@ def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:
         )
         if not fits or array.dtype.name != spec.dtype:
             raise UsageError(
-                f"input '{spec.name}' is {spec.dtype}{list(spec.shape)}; given was {array.dtype.name}{list(array.shape)}"
+                f"input '{spec.name}' is {spec.dtype}{list(spec.shape)}; "
+                f"given was {array.dtype.name}{list(array.shape)}"
             )

@@ -85,16 +85,16 @@ def test_a_damaged_image_raises_where_its_batch_would_come(samples: ImageSamples
 
 
 def test_at_most_three_batches_are_alive(samples: ImageSamples, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
+    made: list[weakref.ref[np.ndarray]] = []
     allocate = np.empty
 
-    class Tracked(np.ndarray):  # type: ignore[type-arg]
+    class Tracked(np.ndarray):
         """A plain ndarray that a weak reference can watch."""
 
-    def empty(*args: object, **kwargs: object) -> np.ndarray:  # type: ignore[type-arg]
+    def empty(*args: object, **kwargs: object) -> np.ndarray:
         array = allocate(*args, **kwargs).view(Tracked)  # type: ignore[call-overload]
         made.append(weakref.ref(array))
-        return array
+        return array  # type: ignore[no-any-return]
 
     monkeypatch.setattr("edgetl.data.loader.np.empty", empty)
     most = 0

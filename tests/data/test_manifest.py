@@ -163,12 +163,12 @@ class TestCsv:
 
 
 class TestParquet:
-    def write(self, path: Path, **columns: list[object]) -> Path:
+    def write(self, target: Path, /, **columns: list[object]) -> Path:
         pyarrow = pytest.importorskip("pyarrow")
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.table(columns), path)
-        return path
+        parquet.write_table(pyarrow.table(columns), target)
+        return target
 
     def test_as_csv_with_numbers_as_labels(self, tmp_path: Path) -> None:
         touch(tmp_path / "1.png", tmp_path / "2.png")
