@@ -7,7 +7,9 @@ Precedence of a value, strongest first: command-line flag (``--set finetune.seed
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +43,7 @@ class Data(_Section):
     task: Literal["image-classification"] = "image-classification"
     """What the model learns."""
     manifest: Path | None = None
-    """A CSV or Parquet file with the columns path, label, split and, where wanted, group; instead of train, val, test."""
+    """A CSV or Parquet file with the columns path, label, split and perhaps group; instead of train, val, test."""
     train: Path | None = None
     """A folder with one sub-folder of images per class, or a manifest."""
     val: Path | None = None
@@ -105,6 +107,9 @@ class Phase(_Section):
     """Passes over the training split, at most."""
     lr: float | None = Field(default=None, gt=0.0)
     """Peak learning rate of AdamW with a one-cycle schedule. Left out: 1e-2 for the head, 1e-3 for all."""
+    batchnorm: Literal["train", "frozen-statistics", "frozen"] = "frozen-statistics"
+    """With train = "all": what BatchNorm does: learns as in training from scratch; learns scale and shift, but keeps
+    its statistics (short fine-tuning loses less of the pretraining); or is left as it is."""
     patience: int = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation top-1."""
 
@@ -263,17 +268,50 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> Config:
         ConfigError: Not there, not TOML, an unknown key (with line and nearest known name), a wrong value.
     """
     path = path / "edgetl.toml" if path.is_dir() else path
-    document = tomlfile.read(path)
+    sources = _Sources(file=path, document=tomlfile.read(path))
     user_file = _user_file()
     if user_file.is_file():
-        document = _merged(tomlfile.read(user_file), document)
-    for key, value in {**_from_environment(os.environ), **(overrides or {})}.items():
-        _assign(document, key, value)
+        sources = replace(sources, user_file=user_file, user_document=tomlfile.read(user_file))
+    given = {key: (_variable(key), value) for key, value in _from_environment(os.environ).items()}
+    given |= {key: (f"--set {key}", value) for key, value in (overrides or {}).items()}
+    # A copy: the sources stay as they were read, so that an error can be traced back to one of them.
+    document = deepcopy(_merged(sources.user_document, sources.document))
+    for key, (source, value) in given.items():
+        _assign(document, key, value, source)
+    sources = replace(sources, given={key: source for key, (source, _) in given.items()})
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, detail) for detail in error.errors())) from None
+        found = [_explain(sources, detail) for detail in error.errors() if not _follows(detail)]
+        raise ConfigError("\n".join(found)) from None
     return _absolute(config, path.resolve().parent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    """Where the values of a configuration come from."""
+
+    file: Path
+    document: Mapping[str, Any]
+    user_file: Path | None = None
+    user_document: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key → "--set <key>" or the name of the environment variable."""
+
+    def giver(self, key: Sequence[str | int]) -> str:
+        """The flag or variable that set a key, or a table or list around it; "" where a file did."""
+        names = [str(part) for part in key]
+        for length in range(len(names), 0, -1):
+            if ".".join(names[:length]) in self.given:
+                return self.given[".".join(names[:length])]
+        return ""
+
+    def place(self, key: Sequence[str | int]) -> str:
+        """The file and line of a key; the project's file for one that is missing."""
+        own = tomlfile.holds(self.document, key) or not tomlfile.holds(self.user_document, key)
+        path = self.file if own or self.user_file is None else self.user_file
+        line = tomlfile.line_of(path, key)
+        return f"{path}:{line}" if line else str(path)
 
 
 def json_schema() -> dict[str, Any]:
@@ -297,40 +335,53 @@ def _merged(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Values of ``EDGETL_<SECTION>_<FIELD>``; variables that name no section belong to somebody else."""
     found = {}
-    for section, field in Config.model_fields.items():
-        model = field.annotation
+    for section, info in Config.model_fields.items():
+        model = info.annotation
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             continue
         for name in model.model_fields:
-            value = environment.get(f"EDGETL_{section}_{name}".upper())
+            value = environment.get(_variable(f"{section}.{name}"))
             if value is not None:
                 found[f"{section}.{name}"] = value
     return found
 
 
-def _assign(document: dict[str, Any], key: str, text: str) -> None:
+def _variable(key: str) -> str:
+    return "EDGETL_" + key.replace(".", "_").upper()
+
+
+def _assign(document: dict[str, Any], key: str, text: str, source: str) -> None:
     *tables, last = key.split(".")
     place = document
     for table in tables:
         below = place.setdefault(table, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {key}={text}: '{table}' is not a table", hint="edgetl schema")
+            raise ConfigError(f"{source}: '{table}' is not a table", hint="edgetl schema")
         place = below
     place[last] = tomlfile.parse_value(text)
 
 
-def _explain(path: Path, detail: ErrorDetails) -> str:
-    """One validation error as ``file:line: key: what is wrong, and what was meant``."""
+def _follows(detail: ErrorDetails) -> bool:
+    """Whether an error only repeats another: a list counts as too short where one of its items is wrong."""
+    items = detail["input"]
+    return detail["type"] == "too_short" and isinstance(items, list) and bool(items)
+
+
+def _explain(sources: _Sources, detail: ErrorDetails) -> str:
+    """One validation error as ``where: key: what is wrong, and what was meant``; where is a line, flag or variable."""
     key = [part for part in detail["loc"] if isinstance(part, (str, int))]
-    line = tomlfile.line_of(path, key) if key else None
-    where = f"{path}:{line}" if line else str(path)
+    where = sources.giver(key) or sources.place(key)
     name = ".".join(str(part) for part in key) or "the file"
     if detail["type"] == "extra_forbidden":
         known = _known_keys(key[:-1])
         return f"{where}: unknown key '{name}'; {tomlfile.did_you_mean(str(key[-1]), known)}"
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if detail["type"] in ("missing", "value_error") else f" (it is {detail['input']!r})"
-    return f"{where}: {name}: {message}{given}"
+    # A rule about a table may be broken by one of its keys that did not come from the file.
+    also = [source for dotted, source in sources.given.items() if dotted.startswith(f"{name}.")]
+    with_ = f" (with {', '.join(also)})" if also and detail["type"] == "value_error" else ""
+    named = "" if where.removeprefix("--set ") == name else f" {name}:"
+    return f"{where}:{named} {message}{given}{with_}"
 
 
 def _known_keys(key: list[str | int]) -> list[str]:
@@ -349,7 +400,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     """The same configuration with every path absolute, relative to ``folder``."""
 
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else folder / path.expanduser()
+        return None if path is None else folder / _expanded(path)
 
     data = config.data.model_copy(
         update={name: absolute(getattr(config.data, name)) for name in ("manifest", "train", "val", "test")}
@@ -375,4 +426,11 @@ def _absolute(config: Config, folder: Path) -> Config:
 
 def _file_of(name: str, folder: Path) -> str:
     """A bare name stays; a path is made absolute."""
-    return str(folder / name) if "/" in name or name.endswith(".toml") else name
+    return str(folder / _expanded(Path(name))) if "/" in name or name.endswith(".toml") else name
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such user's home folder") from None

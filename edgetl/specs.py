@@ -91,6 +91,8 @@ class Recipe:
     """One line for ``edgetl recipes``."""
     activations: Estimator
     weights: Estimator
+    bias_correction: Literal["none", "input-mean"] = "none"
+    """input-mean: take out of the bias what rounding the weights adds to the output at the mean calibration input."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ What is read is hashed again first.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -98,7 +100,7 @@ class Store:
         self.root = root
         with storage_errors(root):
             (root / "tmp").mkdir(parents=True, exist_ok=True)
-            probe = root / "tmp" / f".{uuid.uuid4().hex}"
+            probe = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
         self._sweep()
@@ -113,8 +115,8 @@ class Store:
             whole = not folder.exists()
             if whole:
                 return None
-        except (OSError, ValueError, KeyError):
-            whole = False
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            whole = False  # whatever a damaged listing looks like
         if not whole:
             self._discard(folder)
             return None
@@ -143,26 +145,29 @@ class Store:
             with storage_errors(self.root):
                 draft.mkdir(parents=True)
                 make(draft)
-                return self._publish(draft, stage, key)
+                return self._publish(draft, stage, key, replace=force)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _publish(self, draft: Path, stage: str, key: str) -> Artifact:
+    def _publish(self, draft: Path, stage: str, key: str, *, replace: bool) -> Artifact:
         names = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
         listing = {"stage": stage, "key": key, "files": {name: file_digest(draft / name) for name in names}}
         (draft / _LISTING).write_text(json.dumps(listing, indent=1), encoding="utf-8")
         sync_tree(draft)
         final = self.root / stage / key
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():
+        if replace and final.exists():
             self._discard(final)
-        try:
-            draft.rename(final)
-        except OSError:
-            # Another build finished the same result in between: its result is as good as ours.
-            other = self.find(stage, key)
-            if other is None:
-                raise
+        # Where another build finished the same result first, that one stays: the other build may be reading it.
+        other = self.find(stage, key)
+        if other is None:
+            try:
+                draft.rename(final)
+            except OSError:
+                other = self.find(stage, key)
+                if other is None:
+                    raise
+        if other is not None:
             return other
         sync_folder(final.parent)
         return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=final, cached=False)
@@ -181,7 +186,10 @@ class Store:
         for draft in (self.root / "tmp").iterdir():
             owner = draft.name.split("-", 1)[0]
             if owner.isdigit() and not _alive(int(owner)):
-                shutil.rmtree(draft, ignore_errors=True)
+                if draft.is_dir():
+                    shutil.rmtree(draft, ignore_errors=True)
+                else:
+                    draft.unlink(missing_ok=True)
 
 
 class storage_errors:  # noqa: N801 - reads as a statement: with storage_errors(folder)
@@ -194,23 +202,41 @@ class storage_errors:  # noqa: N801 - reads as a statement: with storage_errors(
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        import errno
-
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the file system is read-only",
-            errno.EACCES: "permission denied",
-            errno.EPERM: "permission denied",
-            errno.ENOTDIR: "a file is in the way",
-            errno.EEXIST: "a file is in the way",
-        }
-        if isinstance(error, OSError) and error.errno in reasons:
+        reason = _REFUSALS.get(_refusal(error) or 0)
+        if error is not None and reason:
+            place = getattr(error, "filename", None)
             raise StorageError(
-                f"cannot write to {self.place}: {reasons[error.errno]}"
-                + (f" ({error.filename})" if error.filename else ""),
+                f"cannot write to {self.place}: {reason}" + (f" ({place})" if place else ""),
                 hint="make room there, or choose another folder; nothing half-written was left",
             ) from error
+
+
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than the system allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a file is in the way",
+    errno.EEXIST: "a file is in the way",
+}
+
+
+def _refusal(error: BaseException | None) -> int | None:
+    """The operating system's error number behind an exception; None where there is none.
+
+    ``shutil.copytree`` collects errors as text, and libraries that write with code of their own (safetensors,
+    OpenVINO, torch) raise types of their own: there the text is all that tells of a full disk.
+    """
+    if isinstance(error, shutil.Error):
+        found = re.search(r"\[Errno (\d+)\]", str(error))
+        return int(found[1]) if found else None
+    if isinstance(error, OSError):
+        return error.errno
+    if isinstance(error, Exception) and "no space left on device" in str(error).lower():
+        return errno.ENOSPC
+    return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?")
+_CLOSINGS = ("", "\n]", "\n]]", "\n]]]", '\n"""', "\n'''")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -26,13 +25,15 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: The file is not there, cannot be read, is not UTF-8 or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(_text(path))
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}", hint="edgetl init --example digits") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and int()'s own for a number of thousands of digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: it is nested too deeply") from None
 
 
 def parse_value(text: str) -> Any:
@@ -40,10 +41,8 @@ def parse_value(text: str) -> Any:
 
     So that ``--set model.weights=none`` and ``EDGETL_MODEL_WEIGHTS=none`` need no second pair of quotes.
     """
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    document = _parsed(f"value = {text}")
+    return document["value"] if document is not None and list(document) == ["value"] else text
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -62,62 +61,42 @@ def line_of(path: Path, key: Sequence[str | int]) -> int | None:
         path: A TOML file that parses.
         key: Tables, array indices and the key itself, as ``("finetune", "phases", 0, "epohs")``.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    documents = list(_prefixes(_text(path).split("\n")))
     for length in range(len(key), 0, -1):
-        found = _find(lines, key[:length])
-        if found is not None:
-            return found
-    return None
-
-
-def _find(lines: list[str], key: Sequence[str | int]) -> int | None:
-    """Line of exactly ``key``: as a header, as ``name =`` under its header, or inside an inline table."""
-    names = [part for part in key if isinstance(part, str)]
-    if not names:
-        return None
-    wanted = {index: part for index, part in enumerate(key) if isinstance(part, int)}
-    counts: dict[str, int] = {}
-    table: list[str] = []
-    inside = False
-    for number, line in enumerate(lines, 1):
-        header = _HEADER.match(line)
-        if header:
-            table = [part.strip().strip("\"'") for part in header[2].split(".")]
-            name = ".".join(table)
-            if header[1] == "[[":
-                counts[name] = counts.get(name, -1) + 1
-            position = wanted.get(len(table), 0)
-            inside = header[1] == "[" or counts[name] == position
-            if inside and table == names:
+        for number, document in enumerate(documents, 1):
+            if document is not None and holds(document, key[:length]):
                 return number
-            continue
-        if table and not inside:
-            continue
-        rest = names[len(table) :] if names[: len(table)] == table else None
-        if rest and _line_has(lines, number, rest, key):
-            return number
     return None
 
 
-def _line_has(lines: list[str], number: int, names: list[str], key: Sequence[str | int]) -> bool:
-    """Whether the last of ``names`` is assigned on this line, directly or inside its parent's inline table."""
-    line = lines[number - 1].split("#", 1)[0]
-    last = re.escape(names[-1])
-    if len(names) == 1:
-        return re.match(rf"\s*[\"']?{last}[\"']?\s*=", line) is not None
-    if not re.search(rf"(?<![\w.-])[\"']?{last}[\"']?\s*=", line):
-        return False
-    for before in range(number, 0, -1):
-        text = lines[before - 1].split("#", 1)[0]
-        if _HEADER.match(text) and "=" not in text.split("[", 1)[0]:
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
+
+
+def _prefixes(lines: list[str]) -> Iterator[dict[str, Any] | None]:
+    """What the first line says, the first two, and so on: a key stands on the line with which it appears.
+
+    A cut inside a list or a long string is closed for the purpose; None where that does not give TOML either.
+    """
+    for number in range(1, len(lines) + 1):
+        text = "\n".join(lines[:number])
+        yield next((found for closing in _CLOSINGS if (found := _parsed(text + closing)) is not None), None)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except ValueError:
+        return None
+
+
+def holds(document: Any, key: Sequence[str | int]) -> bool:
+    """Whether a parsed document has a key, given as for :func:`line_of`."""
+    for part in key:
+        if isinstance(part, int):
+            if not isinstance(document, list) or part >= len(document):
+                return False
+        elif not isinstance(document, dict) or part not in document:
             return False
-        if re.match(rf"\s*{re.escape(names[0])}\s*=", text):
-            index = next((part for part in key if isinstance(part, int)), 0)
-            tables = "\n".join(lines[before - 1 : number]).count("{")
-            return before != number or tables <= 1 or _nth_table_has(line, index, names[-1])
-    return False
-
-
-def _nth_table_has(line: str, index: int, name: str) -> bool:
-    tables = re.findall(r"\{([^}]*)\}", line)
-    return index >= len(tables) or re.search(rf"(?<![\w-]){re.escape(name)}\s*=", tables[index]) is not None
+        document = document[part]
+    return True

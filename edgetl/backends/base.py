@@ -47,7 +47,7 @@ class EngineRecord:
             if values.pop("schema") != 1:
                 raise ValueError("it has another schema")
             return cls(**{**values, "files": tuple(values["files"])})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder} holds no engine that this version can read: {error}") from None
 
     def write(self, folder: Path) -> None:

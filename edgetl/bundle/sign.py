@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import contextlib
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgetl.errors import BundleError
-from edgetl.runtime.bundle import SIGNATURE, canonical, fingerprint
+from edgetl.runtime.bundle import SIGNATURE, canonical, fingerprint, signature_text
 
 
 def user_key() -> Path:
@@ -32,18 +32,24 @@ def make_key(path: Path) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(private)
     try:
-        os.link(draft, path)  # fails where another process was first
-    except FileExistsError:
-        return
-    finally:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(private)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # fails where another process was first: its key is the one then
+        # Of the key that won, whoever's it is; so a process that was killed before this line leaves nothing undone.
+        public = (
+            _load(path)
+            .public_key()
+            .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
         draft.unlink()
-    path.with_name(f"{path.stem}.pub.pem").write_bytes(public)
+        draft.write_bytes(public)
+        draft.replace(path.with_name(f"{path.stem}.pub.pem"))
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def public_fingerprint(key: Path) -> str:
@@ -63,14 +69,7 @@ def sign(folder: Path, manifest: Mapping[str, Any], key: Path) -> str:
     """
     private = _load(key)
     public = private.public_key().public_bytes_raw()
-    record = {
-        "schema": 1,
-        "algorithm": "Ed25519",
-        "signs": "manifest.json as canonical JSON (sorted keys, no spaces, UTF-8)",
-        "public_key": base64.b64encode(public).decode(),
-        "signature": base64.b64encode(private.sign(canonical(manifest))).decode(),
-    }
-    (folder / SIGNATURE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / SIGNATURE).write_bytes(signature_text(public, private.sign(canonical(manifest))))
     return fingerprint(public)
 
 

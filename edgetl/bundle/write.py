@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.bundle import sign
-from edgetl.runtime.bundle import MANIFEST, SIGNATURE
+from edgetl.errors import StorageError
+from edgetl.runtime.bundle import MANIFEST, SIGNATURE, manifest_text
 from edgetl.store import file_digest, storage_errors, sync_folder, sync_tree
 
 
@@ -30,7 +31,7 @@ def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
         if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)
     }
     whole = {"schema": 1, **manifest, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_bytes(manifest_text(whole))
     sign.sign(folder, whole, key)
 
 
@@ -38,8 +39,14 @@ def publish(source: Path, destination: Path) -> None:
     """Copy a sealed bundle to where the user wants it; readers see the old one whole, or the new one whole.
 
     Raises:
-        StorageError: The place cannot be written or the disk is full. What was there stays.
+        StorageError: The place cannot be written, the disk is full, or something stands there that is not a bundle.
+            What was there stays.
     """
+    if _is_somebody_elses(destination):
+        raise StorageError(
+            f"{destination} is there and is not a bundle; it is left as it is",
+            hint="another bundle.output, project.name or project.version",
+        )
     draft = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     with storage_errors(destination.parent):
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +69,15 @@ def same(source: Path, destination: Path) -> bool:
         return all(file_digest(destination / name) == facts["sha256"] for name, facts in listed.items())
     except OSError:
         return False
+
+
+def _is_somebody_elses(destination: Path) -> bool:
+    """Whether publishing would delete something other than an older bundle or an empty folder."""
+    if not os.path.lexists(destination):
+        return False
+    if not destination.is_dir():
+        return True
+    return not (destination / MANIFEST).is_file() and any(destination.iterdir())
 
 
 def _replace(draft: Path, destination: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgetl import __version__
 from edgetl.cli import bench, build, doctor, init, inspect, quantize, run_, targets, verify
-from edgetl.cli.terminal import print_error
-from edgetl.errors import EdgetlError
+from edgetl.cli.terminal import print_error, print_json_error
+from edgetl.errors import EdgetlError, MissingExtraError, SetupError, UsageError
 
 app = typer.Typer(
     name="edgetl",
@@ -22,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# ClickException, by way of typer: newer ones bring their own copy of click, older ones import the package.
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+
 for module in (init, build, quantize, bench, verify, run_, inspect, targets, doctor):
     module.register(app)
 
@@ -50,27 +53,50 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code; see :mod:`edgetl.errors`.
     """
-    from click import ClickException
-    from click.exceptions import Abort, Exit
-
     as_json = "--json" in arguments
     try:
         result = app(args=arguments, standalone_mode=False, prog_name="edgetl")
     except EdgetlError as error:
         print_error(error, as_json=as_json)
         return error.exit_code
-    except Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except ClickException as error:
+    except _CommandLineError as error:
         error.show()
-        return 2
-    except (KeyboardInterrupt, Abort):
+        if as_json:
+            print_json_error(UsageError(error.format_message()))
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
         return 130
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error.name or "")
+        if extra is None:
+            return _defect()
+        missing = MissingExtraError(error.name or "", extra=extra, needed_for=f"edgetl {arguments[0]}")
+        print_error(missing, as_json=as_json)
+        return missing.exit_code
+    except MemoryError as error:
+        found = SetupError(f"not enough memory: {error}", hint="a smaller batch, image size or number of threads")
+        print_error(found, as_json=as_json)
+        return found.exit_code
     except BrokenPipeError:
         return 0
     except Exception:  # noqa: BLE001 - the last line of defence: a defect, with everything needed to report it
-        traceback.print_exc()
-        sys.stderr.write(f"\nThis is a defect in edgetl {__version__}. Please report it with the lines above.\n")
-        return 1
+        return _defect()
     return result if isinstance(result, int) else 0
+
+
+def _defect() -> int:
+    """Report the exception that is being handled as one that should not have come here."""
+    traceback.print_exc()
+    sys.stderr.write(f"\nThis is a defect in edgetl {__version__}. Please report it with the lines above.\n")
+    return EdgetlError.exit_code
+
+
+def _extra_of(module: str) -> str | None:
+    """The extra that installs a module; None for one that none does."""
+    from edgetl.pipeline.describe import EXTRAS
+
+    package = module.partition(".")[0].replace("_", "-")
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)

@@ -23,6 +23,7 @@ def _bench(
     warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls each before the first timed one.")] = 20,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Per engine [default: one per core].")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="For dynamic batches.")] = 1,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="For other dynamic dimensions.")] = None,
     provider: Annotated[
         str, typer.Option("--provider", help="ONNX Runtime's execution provider for .onnx files.")
     ] = "CPUExecutionProvider",
@@ -38,6 +39,7 @@ def _bench(
         warmup=warmup,
         threads=used,
         batch_size=batch_size,
+        size=size,
         provider=provider,
         reporter=TerminalReporter(),
     )

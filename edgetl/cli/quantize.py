@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +29,11 @@ def _quantize(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images to use, at most.")] = 256,
     recipe: Annotated[str, typer.Option("--recipe", help="A recipe by name or file: edgetl recipes.")] = "int8-mse",
     seed: Annotated[int, typer.Option("--seed", help="Of the draw of samples.")] = 0,
-    size: Annotated[int | None, typer.Option("--size", help="Height and width, where the input is dynamic.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=8, max=4096, help="Where the input is dynamic.")] = None,
     resize: Annotated[str | None, typer.Option("--resize", help="crop, stretch or pad.")] = None,
-    crop_pct: Annotated[float | None, typer.Option("--crop-pct", help="Kept share of the shorter side.")] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option("--crop-pct", min=0.1, max=1.0, help="Kept share of the shorter side.")
+    ] = None,
     interpolation: Annotated[str | None, typer.Option("--interpolation", help="bicubic, bilinear, nearest.")] = None,
     mean: Annotated[str | None, typer.Option("--mean", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
     std: Annotated[str | None, typer.Option("--std", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
@@ -76,7 +79,7 @@ def _triple(flag: str, text: str | None) -> list[float] | None:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != 3:
+    if len(values) != 3 or not all(map(math.isfinite, values)):
         raise UsageError(f"{flag} {text}: write three numbers, as 0.5,0.5,0.5")
     return values
 

@@ -46,10 +46,13 @@ def _recipes(name: Name = None, json: Json = False) -> None:
         print_table(["recipe", ""], [[recipe.name, recipe.description] for recipe in found])
 
 
-def _schema() -> None:
+def _schema(json: Json = False) -> None:
     from edgetl import config
 
-    print_text(jsonlib.dumps(config.json_schema(), indent=2))
+    if json:
+        print_json("schema", config.json_schema())
+    else:
+        print_text(jsonlib.dumps(config.json_schema(), indent=2))
 
 
 def _show(values: dict[str, object], indent: str = "") -> None:

@@ -45,15 +45,20 @@ def print_error(error: EdgetlError, *, as_json: bool) -> None:
     if error.hint:
         sys.stderr.write(f"  {_dim('try')}: {error.hint}\n")
     if as_json:
-        print_json(
-            "error",
-            {
-                "type": type(error).__name__,
-                "message": error.message,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-            },
-        )
+        print_json_error(error)
+
+
+def print_json_error(error: EdgetlError) -> None:
+    """An error as JSON on stdout."""
+    print_json(
+        "error",
+        {
+            "type": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        },
+    )
 
 
 class TerminalReporter:

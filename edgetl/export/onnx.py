@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import ExportError, MissingExtraError
+from edgetl.errors import ExportError, MissingExtraError, ModelError
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.specs import BatchRange
 
@@ -115,10 +115,16 @@ def check(expected: NDArray[np.float32], got: NDArray[np.float32], *, tolerance:
         tolerance: Largest allowed difference as a share of the largest expected magnitude.
 
     Raises:
-        ExportError: They differ by more, or one of them is not finite.
+        ExportError: They differ by more.
+        ModelError: PyTorch's are not finite.
     """
     if expected.shape != got.shape:
         raise ExportError(f"the exported graph returns {list(got.shape)}, PyTorch {list(expected.shape)}")
+    if not np.isfinite(expected).all():
+        raise ModelError(
+            "the model answers test samples with NaN or infinity, before anything was exported",
+            hint="look at its weights and at finetune.phases: a smaller lr, or other pretrained weights",
+        )
     difference = float(np.abs(expected.astype(np.float64) - got).max())
     allowed = tolerance * max(float(np.abs(expected).max()), 1e-6)
     if not difference <= allowed:

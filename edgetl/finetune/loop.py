@@ -61,6 +61,8 @@ class Settings:
     """head or all."""
     epochs: int
     lr: float
+    batchnorm: str
+    """train, frozen-statistics or frozen; see :func:`_train_mode`."""
     patience: int
     batch_size: int
     weight_decay: float
@@ -173,6 +175,10 @@ def _train_all(
     module.to(memory_format=torch.channels_last)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
+    if settings.batchnorm == "frozen":
+        for normalisation in _batchnorms(module):
+            for parameter in normalisation.parameters():
+                parameter.requires_grad_(False)
     loaders = (_loader(train, settings, shuffle=True), _loader(val, settings, shuffle=False))
     return _fit(module, module, *loaders, settings, progress)
 
@@ -234,7 +240,7 @@ def _one_epoch(
     import torch
 
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-    model.train()
+    _train_mode(model, settings.batchnorm)
     total, count = 0.0, 0
     for step, (inputs, targets) in enumerate(loader, 1):
         inputs, targets = _to(inputs, settings.device), targets.to(settings.device)
@@ -253,6 +259,21 @@ def _one_epoch(
             hint="a smaller lr in finetune.phases, or a look at the data",
         )
     return total / count, count
+
+
+def _train_mode(model: nn.Module, batchnorm: str) -> None:
+    """Train mode, with BatchNorm as the phase wants it; after every validation again, or frozen statistics drift."""
+    model.train()
+    if batchnorm != "train":
+        for normalisation in _batchnorms(model):
+            normalisation.eval()
+
+
+def _batchnorms(module: nn.Module) -> list[nn.Module]:
+    import torch
+
+    kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm)
+    return [part for part in module.modules() if isinstance(part, kinds)]
 
 
 def _top1(model: nn.Module, loader: DataLoader[Any], device: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import DataError
+from edgetl.errors import DataError, ParityError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ def compare(
 
     Raises:
         DataError: There is no sample, or the shapes differ.
+        ParityError: The reference itself returned NaN or infinite values: nothing can be compared with it.
     """
     if reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(
@@ -80,6 +81,11 @@ def compare(
     if not len(labels):
         raise DataError("parity needs at least one test sample")
     expected, got = reference.astype(np.float64), outputs.astype(np.float64)
+    if not np.isfinite(expected).all():
+        raise ParityError(
+            "the PyTorch model itself returns NaN or infinite values",
+            hint="a lower finetune.phases lr, or other weights",
+        )
     finite = bool(np.isfinite(got).all())
     named, expected_named = got.argmax(1), expected.argmax(1)
     right, expected_right = (named == labels) & np.isfinite(got).all(1), expected_named == labels
@@ -153,8 +159,6 @@ def sqnr_db(expected: NDArray[np.floating], got: NDArray[np.floating]) -> float:
 
 def _score(delta: float, worse: int, better: int, n: int) -> float:
     """The score statistic of the hypothesis that the difference is ``delta``."""
-    if delta >= 1.0:
-        return -math.inf
     a = 2.0 * n
     b = -worse - better + (2.0 * n - worse + better) * delta
     c = -better * delta * (1.0 - delta)
@@ -170,17 +174,17 @@ def _statement(
 ) -> str:
     if not finite:
         return "the engine returned NaN or infinite values"
-    share = f"{100 * upper:.2f} points"
+    share, sure = f"{100 * upper:.2f} points", f"{100 * confidence:g}% confidence"
     if passed:
-        return f"with {confidence:.0%} confidence top-1 drops by less than {share} (allowed {100 * max_drop:.2f})"
+        return f"with {sure} top-1 drops by less than {share} (allowed {100 * max_drop:.2f})"
     needed = samples_needed(max_drop, confidence)
     if n < needed:
         return (
-            f"{n} test samples cannot show a drop below {100 * max_drop:.2f} points with {confidence:.0%} confidence: "
+            f"{n} test samples cannot show a drop below {100 * max_drop:.2f} points with {sure}: "
             f"at least {needed} are needed"
         )
     return (
-        f"top-1 drops by {100 * lost / n:.2f} points; with {confidence:.0%} confidence the drop may be up to {share}, "
+        f"top-1 drops by {100 * lost / n:.2f} points; with {sure} the drop may be up to {share}, "
         f"and {100 * max_drop:.2f} are allowed"
     )
 

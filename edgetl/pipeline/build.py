@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.config import Config
-from edgetl.errors import BudgetError, ConfigError, ParityError
+from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
 from edgetl.pipeline import engines, learning, proof, publish
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun
 from edgetl.store import Store
+from edgetl.tomlfile import did_you_mean
 
 STAGES = ("data", "train", "export", "calibrate", "compile", "verify", "bench", "bundle")
 """Where a build can be told to stop."""
+FORCEABLE = (
+    *("data", "backbone", "finetune", "export", "calibrate", "quantize", "half"),
+    *("compile", "reference", "verify", "bench", "bundle"),
+)
+"""What the store keeps results of, and ``force`` can name: what a build's output calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,13 @@ def build(
         EdgetlError: See :mod:`edgetl.errors`; nothing is published then.
     """
     session = Session(config=config, store=store, reporter=reporter or Silent(), force=force, dry_run=dry_run)
+    unknown = sorted(force - set(FORCEABLE))
+    if unknown:
+        raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
     candidates = engines.candidates(config, targets)
+    last = STAGES.index(until)
+    reached = {stage: last >= STAGES.index(stage) for stage in STAGES}
+    engines.check_tools(config, candidates, exported=reached["export"], compiled=reached["compile"])
     if config.bench.batch_size > config.export.batch.max or config.bench.batch_size < config.export.batch.min:
         raise ConfigError(
             f"bench.batch_size is {config.bench.batch_size}; engines accept {config.export.batch.min} to"

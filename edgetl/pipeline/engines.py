@@ -17,7 +17,7 @@ from edgetl.data.loader import ImageSamples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import ConfigError, MissingExtraError
 from edgetl.pipeline.session import Session
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import Runner, run_images
 from edgetl.specs import BatchRange, Precision, Recipe, Target
 from edgetl.store import Artifact, code_digest, versions_of
 
@@ -85,6 +85,30 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
     return found
 
 
+def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, compiled: bool) -> None:
+    """Find out before hours of training what would stop the build after them.
+
+    Args:
+        config: The project's.
+        candidates: What is asked for.
+        exported: Whether the build goes as far as the ONNX graph.
+        compiled: Whether it goes as far as engines.
+
+    Raises:
+        UnknownNameError: There is no such recipe.
+        ConfigError: The recipe's file is not valid.
+        MissingExtraError: A library is not installed.
+    """
+    catalog.recipe(config.quantize.recipe)
+    _need("train", "fine-tuning", "torch", "torchvision", "timm", "safetensors")
+    if exported:
+        _need("export", "exporting to ONNX", "onnx", "onnx-ir", "onnxscript", "onnxslim")
+        if backends.backend("onnxruntime").version() is None:
+            raise MissingExtraError("onnxruntime", extra="ort", needed_for="checking and calibrating the ONNX graph")
+    for candidate in candidates if compiled else ():
+        _version(candidate)
+
+
 def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact:
     """The float graph, compared with PyTorch on real samples through ONNX Runtime."""
     from edgetl.export import onnx as export_stage
@@ -117,7 +141,8 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
         ):
             for size in {config.batch.min, count}:  # more than one size, or a frozen batch would go unseen
                 part = {"input": images[:size]}
-                expected, got = torch_runner.run(part)["logits"], runner.run(part)["logits"]
+                expected = torch_runner.run(part)["logits"]
+                got = run_images(runner, images[:size], smallest=config.batch.min)
                 worst = max(worst, export_stage.check(expected, got, tolerance=config.tolerance))  # type: ignore[arg-type]
         facts = {**asdict(exported), "max_abs_error": worst}
         (folder / "export.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -150,13 +175,15 @@ def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported
 
     def make(folder: Path) -> None:
         model = graph.prepare(graph.load(exported / "model.onnx"))
+        size = graph.fixed_batch(model) or 16
         statistics = calibration.calibrate(
             model,
             placement.points(model, list(SCHEMES.values())),
-            (images for images, _ in batches(ImageSamples(samples, deploy.preprocessing), 16)),
+            (images for images, _ in batches(ImageSamples(samples, deploy.preprocessing), size)),
             open_runner=open_graph,
             memory_mb=config.memory_mb,
             progress=lambda seen: session.reporter.progress("calibration samples", seen, len(samples)),
+            describe=lambda index: str(samples[index].path),
         )
         calibration.save(statistics, folder)
 
@@ -187,11 +214,7 @@ def graph_for(session: Session, candidate: Candidate, exported: Artifact, statis
 def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> Engine:
     """Make the engine, or what its device needs to make it."""
     backend = backends.backend(candidate.target.backend)
-    version = backend.version()
-    if version is None and not candidate.target.built_on_device:
-        raise MissingExtraError(
-            backend.name, extra=backend.extra, needed_for=f"building for the target {candidate.target.name}"
-        )
+    version = _version(candidate)
     batch = BatchRange(min=session.config.export.batch.min, max=session.config.export.batch.max)
     inputs = {
         "graph": graph.digest,
@@ -216,6 +239,24 @@ def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> E
 
     artifact = session.stage("compile", candidate.name, inputs, make)
     return Engine(candidate=candidate, artifact=artifact, record=EngineRecord.read(artifact.folder))
+
+
+def _need(extra: str, what: str, *packages: str) -> None:
+    """Refuse to begin where a package of an extra is not installed; nothing is imported to find out."""
+    for package, version in versions_of(*packages).items():
+        if not version:
+            raise MissingExtraError(package, extra=extra, needed_for=what)
+
+
+def _version(candidate: Candidate) -> str | None:
+    """Version of the library that compiles for a target; None where it is only needed on the device."""
+    backend = backends.backend(candidate.target.backend)
+    version = backend.version()
+    if version is None and not candidate.target.built_on_device:
+        raise MissingExtraError(
+            backend.name, extra=backend.extra, needed_for=f"building for the target {candidate.target.name}"
+        )
+    return version
 
 
 def open_graph(model: Path) -> Runner:

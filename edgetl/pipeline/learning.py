@@ -167,6 +167,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         "train": phase.train,
         "epochs": phase.epochs,
         "lr": phase.lr or _DEFAULT_LR[phase.train],
+        "batchnorm": phase.batchnorm,
         "patience": phase.patience,
         "batch_size": config.batch_size,
         "weight_decay": config.weight_decay,

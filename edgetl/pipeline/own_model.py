@@ -26,10 +26,11 @@ from edgetl.pipeline.session import Reporter, Silent
 from edgetl.quantize import calibrate, graph, placement, schemes
 from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import Runner, run_images
 from edgetl.store import storage_errors
 
 _CHECKED = 64
+_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,10 @@ def quantize_model(
             hint="edgetl targets",
         )
     scheme, chosen = schemes.scheme(wanted.scheme), catalog.recipe(recipe)
-    prepared = graph.prepare(graph.load(model))
+    _check_output(model, output)
+    loaded = graph.load(model)
+    _check_quantizable(model, loaded)
+    prepared = graph.prepare(loaded)
     contract = preprocessing_of(prepared, preprocessing or {})
     drawn = draw_calibration(load_samples(data, max_pixels=contract.max_pixels), samples, seed)
     images = ImageSamples(drawn, contract)
@@ -99,10 +103,11 @@ def quantize_model(
     statistics = calibrate.calibrate(
         prepared,
         placement.points(prepared, [scheme]),
-        _fitting(images, prepared),
+        (found for found, _ in batches(images, graph.fixed_batch(prepared) or _BATCH)),
         open_runner=open_graph,
         memory_mb=memory_mb,
         progress=lambda seen: reporter.progress("calibration samples", seen, len(drawn)),
+        describe=lambda index: str(drawn[index].path),
     )
     reporter.started("quantize", f"{chosen.name} in the scheme {scheme.name}")
     done = placement.quantize(prepared, statistics.sketches, scheme, chosen)
@@ -126,6 +131,32 @@ def quantize_model(
     )
 
 
+def _check_output(model: Path, output: Path) -> None:
+    """Refuse an output that is the input, or no file name, before any work is done."""
+    if output.exists() and model.exists() and output.samefile(model):
+        raise UsageError(f"the output {output} is the model itself", hint="-o with another name")
+    if output.is_dir():
+        raise UsageError(f"the output {output} is a folder", hint=f"-o {output / (model.stem + '-int8.onnx')}")
+
+
+def _check_quantizable(path: Path, model: Any) -> None:
+    """Refuse what calibration cannot run, with a message about the user's file and not about a copy of it.
+
+    Args:
+        path: Of the model.
+        model: onnx_ir.Model, as it was read.
+    """
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph):
+        raise ModelError(f"{path} is quantized already", hint="give the float graph that it was made from")
+    with open_graph(path) as runner:
+        if len(runner.inputs) != 1:
+            names = ", ".join(spec.name for spec in runner.inputs)
+            raise ModelError(f"edgetl quantize feeds one input; {path} has {len(runner.inputs)}: {names}")
+        spec = runner.inputs[0]
+        if spec.dtype != "float32":
+            raise ModelError(f"edgetl quantize starts from a float32 graph; '{spec.name}' of {path} is {spec.dtype}")
+
+
 def preprocessing_of(model: Any, given: dict[str, Any]) -> ImagePreprocessing:
     """The contract of a model: its metadata, overruled by what is given, with the size from its input.
 
@@ -147,6 +178,8 @@ def preprocessing_of(model: Any, given: dict[str, Any]) -> ImagePreprocessing:
         raise ModelError("the model's metadata edgetl.preprocessing is not JSON") from None
     values.update(given)
     for name, size in (("height", sizes[2]), ("width", sizes[3])):
+        if size and given.get(name, size) != size:
+            raise ModelError(f"the model's {name} is fixed to {size}; {given[name]} was given", hint="leave out --size")
         values[name] = size or values.get(name)
         if not values[name]:
             raise ModelError(f"the model's input has a dynamic {name}, and none was given", hint="--size 224")
@@ -176,6 +209,7 @@ def bench_things(
     warmup: int,
     threads: int,
     batch_size: int,
+    size: int | None = None,
     provider: str = "CPUExecutionProvider",
     reporter: Reporter | None = None,
 ) -> list[Measured]:
@@ -187,11 +221,12 @@ def bench_things(
         warmup: Calls each before the first timed one.
         threads: Per engine.
         batch_size: For dynamic leading dimensions.
+        size: For every other dynamic dimension: height and width, or the length of a sequence.
         provider: ONNX Runtime's, for .onnx files.
         reporter: Is told how it goes.
 
     Raises:
-        UsageError: Something is none of these, or the same thing stands there twice under one name.
+        UsageError: Something is none of these, or has a dynamic dimension for which no size was given.
     """
     reporter = reporter or Silent()
     with contextlib.ExitStack() as stack:
@@ -199,7 +234,7 @@ def bench_things(
         for thing in things:
             name = str(thing) if str(thing) not in runners else f"{thing} (again)"
             runners[name] = stack.enter_context(_open(thing, threads, provider))
-        feeds = {name: _random_feeds(runner, batch_size) for name, runner in runners.items()}
+        feeds = {name: _random_feeds(name, runner, batch_size, size) for name, runner in runners.items()}
         times = latency.measure(
             {name: _calling(runner, feeds[name]) for name, runner in runners.items()},
             samples=samples,
@@ -239,13 +274,18 @@ def _open(thing: Path, threads: int, provider: str) -> Runner:
     raise UsageError(f"{thing} is neither a bundle nor a file ending in .onnx, .xml or .engine")
 
 
-def _random_feeds(runner: Runner, batch_size: int) -> dict[str, NDArray[np.generic]]:
+def _random_feeds(name: str, runner: Runner, batch_size: int, size: int | None) -> dict[str, NDArray[np.generic]]:
     generator = np.random.default_rng(0)
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in runner.inputs:
-        shape = [
-            size if isinstance(size, int) else (batch_size if axis == 0 else 1) for axis, size in enumerate(spec.shape)
-        ]
+        shape = []
+        for axis, length in enumerate(spec.shape):
+            chosen = length if isinstance(length, int) else (batch_size if axis == 0 else size)
+            if chosen is None:  # a model timed at some length of our choosing would be another model
+                raise UsageError(
+                    f"the input '{spec.name}' of {name} has the dynamic dimension '{length}'", hint="--size 224"
+                )
+            shape.append(chosen)
         dtype = np.dtype(spec.dtype)
         values = generator.normal(size=shape) if dtype.kind == "f" else np.zeros(shape)
         feeds[spec.name] = values.astype(dtype)
@@ -256,30 +296,16 @@ def _calling(runner: Runner, feeds: dict[str, NDArray[np.generic]]) -> Any:
     return lambda: runner.run(feeds)
 
 
-def _fitting(images: ImageSamples, model: Any) -> Iterator[NDArray[np.float32]]:
-    """Batches that the model accepts: one sample at a time where its batch is fixed to one."""
-    size = model.graph.inputs[0].shape[0]
-    fixed = size if isinstance(size, int) else None
-    for found, _ in batches(images, fixed or 16):
-        if fixed and len(found) < fixed:
-            continue
-        yield found
-
-
 def _compare(model: Path, quantized: Path, images: ImageSamples) -> tuple[float, float]:
     """SQNR in dB and top-1 agreement of two graphs on some of the images."""
     few = ImageSamples(images.samples[:_CHECKED], images.preprocessing)
-    expected: list[NDArray[np.float64]] = []
-    got: list[NDArray[np.float64]] = []
+    results: tuple[list[NDArray[np.float64]], ...] = ([], [])
     with open_graph(model) as before, open_graph(quantized) as after:
-        fixed = before.inputs[0].shape[0]
-        for found, _ in batches(few, fixed if isinstance(fixed, int) else 16):
-            if isinstance(fixed, int) and len(found) < fixed:
-                continue
-            for runner, results in ((before, expected), (after, got)):
-                outputs = runner.run({runner.inputs[0].name: found})
-                results.append(np.asarray(outputs[runner.outputs[0].name], dtype=np.float64))
-    first, second = np.concatenate(expected), np.concatenate(got)
+        size = before.inputs[0].shape[0]
+        for found, _ in batches(few, size if isinstance(size, int) else _BATCH):
+            for runner, outputs in zip((before, after), results, strict=True):
+                outputs.append(run_images(runner, found).astype(np.float64))
+    first, second = (np.concatenate(outputs) for outputs in results)
     flat = [array.reshape(len(array), -1) for array in (first, second)]
     return sqnr_db(first, second), float((flat[0].argmax(1) == flat[1].argmax(1)).mean())
 

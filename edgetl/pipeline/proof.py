@@ -23,7 +23,7 @@ from edgetl.parity.compare import Comparison, compare
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import Runner, run_images
 from edgetl.store import Artifact, code_digest
 
 PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
@@ -89,7 +89,7 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
         with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
             samples = ImageSamples(dataset.test, deploy.preprocessing)
             for images, _ in batches(samples, batch.max):
-                found.append(_run(runner, images, batch.min))
+                found.append(run_images(runner, images, smallest=batch.min))
                 session.reporter.progress("test samples", sum(map(len, found)), len(samples))
             placement = runner.placement()
         np.savez(folder / "outputs.npz", logits=np.concatenate(found))
@@ -132,8 +132,9 @@ def bench(
 
     def make(folder: Path) -> None:
         module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
-        size = min(config.batch_size, len(dataset.test))
-        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), size))
+        size = config.batch_size
+        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), min(size, len(dataset.test))))
+        images = images[np.arange(size) % len(images)]
         facts = {**environment.environment(), "load_average": environment.load_average()}
         with ExitStack() as stack:
             torch_runner = torch_backend.TorchRunner(module, deploy.input_shape, threads=threads)
@@ -262,15 +263,6 @@ def _p50(found: latency.Latency | None) -> float:
 
 def _than(fast: latency.Latency | None, slow: latency.Latency | None) -> str:
     return f": {fast.p50_ms:.2f} against {slow.p50_ms:.2f} ms" if fast and slow else ""
-
-
-def _run(runner: Runner, images: np.ndarray, smallest: int) -> np.ndarray:
-    """One batch; a last one below the engine's smallest is filled up and cut again."""
-    count = len(images)
-    if count < smallest:
-        images = np.concatenate([images, np.repeat(images[-1:], smallest - count, axis=0)])
-    outputs = runner.run({runner.inputs[0].name: images})
-    return np.asarray(outputs[runner.outputs[0].name])[:count]
 
 
 def _call(runner: Runner, images: np.ndarray) -> Callable[[], object]:

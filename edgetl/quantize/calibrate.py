@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ModelError
+from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.sketch import BUCKETS, Sketch
 from edgetl.runtime.runner import Runner
 
@@ -41,6 +42,7 @@ def calibrate(
     open_runner: OpenRunner,
     memory_mb: int = 256,
     progress: Progress | None = None,
+    describe: Callable[[int], str] = str,
 ) -> Statistics:
     """Collect the statistics of activations.
 
@@ -52,6 +54,7 @@ def calibrate(
         memory_mb: How many MB of activations may be alive at once. Where a single sample has more, the activations
             are computed in several groups.
         progress: Called with the number of samples after each step.
+        describe: Names the sample of an index, for the message about a bad one.
 
     Raises:
         DataError: There is no sample, or a sample makes an activation NaN or infinite; both are named.
@@ -62,7 +65,8 @@ def calibrate(
             f"calibration feeds one input; the model has {', '.join(str(v.name) for v in model.graph.inputs)}"
         )
     groups, per_sample = _groups(model, names, memory_mb * 1_000_000)
-    step = int(np.clip(memory_mb * 1_000_000 // max(per_sample, 1), 1, 32))
+    fixed = fixed_batch(model)
+    step = fixed or int(np.clip(memory_mb * 1_000_000 // max(per_sample, 1), 1, 32))
     input_name = str(model.graph.inputs[0].name)
     sketches = {name: _Accumulator() for name in names}
     seen = 0
@@ -75,12 +79,14 @@ def calibrate(
             for start in range(0, len(batch), step):
                 part = np.ascontiguousarray(batch[start : start + step], dtype=np.float32)
                 if input_name in sketches:
-                    _add(sketches[input_name], input_name, part, first_sample=seen)
+                    _add(sketches[input_name], input_name, part, describe, seen)
                 for runner in runners:
-                    outputs = runner.run({input_name: part})
+                    outputs = runner.run({input_name: _filled(part, fixed)})
                     for name in list(outputs):
                         if name in sketches and name != input_name:
-                            _add(sketches[name], name, outputs.pop(name), first_sample=seen)
+                            values = outputs.pop(name)
+                            own = values[: len(part)] if values.ndim and len(values) == fixed else values
+                            _add(sketches[name], name, own, describe, seen)
                 seen += len(part)
                 if progress:
                     progress(seen)
@@ -90,13 +96,14 @@ def calibrate(
 
 
 def save(statistics: Statistics, folder: Path) -> None:
-    """Write ``calibration.npz`` into a folder: per activation the counts of its filled buckets, and its extremes."""
+    """Write ``calibration.npz`` into a folder: per activation its filled buckets, extremes and channel sums."""
     arrays: dict[str, NDArray[np.generic]] = {"samples": np.asarray(statistics.samples)}
     arrays["names"] = np.asarray(list(statistics.sketches))
     for index, sketch in enumerate(statistics.sketches.values()):
         filled = np.flatnonzero(sketch.counts)
         arrays[f"{index}_buckets"], arrays[f"{index}_counts"] = filled.astype(np.uint16), sketch.counts[filled]
         arrays[f"{index}_extremes"] = np.asarray([sketch.low, sketch.high])
+        arrays[f"{index}_channel_sums"] = sketch.channel_sums
     np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
 
 
@@ -108,7 +115,8 @@ def load(folder: Path) -> Statistics:
             counts = np.zeros(BUCKETS, dtype=np.int64)
             counts[arrays[f"{index}_buckets"]] = arrays[f"{index}_counts"]
             low, high = arrays[f"{index}_extremes"].tolist()
-            sketches[name] = Sketch(counts=counts, low=low, high=high)
+            sums = arrays[f"{index}_channel_sums"]
+            sketches[name] = Sketch(counts=counts, low=low, high=high, channel_sums=sums)
         return Statistics(sketches=sketches, samples=int(arrays["samples"]))
 
 
@@ -118,22 +126,32 @@ class _Accumulator:
     def __init__(self) -> None:
         self.counts = np.zeros(BUCKETS, dtype=np.int64)
         self.low, self.high = np.inf, -np.inf
+        self.channel_sums: NDArray[np.float64] = np.zeros(0)
 
     def add(self, part: Sketch) -> None:
         self.counts += part.counts
         self.low, self.high = min(self.low, part.low), max(self.high, part.high)
+        self.channel_sums = self.channel_sums + part.channel_sums if self.channel_sums.size else part.channel_sums
 
     def sketch(self) -> Sketch:
-        return Sketch(counts=self.counts, low=self.low, high=self.high)
+        return Sketch(counts=self.counts, low=self.low, high=self.high, channel_sums=self.channel_sums)
 
 
-def _add(found: _Accumulator, name: str, values: NDArray[np.generic], *, first_sample: int) -> None:
+def _filled(part: NDArray[np.float32], fixed: int | None) -> NDArray[np.float32]:
+    """A batch of the size that the model is fixed to; what is missing is copies of the last sample."""
+    missing = (fixed or 0) - len(part)
+    return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing > 0 else part
+
+
+def _add(
+    found: _Accumulator, name: str, values: NDArray[np.generic], describe: Callable[[int], str], seen: int
+) -> None:
     part = Sketch.of(values.astype(np.float32, copy=False))
     if not part.finite:
         bad = ~np.isfinite(values.astype(np.float32, copy=False))
         samples = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1)) if values.ndim else np.zeros(1, dtype=int)
         raise DataError(
-            f"calibration sample {first_sample + int(samples[0])} makes the activation '{name}' NaN or infinite",
+            f"calibration sample {describe(seen + int(samples[0]))} makes the activation '{name}' NaN or infinite",
             hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow",
         )
     found.add(part)

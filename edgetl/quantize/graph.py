@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def load(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: {error}") from None
     if not model.graph.inputs or not model.graph.outputs:
         raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
-    _contain_external_data(model, path)
+    _read_external_data(model, path)
     opset = model.graph.opset_imports.get("", 0)
     if opset < MINIMUM_OPSET:
         raise ModelError(
@@ -78,6 +79,13 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     return model
+
+
+def fixed_batch(model: ir.Model) -> int | None:
+    """The leading dimension of the model's first input where it is fixed; None where it is dynamic."""
+    shape = model.graph.inputs[0].shape
+    size = shape[0] if shape is not None and len(shape) else None
+    return size if isinstance(size, int) else None
 
 
 def array_of(value: ir.Value | None) -> np.ndarray | None:
@@ -138,16 +146,39 @@ def _pool_from_mean(model: ir.Model) -> None:
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [result])
 
 
-def _contain_external_data(model: ir.Model, path: Path) -> None:
-    """Refuse weights that a crafted model would read from somewhere else on the disk."""
+def _read_external_data(model: ir.Model, path: Path) -> None:
+    """Read weights that lie beside the model; refuse those that a crafted one would read from elsewhere on the disk.
+
+    They are read here, so that copies of the model can be saved anywhere.
+    """
     import onnx_ir as ir
 
     folder = path.resolve().parent
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
+    for tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             place = (folder / tensor.location).resolve()
             if not place.is_relative_to(folder):
-                raise ModelError(
-                    f"{path}: the weights '{value.name}' lie outside the model's folder: {tensor.location}"
-                )
+                raise ModelError(f"{path}: the weights '{tensor.name}' lie outside its folder: {tensor.location}")
+            if not place.is_file() or place.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
+                raise ModelError(f"{path}: the weights '{tensor.name}' are not in {place}: it is missing or too short")
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            found = value.const_value
+            if isinstance(found, ir.ExternalTensor):
+                value.const_value = ir.Tensor(found.numpy().copy(), dtype=found.dtype, name=found.name)
+                found.release()
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every constant of a model: initializers, and attributes of nodes, in all graphs and functions."""
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for body in bodies for node in ir.traversal.RecursiveGraphIterator(body)):
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR:
+                yield attribute.as_tensor()
+            elif attribute.type == ir.AttributeType.TENSORS:
+                yield from attribute.as_tensors()

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
-from edgetl.quantize.ranges import QuantParams, activation_params, params_of, weight_scales
+from edgetl.quantize.ranges import QuantParams, activation_params, limit_pair_sums, params_of, weight_scales
 from edgetl.quantize.schemes import Scheme
 from edgetl.quantize.sketch import Sketch
 from edgetl.specs import Recipe
@@ -84,10 +84,11 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     params = {value: _params(plan.root_of(value), statistics, scheme, recipe) for value in plan.values}
     before = Counter(node.op_type for node in model.graph)
     quantized = Counter(node.op_type for node in plan.nodes.values())
+    inputs = {id(node): node.inputs[0] for node in plan.nodes.values()}  # before pairs come between
     _insert_activation_pairs(model.graph, plan, params, scheme)
     for node in plan.nodes.values():
         if node.op_type in scheme.weighted:
-            _quantize_weights(model.graph, node, scheme, recipe)
+            _quantize_weights(model.graph, node, scheme, recipe, _input_means(node, plan, inputs, statistics, recipe))
     model.graph.sort()
     return Quantized(
         model=model,
@@ -268,30 +269,96 @@ def _reads_integers(node: ir.Node, value: ir.Value, plan: _Plan, scheme: Scheme)
     )
 
 
-def _quantize_weights(graph: ir.Graph, node: ir.Node, scheme: Scheme, recipe: Recipe) -> None:
+def _quantize_weights(
+    graph: ir.Graph, node: ir.Node, scheme: Scheme, recipe: Recipe, input_means: np.ndarray | None
+) -> None:
     """Replace the weights, and the bias where the scheme says so, by integers behind a DequantizeLinear."""
     weights_value = node.inputs[1]
     weights = graphs.array_of(weights_value)
     assert weights_value is not None and weights is not None  # _is_weighted saw to it
     axis = 0 if node.op_type == "Conv" or _has_attribute(node, "transB") else weights.ndim - 1
     scales = weight_scales(weights, axis, recipe.weights, scheme.weights)
-    bias_value = node.inputs[2] if len(node.inputs) > 2 else None
-    bias = graphs.array_of(bias_value)
+    if scheme.pair_sum_limit is not None and not _is_depthwise(node, weights):
+        scales = limit_pair_sums(scales, weights, axis, scheme.pair_sum_limit)
     input_scale = _input_scale(node)
-    if scheme.bias != "int32" or bias is None or bias.shape != scales.shape:
-        bias = None
-    if bias is not None:
+    bias = _bias(node, len(scales), wanted=input_means is not None)
+    if bias is not None and scheme.bias == "int32":
         # A channel with tiny weights and a large bias would overflow the bias: its scale is widened.
-        smallest = np.abs(bias) / (np.float32(2**31 - 2**8) * np.float32(input_scale))
+        smallest = np.abs(bias) / (np.float32(2**31 - 2**16) * np.float32(input_scale))
         scales = np.maximum(scales, smallest.astype(np.float32))
     name = f"{weights_value.name}_{node.name}" if len(weights_value.uses()) > 1 else f"{weights_value.name}"
     shape = [-1 if index == axis else 1 for index in range(weights.ndim)]
     integers = np.clip(np.rint(weights / scales.reshape(shape)), scheme.weights.low, scheme.weights.high)
     node.replace_input_with(1, _dequantized(graph, name, integers.astype(np.int8), scales, axis))
-    if bias is not None and bias_value is not None:
+    if bias is None:
+        return
+    if input_means is not None:
+        rounding = integers * scales.reshape(shape).astype(np.float64) - weights
+        bias = bias - _response(node, rounding, axis, input_means)
+    if scheme.bias == "int32":
         bias_scales = (scales * np.float32(input_scale)).astype(np.float32)
-        steps = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
-        node.replace_input_with(2, _dequantized(graph, f"{node.name}_{bias_value.name}", steps, bias_scales, 0))
+        steps = np.clip(np.rint(bias.astype(np.float64) / bias_scales), -(2**31), 2**31 - 1).astype(np.int32)
+        new = _dequantized(graph, f"{node.name}_bias", steps, bias_scales, 0)
+    elif input_means is None:
+        return
+    else:
+        new = graphs.add_initializer(graph, f"{node.name}_bias", bias.astype(np.float32))
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, new)
+
+
+def _is_depthwise(node: ir.Node, weights: np.ndarray) -> bool:
+    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    return node.op_type == "Conv" and groups > 1 and weights.shape[1] == 1
+
+
+def _bias(node: ir.Node, channels: int, *, wanted: bool) -> np.ndarray | None:
+    """The bias per output channel; zeros where there is none and one is wanted; None where it is of another kind."""
+    if node.op_type == "MatMul":
+        return None
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        return np.zeros(channels, dtype=np.float32) if wanted else None
+    bias = graphs.array_of(value)
+    return bias if bias is not None and bias.shape == (channels,) else None
+
+
+def _response(node: ir.Node, rounding: np.ndarray, axis: int, means: np.ndarray) -> np.ndarray:
+    """What the rounding of weights adds to each output channel at the mean input.
+
+    Nagel et al. 2019, Data-free quantization through weight equalization and bias correction, arXiv:1906.04721,
+    section 4.2: the expectation of the error is the error of the weights times the expectation of the input. Padding
+    at the borders is neglected.
+    """
+    rows = np.moveaxis(rounding, axis, 0)
+    if node.op_type != "Conv":
+        return rows @ means
+    summed = rows.reshape(rows.shape[0], rows.shape[1], -1).sum(axis=2)
+    groups = len(means) // summed.shape[1]
+    per_group = means.reshape(groups, -1)
+    outputs = summed.shape[0] // groups
+    return np.einsum("goc,gc->go", summed.reshape(groups, outputs, -1), per_group).reshape(-1)
+
+
+def _input_means(
+    node: ir.Node,
+    plan: _Plan,
+    inputs: Mapping[int, ir.Value | None],
+    statistics: Mapping[str, Sketch],
+    recipe: Recipe,
+) -> np.ndarray | None:
+    """Mean per channel of what a weighted operator was fed with; None where it is not wanted or not known."""
+    value = inputs[id(node)]
+    if recipe.bias_correction == "none" or value is None:
+        return None
+    sketch = statistics.get(value.name or "") or statistics.get(plan.root_of(value).name or "")
+    means = sketch.channel_means() if sketch is not None else None
+    weights = graphs.array_of(node.inputs[1])
+    if means is None or weights is None:
+        return None
+    reduced = weights.shape[1] if node.op_type == "Conv" or _has_attribute(node, "transB") else weights.shape[0]
+    return means if len(means) % reduced == 0 and (node.op_type == "Conv" or len(means) == reduced) else None
 
 
 def _input_scale(node: ir.Node) -> float:

@@ -133,6 +133,31 @@ def weight_scales(
     return scales.reshape(()) if axis is None else scales
 
 
+def limit_pair_sums(
+    scales: NDArray[np.float32], weights: NDArray[np.floating], axis: int, limit: int
+) -> NDArray[np.float32]:
+    """Widen scales so that no two integer weights of one sign in a channel add up to more than a limit.
+
+    Which weights an engine multiplies in pairs depends on how it packs them; the two largest bound every packing.
+
+    Args:
+        scales: Shape (channels,).
+        weights: Any shape, float.
+        axis: The channel axis.
+        limit: Of the sum of two integers.
+
+    Returns:
+        float32, shape (channels,), nowhere smaller than ``scales``.
+    """
+    rows = np.moveaxis(np.asarray(weights, dtype=np.float64), axis, 0).reshape(weights.shape[axis], -1)
+    ordered = np.sort(rows, axis=1)
+    positive = np.maximum(ordered[:, -2:], 0.0).sum(axis=1)
+    negative = -np.minimum(ordered[:, :2], 0.0).sum(axis=1)
+    # Half a step less than the limit: both of the pair may be rounded up.
+    smallest = np.maximum(positive, negative) / (limit + 0.5 - 1.0)
+    return np.maximum(scales, smallest.astype(np.float32))
+
+
 _TINY = float(np.finfo(np.float32).tiny) * 2**10
 
 

@@ -24,7 +24,6 @@ UINT8 = IntegerType(name="uint8", low=0, high=255, symmetric=False)
 INT8 = IntegerType(name="int8", low=-128, high=127, symmetric=False)
 INT8_SYMMETRIC = IntegerType(name="int8", low=-128, high=127, symmetric=True)
 INT8_NARROW = IntegerType(name="int8", low=-127, high=127, symmetric=True)
-INT7_NARROW = IntegerType(name="int8", low=-64, high=64, symmetric=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +45,13 @@ class Scheme:
     """Operators that only move values: input and output share one quantization."""
     activation_functions: frozenset[str] = frozenset({"Relu", "Clip"})
     """Folded into the weighted operator before them: the quantizer stands behind them."""
+    pair_sum_limit: int | None = None
+    """Largest magnitude that two integer weights of one sign in one output channel may add up to; None without limit.
+
+    Processors without VNNI multiply unsigned by signed bytes in pairs and add each pair in 16 bits, with saturation
+    (vpmaddubsw): 255 · 128 = 32,640 is the largest multiple that fits. Depthwise convolutions are computed another
+    way, product by product, and are exempt.
+    """
     minimum_channels: int = 1
     """A convolution or matrix product with fewer input or output channels stays in float."""
 
@@ -75,8 +81,7 @@ SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         _ONNXRUNTIME,
-        # Without VNNI two u8 × s8 products are added in 16 bits, with saturation: 2 · 255 · 64 stays below 32,768.
-        _variant(_ONNXRUNTIME, name="onnxruntime-x86", weights=INT7_NARROW),
+        _variant(_ONNXRUNTIME, name="onnxruntime-x86", pair_sum_limit=128),
         _variant(_ONNXRUNTIME, name="onnxruntime-arm64", activations=INT8),
         _variant(_ONNXRUNTIME, name="openvino", bias="float"),
         Scheme(

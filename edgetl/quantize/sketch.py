@@ -26,27 +26,32 @@ class Sketch:
     """Smallest value; inf of an empty sketch."""
     high: float
     """Largest value; -inf of an empty sketch."""
+    channel_sums: NDArray[np.float64]
+    """Shape (channels,): sum of the values of each channel, axis 1; empty for a tensor without one."""
 
     @classmethod
     def empty(cls) -> Sketch:
         """A sketch of no values: the neutral element of :meth:`merge`."""
-        return cls(counts=np.zeros(BUCKETS, dtype=np.int64), low=np.inf, high=-np.inf)
+        return cls(counts=np.zeros(BUCKETS, dtype=np.int64), low=np.inf, high=-np.inf, channel_sums=np.zeros(0))
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Sketch:
-        """The sketch of an array of any shape.
+        """The sketch of an array.
 
         Args:
-            values: float32. NaN and Inf are counted in buckets of their own; see :attr:`finite`.
+            values: float32, any shape; axis 0 is the batch and axis 1 the channels, where there are as many. NaN and
+                Inf are counted in buckets of their own; see :attr:`finite`.
         """
         flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+        if not flat.size:
+            return cls.empty()
         counts = np.zeros(BUCKETS, dtype=np.int64)
         upper = flat.view(np.uint16)[1::2] if np.little_endian else flat.view(np.uint16)[0::2]
         for start in range(0, upper.size, _CHUNK):  # bincount widens to int64: in pieces, or it doubles the memory
             counts += np.bincount(upper[start : start + _CHUNK], minlength=BUCKETS)
-        if not flat.size:
-            return cls.empty()
-        return cls(counts=counts, low=float(flat.min()), high=float(flat.max()))
+        with np.errstate(invalid="ignore", over="ignore"):
+            sums = _channel_sums(np.asarray(values, dtype=np.float32))
+        return cls(counts=counts, low=float(flat.min()), high=float(flat.max()), channel_sums=sums)
 
     @property
     def total(self) -> int:
@@ -64,7 +69,16 @@ class Sketch:
             counts=self.counts + other.counts,
             low=float(np.minimum(self.low, other.low)),  # np.minimum keeps NaN, Python's min may lose it
             high=float(np.maximum(self.high, other.high)),
+            channel_sums=self.channel_sums + other.channel_sums
+            if self.channel_sums.shape == other.channel_sums.shape
+            else (self.channel_sums if self.channel_sums.size else other.channel_sums),
         )
+
+    def channel_means(self) -> NDArray[np.float64] | None:
+        """Mean of each channel, shape (channels,); None for a tensor without channels."""
+        if not self.channel_sums.size:
+            return None
+        return self.channel_sums * (self.channel_sums.size / self.total)
 
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The distribution as weighted points, ascending.
@@ -81,6 +95,14 @@ class Sketch:
         values, counts = self.points()
         rank = share * (int(counts.sum()) - 1)
         return float(values[np.searchsorted(np.cumsum(counts) - 1, rank, side="left")])
+
+
+def _channel_sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Rows are summed in float32, pairwise, as NumPy does along contiguous axes; everything above in float64."""
+    if values.ndim < 2:
+        return np.zeros(0)
+    rows = values.reshape(values.shape[0], values.shape[1], -1).sum(axis=2)
+    return rows.sum(axis=0, dtype=np.float64)
 
 
 def _middles() -> NDArray[np.float64]:

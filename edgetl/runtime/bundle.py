@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
+from edgetl.errors import BundleError, MissingExtraError, ModelError, TargetError, UnknownNameError
 from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import Runner, run_images
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 
@@ -88,6 +88,7 @@ class Bundle:
         Raises:
             UnknownNameError: No engine is for that target and precision.
             TargetError: There is one, and it must first be built on its device.
+            BundleError: The engine's folder is not among the files that were checked.
         """
         fitting = [
             engine
@@ -101,7 +102,10 @@ class Bundle:
         usable = usable or [engine for engine in fitting if engine.status == "built"]
         if not usable:
             raise TargetError(f"the engine for {fitting[0].target} is built on its device: {fitting[0].note}")
-        return min(usable, key=lambda engine: float(engine.latency.get("p50_ms", float("inf"))))
+        engine = min(usable, key=lambda engine: float(engine.latency.get("p50_ms", float("inf"))))
+        if f"{engine.folder}/engine.json" not in self.manifest["files"]:  # only what was hashed is opened
+            raise BundleError(f"{self.folder}: the manifest lists no file {engine.folder}/engine.json")
+        return engine
 
     def open(self, *, target: str | None = None, precision: str | None = None, threads: int | None = None) -> Predictor:
         """Open an engine; see :meth:`choose`."""
@@ -123,6 +127,7 @@ class Predictor:
         self.engine = engine
         self._bundle = bundle
         self._runner = runner
+        self._smallest = int(bundle.manifest["inputs"][0].get("batch", [1])[0])
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the engine.
@@ -133,13 +138,12 @@ class Predictor:
         Returns:
             float32 (N, classes).
         """
-        results = self._runner.run({self._runner.inputs[0].name: images})
-        return np.asarray(results[self._runner.outputs[0].name], dtype=np.float32)
+        return run_images(self._runner, images, smallest=self._smallest).astype(np.float32, copy=False)
 
     def predict(self, sources: Sequence[Path | bytes]) -> list[Prediction]:
         """Name what is on images: files, or the bytes of files."""
         found = []
-        for source in sources:  # one at a time: batch 1 fits every engine
+        for source in sources:
             logits = self.logits(self._bundle.preprocessing(source)[None])[0]
             found.append(_prediction(logits, self._bundle.labels))
         return found
@@ -167,18 +171,30 @@ def open_bundle(folder: Path, *, key: Path | None = None) -> Bundle:
     Raises:
         BundleError: Not a bundle, a file is missing, added or changed, or the signature does not fit.
     """
+    manifest = _read_manifest(folder)
+    try:
+        _check_files(folder, manifest)
+        signed_by = _check_signature(folder, manifest, key)
+        return Bundle(folder, manifest, Verified(files=len(manifest["files"]), signed_by=signed_by))
+    except (KeyError, TypeError, AttributeError, ModelError) as error:
+        raise BundleError(f"{folder / MANIFEST} is not a manifest of schema 1: {error!r}") from None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_bytes()
+        manifest = json.loads(text)
+        as_written = isinstance(manifest, dict) and text == manifest_text(manifest)
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
         raise BundleError(f"{path} is of another schema; this version of edgetl reads schema 1")
-    _check_files(folder, manifest)
-    signed_by = _check_signature(folder, manifest, key)
-    return Bundle(folder, manifest, Verified(files=len(manifest["files"]), signed_by=signed_by))
+    if not as_written:
+        raise BundleError(f"{path} was changed after it was written")
+    return manifest
 
 
 def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
@@ -189,9 +205,11 @@ def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
     """
     try:
         record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-        backend, file, provider = record["backend"], folder / record["files"][0], record["provider"]
-        options = record.get("options", {})
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        backend, name, provider = record["backend"], record["files"][0], record["provider"]
+        if PurePosixPath(name).name != name or name in ("", ".."):
+            raise ValueError(f"it names a file outside its folder: {name}")
+        file, options = folder / name, record.get("options", {})
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
     if backend == "onnxruntime":
         from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
@@ -212,6 +230,28 @@ def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
 def canonical(manifest: Mapping[str, Any]) -> bytes:
     """The bytes of a manifest that are signed: UTF-8 JSON, keys sorted, no spaces."""
     return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of ``manifest.json``. There is one way to write a manifest, so that no byte can change unseen."""
+    return (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def signature_text(public_key: bytes, signature: bytes) -> bytes:
+    """The bytes of ``signature.json``, in the one way to write them.
+
+    Args:
+        public_key: 32 bytes.
+        signature: 64 bytes, over :func:`canonical`.
+    """
+    record = {
+        "schema": 1,
+        "algorithm": "Ed25519",
+        "signs": "manifest.json as canonical JSON (sorted keys, no spaces, UTF-8)",
+        "public_key": base64.b64encode(public_key).decode(),
+        "signature": base64.b64encode(signature).decode(),
+    }
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 def fingerprint(public_key: bytes) -> str:
@@ -245,7 +285,9 @@ def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise BundleError(f"{folder}: the file {name} is missing")
         if path.stat().st_size != facts["size"] or _sha256(path) != facts["sha256"]:
             raise BundleError(f"{folder}: the file {name} is not the one that the manifest describes")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     added = sorted(there - set(listed) - {MANIFEST, SIGNATURE})
     if added:
         raise BundleError(f"{folder}: files that the manifest does not know: {', '.join(added[:5])}")
@@ -264,10 +306,13 @@ def _check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None
     except ImportError:
         raise MissingExtraError("cryptography", extra="ort", needed_for="checking a signature") from None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
+        record = json.loads(text)
         public, signature = base64.b64decode(record["public_key"]), base64.b64decode(record["signature"])
+        if text != signature_text(public, signature):
+            raise ValueError("it was changed after it was written")
         Ed25519PublicKey.from_public_bytes(public).verify(signature, canonical(manifest))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None
     except InvalidSignature:
         raise BundleError(f"{folder}: the signature does not fit the manifest") from None

@@ -99,6 +99,8 @@ class OpenVinoRunner:
 def why_no_device(device: str, inference_precision: str) -> str | None:
     """Why OpenVINO cannot run on a device in that precision here, in a clause; None where it can."""
     core = _library().Core()
+    if inference_precision not in _CAPABILITIES:
+        return f"OpenVINO has no inference precision {inference_precision}; it has {', '.join(_CAPABILITIES)}"
     if device not in core.available_devices:
         return f"OpenVINO has no device {device} here; it has {', '.join(core.available_devices) or 'none'}"
     capabilities = {str(name) for name in core.get_property(device, "OPTIMIZATION_CAPABILITIES")}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -71,7 +70,11 @@ class ImagePreprocessing:
         except (TypeError, ValueError) as error:
             raise ModelError(f"the preprocessing contract cannot be read: {error}") from None
         if contract.interpolation not in _INTERPOLATION or contract.resize not in ("crop", "stretch", "pad"):
-            raise ModelError(f"the preprocessing contract asks for {contract.resize} and {contract.interpolation}")
+            raise ModelError(
+                f"the preprocessing contract asks for resize '{contract.resize}', interpolation"
+                f" '{contract.interpolation}'",
+                hint=f"resize is crop, stretch or pad; interpolation is {', '.join(_INTERPOLATION)}",
+            )
         if len(contract.mean) != 3 or len(contract.std) != 3 or not all(contract.std):
             raise ModelError("the preprocessing contract needs three means and three standard deviations, none zero")
         return contract
@@ -111,11 +114,18 @@ class ImagePreprocessing:
             return image if image.size == size else image.resize(size, filter_)
         if self.resize == "pad":
             return ImageOps.pad(image, size, method=filter_, color=(0, 0, 0))
-        scale = max(self.width / image.width, self.height / image.height) / self.crop_pct
-        scaled = (max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale)))
+        scaled = self._scaled(image.width, image.height)
         image = image if image.size == scaled else image.resize(scaled, filter_)
-        left, top = (scaled[0] - self.width) // 2, (scaled[1] - self.height) // 2
+        left, top = round((scaled[0] - self.width) / 2), round((scaled[1] - self.height) / 2)
         return image.crop((left, top, left + self.width, top + self.height))
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Size before the centre crop: rounded as torchvision's Resize and timm do, so that published weights see the
+        pixels that they were evaluated with."""
+        inner = (int(self.width / self.crop_pct), int(self.height / self.crop_pct))
+        if inner[0] * height >= inner[1] * width:
+            return inner[0], max(self.height, int(inner[0] * height / width))
+        return max(self.width, int(inner[1] * width / height)), inner[1]
 
 
 def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
@@ -133,9 +143,7 @@ def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image
     """
     name = str(source) if isinstance(source, Path) else "the image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is our own, stricter limit
-            opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
         with opened:
             if opened.width * opened.height > max_pixels:
                 raise ImageError(
@@ -148,13 +156,13 @@ def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image
     except UnidentifiedImageError:
         raise ImageError(f"{name}: this is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: the image has far more pixels than the limit of {max_pixels:,}") from None
+        raise ImageError(f"{name}: the image has more pixels than Pillow decodes") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"{name}: damaged or truncated: {error}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I", "F"):
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow clips these to 0..255 instead of scaling: sixteen-bit photographs would come out white.
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0

@@ -77,6 +77,26 @@ class Runner(Protocol):
         """Give back the engine's memory."""
 
 
+def run_images(runner: Runner, images: NDArray[np.float32], *, smallest: int = 1) -> NDArray[np.generic]:
+    """The first output for some images, however few an engine's smallest batch lets one feed at once.
+
+    Args:
+        runner: With one input, whose leading dimension is the batch.
+        images: Shape (n, 3, height, width).
+        smallest: The smallest batch that the engine accepts, where its input's shape does not tell.
+
+    Returns:
+        Shape (n, ...). A batch that is too small is filled up with copies of its last image, and cut again.
+    """
+    fixed = runner.inputs[0].shape[0]
+    wanted = fixed if isinstance(fixed, int) else smallest
+    count = len(images)
+    if count < wanted:
+        images = np.concatenate([images, np.repeat(images[-1:], wanted - count, axis=0)])
+    outputs = runner.run({runner.inputs[0].name: images})
+    return np.asarray(outputs[runner.outputs[0].name])[:count]
+
+
 def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:
     """Refuse arrays that do not fit the inputs, before a library answers with a message of its own.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,51 @@ def trt_target() -> Callable[..., Target]:
             built_on_device=on_device,
             hardware=Hardware(architecture="arm64", processor="any", compute_capability=capabilities),
             software=Software(system="JetPack 6.2", engine_version=engine_version),
+        )
+
+    return make
+
+
+@pytest.fixture
+def small_graph(tmp_path: Path) -> Callable[..., Path]:
+    """A function: batch, extra → ONNX file of y = relu(x · w), x (batch, 3), w[0, 0] = 1 + extra."""
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    def write(batch: int | str = "batch", extra: float = 0.0) -> Path:
+        weight = np.array([[1 + extra, 2], [0, -1], [1, 2]], np.float32)
+        nodes = [
+            helper.make_node("MatMul", ["x", "w"], ["p"], "product"),
+            helper.make_node("Relu", ["p"], ["y"], "relu"),
+        ]
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])
+        graph = helper.make_graph(nodes, "small", [x], [y], [numpy_helper.from_array(weight, "w")])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        helper.set_model_props(model, {"who": "a test"})
+        checker.check_model(model)
+        path = tmp_path / f"small-{batch}-{extra}.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def here() -> Callable[..., Target]:
+    """A function: architecture, cpu_features → an ONNX Runtime target that is this machine by default."""
+    own = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]
+
+    def make(architecture: Any = own, cpu_features: tuple[str, ...] = ()) -> Target:
+        return Target(
+            name="this-machine",
+            description="The machine of the test.",
+            backend="onnxruntime",
+            provider="CPUExecutionProvider",
+            scheme="",
+            precisions=("fp32",),
+            built_on_device=False,
+            hardware=Hardware(architecture=architecture, processor="any", cpu_features=cpu_features),
         )
 
     return make

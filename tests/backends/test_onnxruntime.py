@@ -1,0 +1,236 @@
+"""ONNX Runtime: never another provider than the one that was asked for, never a library's own message."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgetl.backends import backend, names
+from edgetl.backends import onnxruntime as ort_backend
+from edgetl.backends.base import Backend, CompileRequest, EngineRecord
+from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, UnknownNameError, UsageError
+from edgetl.runtime import onnxruntime as ort_runtime
+from edgetl.runtime.nvidia import this_machine
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.specs import BatchRange, Target
+
+pytest.importorskip("onnxruntime")
+SmallGraph = Callable[..., Path]
+MakeTarget = Callable[..., Target]
+
+
+def compiled(model: Path, folder: Path, target: Target) -> EngineRecord:
+    folder.mkdir()
+    request = CompileRequest(
+        model=model, folder=folder, target=target, precision="fp32", batch=BatchRange(min=1, max=8)
+    )
+    return backend("onnxruntime").compile(request)
+
+
+# --- the runner ------------------------------------------------------------------------------------------------------
+
+
+def test_runs_what_the_graph_says(small_graph: SmallGraph) -> None:
+    with OnnxRuntimeRunner(small_graph(), threads=1) as runner:
+        (given_,), (got,) = runner.inputs, runner.outputs
+        assert (given_.name, given_.shape, given_.dtype) == ("x", ("batch", 3), "float32")
+        assert (got.name, got.shape, got.dtype) == ("y", ("batch", 2), "float32")
+        assert runner.metadata() == {"who": "a test"}
+        x = np.array([[1, 2, 3], [-1, -2, -3]], np.float32)
+        np.testing.assert_allclose(runner.run({"x": x})["y"], [[4, 6], [0, 0]])  # relu(x · w)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(batch=st.integers(1, 9), seed=st.integers(0, 99))
+def test_every_sample_of_a_batch_is_as_alone(small_graph: SmallGraph, batch: int, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(batch, 3)).astype(np.float32)
+    with OnnxRuntimeRunner(small_graph(), threads=1) as runner:
+        together = runner.run({"x": x})["y"]
+        alone = np.concatenate([runner.run({"x": row[None]})["y"] for row in x])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_caller_owns_the_outputs(small_graph: SmallGraph) -> None:
+    with OnnxRuntimeRunner(small_graph()) as runner:
+        one = runner.run({"x": np.ones((1, 3), np.float32)})["y"]
+        before = one.copy()
+        runner.run({"x": np.zeros((1, 3), np.float32)})
+        np.testing.assert_array_equal(one, before)
+
+
+WRONG_FEEDS = {
+    "no input": ({}, "inputs are .* given were"),
+    "another name": ({"z": np.zeros((1, 3), np.float32)}, r"\['x'\]; given were \['z'\]"),
+    "one too many": ({"x": np.zeros((1, 3), np.float32), "z": np.zeros(1)}, r"given were \['x', 'z'\]"),
+    "double": ({"x": np.zeros((1, 3))}, r"input 'x' is float32.*given was float64\[1, 3\]"),
+    "wrong width": ({"x": np.zeros((1, 4), np.float32)}, r"given was float32\[1, 4\]"),
+    "no batch": ({"x": np.zeros(3, np.float32)}, r"given was float32\[3\]"),
+}
+
+
+@pytest.mark.parametrize(("feeds", "said"), WRONG_FEEDS.values(), ids=WRONG_FEEDS.keys())
+def test_wrong_feeds(small_graph: SmallGraph, feeds: dict[str, np.ndarray], said: str) -> None:
+    with OnnxRuntimeRunner(small_graph()) as runner, pytest.raises(UsageError, match=said):
+        runner.run(feeds)
+
+
+def test_a_fixed_batch_is_held(small_graph: SmallGraph) -> None:
+    with OnnxRuntimeRunner(small_graph(batch=2)) as runner, pytest.raises(UsageError, match=r"float32\[2, 3\]"):
+        runner.run({"x": np.zeros((3, 3), np.float32)})
+
+
+def test_placement_counts_the_nodes_that_ran(small_graph: SmallGraph, tmp_path: Path) -> None:
+    with OnnxRuntimeRunner(small_graph()) as runner:
+        found = runner.placement()
+    assert found.provider == "CPUExecutionProvider"
+    assert set(found.nodes) == {"CPUExecutionProvider"}
+    assert sum(found.nodes.values()) == sum(found.kinds.values()) >= 1
+    assert found.share == 1.0
+    assert not list(tmp_path.glob("*.json"))  # the profile is not left behind
+
+
+@pytest.mark.parametrize("provider", ["NoSuchProvider", "DmlExecutionProvider", ""])
+def test_a_provider_that_is_not_there_is_never_replaced(small_graph: SmallGraph, provider: str) -> None:
+    with pytest.raises(ProviderError, match=f"ONNX Runtime has no {provider} here; it has .*CPUExecutionProvider"):
+        OnnxRuntimeRunner(small_graph(), provider=provider)
+    assert ort_runtime.why_no_provider(provider) == f"ONNX Runtime has no {provider} here"
+
+
+def test_a_provider_that_cannot_start_is_never_replaced(small_graph: SmallGraph) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build has no CUDA provider")
+    if not this_machine().problem:
+        pytest.skip("this machine has an NVIDIA GPU")
+    with pytest.raises(ProviderError, match="could not start CUDAExecutionProvider and would have used"):
+        OnnxRuntimeRunner(small_graph(), provider="CUDAExecutionProvider")
+    assert "does not start here" in str(ort_runtime.why_no_provider("CUDAExecutionProvider"))
+
+
+def test_the_cpu_provider_starts() -> None:
+    assert ort_runtime.why_no_provider("CPUExecutionProvider") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 50, b"\x08\x08"])
+def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot load m\.onnx"):
+        OnnxRuntimeRunner(tmp_path / "m.onnx")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot load nothing\.onnx"):
+        OnnxRuntimeRunner(tmp_path / "nothing.onnx")
+
+
+def test_a_truncated_model(small_graph: SmallGraph) -> None:
+    path = small_graph()
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ModelError):
+        OnnxRuntimeRunner(path)
+
+
+def test_without_the_package(small_graph: SmallGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_graph()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match="needs the Python package 'onnxruntime'") as caught:
+        OnnxRuntimeRunner(path)
+    assert caught.value.hint == "pip install 'edgetl[ort]'"
+
+
+# --- the backend -----------------------------------------------------------------------------------------------------
+
+
+def test_is_a_backend() -> None:
+    found: Backend = backend("onnxruntime")
+    assert (found.name, found.extra) == ("onnxruntime", "ort")
+    assert found.version()
+
+
+def test_every_listed_backend_has_its_name() -> None:
+    assert [backend(name).name for name in names()] == list(names())
+    with pytest.raises(UnknownNameError, match="there is no backend 'onnxruntme'; did you mean 'onnxruntime'"):
+        backend("onnxruntme")
+
+
+def test_compile_and_open(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    record = compiled(small_graph(), tmp_path / "engine", here())
+    assert (record.status, record.note, record.files) == ("ready", "", ("model.onnx",))
+    assert EngineRecord.read(tmp_path / "engine") == record
+    with backend("onnxruntime").open(tmp_path / "engine", threads=1) as runner:
+        assert runner.run({"x": np.ones((1, 3), np.float32)})["y"].shape == (1, 2)
+
+
+def test_for_another_machine_it_is_built_and_says_why(
+    small_graph: SmallGraph, here: MakeTarget, tmp_path: Path
+) -> None:
+    other = {"x86-64": "arm64", "arm64": "x86-64"}[here().hardware.architecture]
+    record = compiled(small_graph(), tmp_path / "a", here(architecture=other))
+    assert record.status == "built"
+    assert f"the target {other}" in record.note
+    record = compiled(small_graph(), tmp_path / "b", here(cpu_features=("no_such_extension",)))
+    assert record.note == "not run here: this processor lacks no_such_extension"
+
+
+def test_a_target_with_a_provider_that_is_not_here(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    record = compiled(small_graph(), tmp_path / "e", replace(here(), provider="NoSuchProvider"))
+    assert (record.status, record.provider) == ("built", "NoSuchProvider")
+    with pytest.raises(ProviderError, match="has no NoSuchProvider"):
+        backend("onnxruntime").open(tmp_path / "e")
+
+
+def test_not_installed(monkeypatch: pytest.MonkeyPatch, here: MakeTarget, tmp_path: Path) -> None:
+    monkeypatch.setattr(ort_backend, "versions_of", lambda *packages: dict.fromkeys(packages, ""))
+    found = backend("onnxruntime")
+    assert found.version() is None
+    assert found.why_not_here(here(), "fp32") == "onnxruntime is not installed"
+    with pytest.raises(MissingExtraError):
+        found.open(tmp_path)
+
+
+def test_unknown_machines_are_named(monkeypatch: pytest.MonkeyPatch, here: MakeTarget) -> None:
+    target = here()
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert ort_backend.why_not_this_processor(target) == (
+        f"this machine is riscv64, the target {target.hardware.architecture}"
+    )
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_reads_back(tmp_path: Path) -> None:
+    record = EngineRecord(
+        backend="b", provider="p", precision="int8", status="built", files=("a", "b"), versions={"v": "1"},
+        options={"o": [1, {"deep": None}]}, note="why",
+    )  # fmt: skip
+    record.write(tmp_path)
+    assert EngineRecord.read(tmp_path) == record
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", '"text"', "3", "{}", '{"schema": 2}', '{"schema": 1, "files": []}', '{"schema": 1, "files": 3}'],
+)
+def test_a_record_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "engine.json").write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match="holds no engine that this version can read"):
+        EngineRecord.read(tmp_path)
+
+
+def test_a_record_with_unknown_fields_is_of_another_version(tmp_path: Path) -> None:
+    EngineRecord(backend="b", provider="p", precision="int8", status="ready", files=("a",)).write(tmp_path)
+    path = tmp_path / "engine.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "new": 1}), encoding="utf-8")
+    with pytest.raises(BundleError):
+        EngineRecord.read(tmp_path)

@@ -1,0 +1,170 @@
+"""OpenVINO: the device and the precision that were asked for, or an error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgetl.backends import backend
+from edgetl.backends import openvino as openvino_backend
+from edgetl.backends.base import Backend, CompileRequest, EngineRecord
+from edgetl.errors import MissingExtraError, ModelError, ProviderError, TargetError, UsageError
+from edgetl.runtime.openvino import OpenVinoRunner, why_no_device
+from edgetl.specs import BatchRange, Precision, Target
+
+pytest.importorskip("openvino")
+SmallGraph = Callable[..., Path]
+MakeTarget = Callable[..., Target]
+
+
+def compiled(model: Path, folder: Path, target: Target, precision: Precision = "fp32") -> EngineRecord:
+    folder.mkdir()
+    request = CompileRequest(
+        model=model, folder=folder, target=target, precision=precision, batch=BatchRange(min=1, max=8)
+    )
+    return backend("openvino").compile(request)
+
+
+def cpu(here: MakeTarget) -> Target:
+    return replace(here(), backend="openvino", provider="CPU")
+
+
+def test_runs_what_the_graph_says(small_graph: SmallGraph) -> None:
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        (given,), (got,) = runner.inputs, runner.outputs
+        assert (given.name, given.shape, given.dtype) == ("x", ("batch", 3), "float32")
+        assert (got.name, got.shape, got.dtype) == ("y", ("batch", 2), "float32")
+        x = np.array([[1, 2, 3], [-1, -2, -3]], np.float32)
+        np.testing.assert_allclose(runner.run({"x": x})["y"], [[4, 6], [0, 0]])
+        np.testing.assert_allclose(runner.run({"x": x[:1]})["y"], [[4, 6]])
+
+
+def test_the_caller_owns_the_outputs(small_graph: SmallGraph) -> None:
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        one = runner.run({"x": np.ones((1, 3), np.float32)})["y"]
+        before = one.copy()
+        runner.run({"x": np.zeros((1, 3), np.float32)})
+        np.testing.assert_array_equal(one, before)
+
+
+@pytest.mark.parametrize(
+    "feeds",
+    [
+        {},
+        {"z": np.zeros((1, 3), np.float32)},
+        {"x": np.zeros((1, 3))},
+        {"x": np.zeros((1, 4), np.float32)},
+        {"x": np.zeros(3, np.float32)},
+    ],
+)
+def test_wrong_feeds(small_graph: SmallGraph, feeds: dict[str, np.ndarray]) -> None:
+    with OpenVinoRunner(small_graph()) as runner, pytest.raises(UsageError, match=r"given (was|were)"):
+        runner.run(feeds)
+
+
+def test_placement_names_the_precision_that_really_runs(small_graph: SmallGraph) -> None:
+    with OpenVinoRunner(small_graph()) as runner:
+        found = runner.placement()
+    assert (found.provider, set(found.nodes), found.share) == ("CPU", {"CPU"}, 1.0)
+    assert sum(found.kinds.values()) == found.nodes["CPU"] >= 1
+    assert any(kind.endswith(":f32") for kind in found.kinds)
+
+
+@pytest.mark.parametrize("device", ["NPU.7", "TPU", "AUTO", ""])
+def test_a_device_that_is_not_there_is_never_replaced(small_graph: SmallGraph, device: str) -> None:
+    with pytest.raises(ProviderError, match=f"OpenVINO has no device {device} here; it has .*CPU"):
+        OpenVinoRunner(small_graph(), device=device)
+
+
+def test_a_precision_that_there_is_not(small_graph: SmallGraph) -> None:
+    with pytest.raises(ProviderError, match="no inference precision f64; it has f32, bf16, f16"):
+        OpenVinoRunner(small_graph(), inference_precision="f64")
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
+def test_a_precision_runs_or_is_refused(small_graph: SmallGraph, precision: str) -> None:
+    reason = why_no_device("CPU", precision)
+    if reason:
+        with pytest.raises(ProviderError, match=f"this CPU does not run {precision}"):
+            OpenVinoRunner(small_graph(), inference_precision=precision)
+    else:
+        with OpenVinoRunner(small_graph(), inference_precision=precision) as runner:
+            found = runner.run({"x": np.ones((1, 3), np.float32)})["y"]
+        np.testing.assert_allclose(found, [[2, 3]], rtol=1e-2)
+    assert precision != "f32" or reason is None
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 50])
+def test_a_file_that_is_no_model(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=f"OpenVINO cannot compile {name}"):
+        OpenVinoRunner(tmp_path / name)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="OpenVINO cannot compile"):
+        OpenVinoRunner(tmp_path / "nothing.xml")
+
+
+def test_without_the_package(small_graph: SmallGraph, here: MakeTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = small_graph()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match="needs the Python package 'openvino'") as caught:
+        OpenVinoRunner(path)
+    assert caught.value.hint == "pip install 'edgetl[openvino]'"
+
+
+def test_is_a_backend() -> None:
+    found: Backend = backend("openvino")
+    assert (found.name, found.extra) == ("openvino", "openvino")
+    assert found.version()
+
+
+def test_compile_and_open(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    record = compiled(small_graph(), tmp_path / "engine", cpu(here))
+    assert (record.status, record.files, record.options) == (
+        "ready", ("model.xml", "model.bin"), {"inference_precision": "f32"},
+    )  # fmt: skip
+    assert all((tmp_path / "engine" / name).is_file() for name in record.files)
+    with backend("openvino").open(tmp_path / "engine", threads=1) as runner:
+        found = runner.run({"x": np.ones((5, 3), np.float32)})["y"]
+    np.testing.assert_allclose(found, [[2, 3]] * 5)
+
+
+def test_weights_stay_float32(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    """OpenVINO would save them in float16 unless told otherwise: 1 + 2⁻¹² would be 1."""
+    compiled(small_graph(extra=2.0**-12), tmp_path / "engine", cpu(here))
+    with backend("openvino").open(tmp_path / "engine") as runner:
+        found = runner.run({"x": np.array([[1, 0, 0]], np.float32)})["y"]
+    assert found[0, 0] == np.float32(1 + 2.0**-12)
+
+
+def test_a_device_that_is_not_here_is_built_and_says_why(
+    small_graph: SmallGraph, here: MakeTarget, tmp_path: Path
+) -> None:
+    record = compiled(small_graph(), tmp_path / "engine", replace(cpu(here), provider="NPU.7"))
+    assert record.status == "built"
+    assert "OpenVINO has no device NPU.7 here" in record.note
+    with pytest.raises(ProviderError, match="has no device NPU"):
+        backend("openvino").open(tmp_path / "engine")
+
+
+def test_a_graph_that_openvino_refuses(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"garbage" * 50)
+    with pytest.raises(TargetError, match="OpenVINO cannot read this graph"):
+        compiled(tmp_path / "bad.onnx", tmp_path / "engine", cpu(here))
+
+
+def test_not_installed(
+    small_graph: SmallGraph, here: MakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_backend, "versions_of", lambda *packages: dict.fromkeys(packages, ""))
+    assert backend("openvino").why_not_here(cpu(here), "fp32") == "openvino is not installed"
+    with pytest.raises(MissingExtraError):
+        compiled(small_graph(), tmp_path / "engine", cpu(here))

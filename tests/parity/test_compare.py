@@ -1,0 +1,276 @@
+"""Parity: the paired confidence bound against published values and by simulation, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgetl.errors import DataError, ParityError
+from edgetl.parity.compare import Comparison, compare, paired_upper_bound, samples_needed, sqnr_db
+
+CONFIDENCES = st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.99])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[int, int, int]:
+    """worse, better, n."""
+    n = draw(st.integers(1, 3000))
+    worse = draw(st.integers(0, n))
+    return worse, draw(st.integers(0, n - worse)), n
+
+
+# --- Tango's bound ---------------------------------------------------------------------------------------------------
+
+PUBLISHED = [
+    # only first, only second, n, two-sided confidence, lower, upper
+    # Fagerland, Lydersen, Laake, Statistical Analysis of Contingency Tables (2017), chapter 8, as its R package
+    # contingencytables has them: complete response before and after consolidation therapy (Cavo et al. 2012)
+    (6, 16, 161, 0.95, -0.1240, -0.0054),
+    # the same chapter: airway hyper-responsiveness (Bentur et al. 2009), to the three digits that R's ratesci notes
+    (1, 7, 21, 0.95, -0.517, -0.026),
+    # R's PropCIs::scoreci.mp(25, 28, 618, 0.90), whose difference is second minus first
+    (28, 25, 618, 0.90, -0.0148, 0.0247),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "n", "confidence", "lower", "upper"), PUBLISHED)
+def test_published_intervals(first: int, second: int, n: int, confidence: float, lower: float, upper: float) -> None:
+    one_sided = 1 - (1 - confidence) / 2
+    digits = 3 if upper == -0.026 else 4
+    assert round(paired_upper_bound(first, second, n, one_sided), digits) == upper
+    assert round(-paired_upper_bound(second, first, n, one_sided), digits) == lower
+
+
+@given(tables(), CONFIDENCES)
+def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], confidence: float) -> None:
+    """The likelihood is maximised here on a grid, not with the closed form that the code uses."""
+    worse, better, n = table
+    bound = paired_upper_bound(worse, better, n, confidence)
+    assume(0.001 < bound < 0.999)
+    # Given the difference d, p21 = q and p12 = q + d, with q up to (1 - d) / 2; concordant pairs share 1 - 2q - d.
+    # The log likelihood is concave in q: find where its slope is zero.
+    low, high = 0.0, (1 - bound) / 2
+    for _ in range(200):
+        q = (low + high) / 2
+        slope = worse / (q + bound) + (better / q if q > 0 else math.inf if better else 0.0)
+        rest = 1 - 2 * q - bound
+        slope -= 2 * (n - worse - better) / rest if rest > 0 else (math.inf if n > worse + better else 0.0)
+        low, high = (q, high) if slope > 0 else (low, q)
+    variance = n * (2 * low + bound - bound * bound)
+    score = (worse - better - n * bound) / math.sqrt(variance)
+    assert score == pytest.approx(-NormalDist().inv_cdf(confidence), abs=1e-4)
+
+
+@given(tables(), CONFIDENCES)
+def test_the_bound_is_above_the_estimate_and_at_most_one(table: tuple[int, int, int], confidence: float) -> None:
+    worse, better, n = table
+    assert (worse - better) / n <= paired_upper_bound(worse, better, n, confidence) <= 1.0
+
+
+@given(tables(), CONFIDENCES, CONFIDENCES)
+def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert paired_upper_bound(*table, low) <= paired_upper_bound(*table, high) + 1e-9
+
+
+@given(tables(), CONFIDENCES)
+def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, int, int], confidence: float) -> None:
+    worse, better, n = table
+    assume(worse + better < n)
+    here = paired_upper_bound(worse, better, n, confidence)
+    assert paired_upper_bound(worse + 1, better, n, confidence) >= here - 1e-9
+    assert paired_upper_bound(worse, better + 1, n, confidence) <= here + 1e-9
+
+
+@given(tables(), CONFIDENCES)
+def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int, int], confidence: float) -> None:
+    """The lower bound of (first - second) is minus the upper bound of (second - first): they enclose the estimate."""
+    worse, better, n = table
+    lower = -paired_upper_bound(better, worse, n, confidence)
+    assert lower - 1e-12 <= (worse - better) / n <= paired_upper_bound(worse, better, n, confidence) + 1e-12
+
+
+@given(st.integers(1, 100_000), CONFIDENCES)
+def test_without_discordant_pairs_the_bound_is_known(n: int, confidence: float) -> None:
+    z = NormalDist().inv_cdf(confidence)
+    assert paired_upper_bound(0, 0, n, confidence) == pytest.approx(z * z / (n + z * z), rel=1e-6)
+
+
+@pytest.mark.parametrize(("worse", "better", "n"), [(1, 0, 1), (0, 1, 1), (50, 0, 50), (0, 50, 50), (25, 25, 50)])
+def test_the_ends_of_the_range(worse: int, better: int, n: int) -> None:
+    bound = paired_upper_bound(worse, better, n, 0.95)
+    assert math.isfinite(bound)
+    assert (worse - better) / n <= bound <= 1.0
+
+
+@pytest.mark.parametrize(("p_worse", "p_better", "n"), [(0.02, 0.01, 500), (0.01, 0.01, 1000), (0.05, 0.03, 300)])
+def test_coverage_by_simulation(p_worse: float, p_better: float, n: int) -> None:
+    """The true difference lies below a 95% bound in about 95 of 100 test sets: the binomial's spread here is 0.5%."""
+    rng = np.random.default_rng(11)
+    draws = rng.multinomial(n, [p_worse, p_better, 1 - p_worse - p_better], size=2000)
+    bounds: dict[tuple[int, int], float] = {}
+    for worse, better, _ in draws.tolist():
+        if (worse, better) not in bounds:
+            bounds[worse, better] = paired_upper_bound(worse, better, n, 0.95)
+    covered = np.mean([bounds[worse, better] >= p_worse - p_better for worse, better, _ in draws.tolist()])
+    assert 0.935 <= covered <= 0.975
+
+
+def test_an_engine_at_the_limit_rarely_passes() -> None:
+    """The gate's promise: an engine that really drops by max_drop passes in at most about 5 of 100 builds."""
+    rng = np.random.default_rng(3)
+    draws = rng.multinomial(1000, [0.02, 0.01, 0.97], size=2000).tolist()
+    passed = np.mean([paired_upper_bound(worse, better, 1000, 0.95) <= 0.01 for worse, better, _ in draws])
+    assert passed <= 0.065
+
+
+@given(st.floats(1e-4, 0.5), CONFIDENCES)
+def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, confidence: float) -> None:
+    needed = samples_needed(max_drop, confidence)
+    assert paired_upper_bound(0, 0, needed, confidence) <= max_drop * (1 + 1e-9)
+    assert needed <= 1 or paired_upper_bound(0, 0, needed - 1, confidence) > max_drop * (1 - 1e-9)
+
+
+def test_samples_needed_for_one_point() -> None:
+    assert samples_needed(0.01, 0.95) == 268  # 1.6449² · 0.99 / 0.01 = 267.8
+
+
+# --- SQNR ------------------------------------------------------------------------------------------------------------
+
+
+def test_sqnr_of_known_signals() -> None:
+    signal = np.array([[3.0, 4.0]])
+    assert sqnr_db(signal, signal) == 200.0
+    assert sqnr_db(signal, signal + np.array([[0.3, 0.4]])) == pytest.approx(20.0)
+    assert sqnr_db(signal, np.zeros_like(signal)) == pytest.approx(0.0)
+    assert sqnr_db(np.zeros((1, 2)), signal) == -200.0
+    assert sqnr_db(np.zeros((1, 2)), np.zeros((1, 2))) == 200.0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
+def test_sqnr_does_not_depend_on_the_scale(seed: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    signal, noise = rng.normal(size=(4, 3)), 0.01 * rng.normal(size=(4, 3))
+    one = sqnr_db(signal, signal + noise)
+    assert sqnr_db(scale * signal, scale * (signal + noise)) == pytest.approx(one)
+    assert sqnr_db(signal, signal + 10 * noise) == pytest.approx(one - 20)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def logits(classes: list[int], count: int = 4) -> NDArray[np.float32]:
+    """One row per sample that names the given class."""
+    return np.eye(count, dtype=np.float32)[classes] * 8
+
+
+def comparing(
+    reference: list[int], got: list[int], labels: list[int], *, max_drop: float = 0.01, confidence: float = 0.95
+) -> Comparison:
+    return compare(logits(reference), logits(got), np.array(labels), max_drop=max_drop, confidence=confidence)
+
+
+def test_the_counts() -> None:
+    #          both right, worse, better, both wrong alike, both wrong differently
+    found = comparing([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0])
+    assert (found.samples, found.worse, found.better) == (5, 1, 1)
+    assert (found.top1_reference, found.top1, found.drop) == (0.4, 0.4, 0.0)
+    assert found.agreement == pytest.approx(2 / 5)
+    assert found.drop_upper == paired_upper_bound(1, 1, 5, 0.95)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40))
+def test_laws_of_a_comparison(rows: list[tuple[int, int, int]]) -> None:
+    reference, got, labels = (list(column) for column in zip(*rows, strict=True))
+    found, swapped = comparing(reference, got, labels), comparing(got, reference, labels)
+    assert found.drop == pytest.approx(found.top1_reference - found.top1)
+    assert (found.worse, found.better) == (swapped.better, swapped.worse)
+    assert (found.agreement, found.max_abs_error) == (swapped.agreement, swapped.max_abs_error)
+    assert found.passed == (found.drop_upper <= found.max_drop)
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
+
+
+def test_the_same_engine_passes_with_samples_enough_and_says_so() -> None:
+    labels = [index % 4 for index in range(268)]
+    found = comparing(labels, labels, labels)
+    assert found.passed
+    assert (found.agreement, found.max_abs_error, found.sqnr_db) == (1.0, 0.0, 200.0)
+    assert found.statement == "with 95% confidence top-1 drops by less than 1.00 points (allowed 1.00)"
+
+
+def test_too_few_samples_show_nothing_even_for_the_same_engine() -> None:
+    labels = [index % 4 for index in range(267)]
+    found = comparing(labels, labels, labels)
+    assert not found.passed
+    assert found.statement == (
+        "267 test samples cannot show a drop below 1.00 points with 95% confidence: at least 268 are needed"
+    )
+
+
+def test_a_real_drop_fails_with_its_size() -> None:
+    labels = [0] * 1000
+    found = comparing(labels, [1] * 30 + [0] * 970, labels)
+    assert not found.passed
+    assert found.statement.startswith("top-1 drops by 3.00 points; with 95% confidence the drop may be up to ")
+
+
+def test_a_better_engine_passes() -> None:
+    assert comparing([1] * 30 + [0] * 970, [0] * 1000, [0] * 1000).passed
+
+
+def test_the_statement_does_not_round_the_confidence() -> None:
+    labels = [0] * 1000
+    assert "with 97.5% confidence" in comparing(labels, labels, labels, confidence=0.975).statement
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_engine_with_nan_or_infinite_outputs_fails(bad: float) -> None:
+    labels = np.zeros(1000, dtype=np.int64)
+    reference = logits([0] * 1000)
+    outputs = reference.copy()
+    outputs[5, 3] = bad  # the right class may still be the largest
+    found = compare(reference, outputs, labels, max_drop=1.0, confidence=0.95)
+    assert not found.passed
+    assert found.worse == 1
+    assert found.sqnr_db == -200.0
+    assert found.statement == "the engine returned NaN or infinite values"
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_reference_with_nan_proves_nothing() -> None:
+    labels = np.zeros(500, dtype=np.int64)
+    reference = logits([0] * 500)
+    reference[7] = np.nan
+    with pytest.raises(ParityError, match="the PyTorch model itself returns NaN"):
+        compare(reference, logits([0] * 500), labels, max_drop=0.01, confidence=0.95)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "said"),
+    [
+        (np.zeros((3, 4)), np.zeros(4, int), r"the engine \[3, 4\]"),
+        (np.zeros((4, 5)), np.zeros(4, int), r"the engine \[4, 5\]"),
+        (np.zeros((4, 4)), np.zeros(3, int), "for 3 labels"),
+    ],
+)
+def test_what_does_not_fit_together(outputs: NDArray[np.float64], labels: NDArray[np.int64], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        compare(np.zeros((4, 4)), outputs, labels, max_drop=0.01, confidence=0.95)
+
+
+def test_no_sample() -> None:
+    with pytest.raises(DataError, match="at least one test sample"):
+        compare(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0, int), max_drop=0.01, confidence=0.95)
+
+
+def test_float16_outputs_are_compared_in_double() -> None:
+    reference = np.full((300, 2), 60_000.0, dtype=np.float16)
+    found = compare(reference, -reference, np.zeros(300, int), max_drop=1.0, confidence=0.95)
+    assert found.max_abs_error == 120_000.0  # float16 ends at 65,504

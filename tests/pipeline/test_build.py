@@ -1,0 +1,235 @@
+"""The whole route on a small project: what it leaves, what it does a second time, and what killing it does."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+STAGES = ("finetune", "calibrate", "quantize", "half", "compile", "reference", "verify", "bench", "bundle")
+ENGINES = {
+    ("x86-64-cpu", "int8"),
+    ("x86-64-cpu", "fp32"),
+    ("intel-cpu", "int8"),
+    ("intel-cpu", "fp32"),
+    ("rtx-pc", "fp16"),
+    ("jetson-orin-nano", "int8"),
+    ("jetson-orin-nano", "fp16"),
+}
+
+
+def manifest_of(bundle):
+    return json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+
+
+def made(err):
+    """The stages that were not cached."""
+    return [line for line in err.splitlines() if line.endswith(" s") and ": " in line]
+
+
+def test_a_build_leaves_the_bundle_of_the_design(first_build):
+    project, done = first_build
+    bundle = project.bundle
+    top = {path.name for path in bundle.iterdir()}
+    assert top == {"manifest.json", "signature.json", "model.onnx", "engines", "golden", "reports"}
+    reports = {path.name for path in (bundle / "reports").iterdir()}
+    assert reports >= {"parity.json", "bench.json", "report.html", "junit.xml"}
+    manifest = manifest_of(bundle)
+    everything = manifest["engines"] + manifest["rejected"]
+    assert {(engine["target"], engine["precision"]) for engine in everything} == ENGINES
+    assert manifest["labels"] == ["box", "cross", "disc"]
+    for engine in manifest["engines"]:
+        assert (bundle / engine["folder"] / "engine.json").is_file()
+    for engine in manifest["rejected"]:
+        assert engine["note"]
+        assert not (bundle / engine["folder"]).exists()
+    status = {engine["target"]: engine["status"] for engine in manifest["engines"]}
+    assert status["x86-64-cpu"] == status["intel-cpu"] == "ready"
+    assert status["rtx-pc"] in ("ready", "built")
+    assert status["jetson-orin-nano"] == "build-on-device"
+    assert done.document["result"]["bundle"] == str(bundle)
+    project.assert_clean()
+
+
+def test_the_small_network_learned_and_int8_kept_it(built):
+    proven = [engine for engine in manifest_of(built.bundle)["engines"] if engine["parity"]]
+    assert {engine["target"] for engine in proven} == {"x86-64-cpu", "intel-cpu"}
+    for engine in proven:
+        assert engine["parity"]["top1_reference"] > 0.95
+        assert engine["parity"]["passed"]
+        assert engine["latency"]["samples"] == 20
+
+
+def test_a_second_build_does_nothing_and_imports_no_heavy_library(edgetl, built):
+    before = (built.bundle / "manifest.json").read_bytes()
+    stamp = (built.bundle / "manifest.json").stat().st_mtime_ns
+    done = edgetl("build", built.folder, "--json", python=("-X", "importtime"))
+    assert done.code == 0, done.err
+    imported = {
+        line.rpartition("|")[2].strip().split(".")[0] for line in done.err.splitlines() if line.startswith("import ")
+    }
+    assert "pydantic" in imported
+    assert not imported & {"torch", "timm", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "pyarrow"}
+    stages = [line for line in done.err.splitlines() if line.split(" ")[0] in {*STAGES, "data", "backbone", "export"}]
+    assert len(stages) > 15
+    assert [line for line in stages if not line.endswith(": cached")] == []
+    assert done.document["kind"] == "build"
+    assert (built.bundle / "manifest.json").read_bytes() == before
+    assert (built.bundle / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_changing_a_target_retrains_nothing(edgetl, variant):
+    variant.edit(('device = "jetson-orin-nano"\nprecisions = ["int8", "fp16"]', 'device = "raspberry-pi-5"'))
+    done = edgetl("build", variant.folder, "--target", "raspberry-pi-5", "--json")
+    assert done.code == 0, done.err
+    again = {line.split()[0] for line in made(done.err)}
+    assert "compile" in again
+    assert not again & {"data", "backbone", "finetune", "export", "calibrate", "reference"}
+    assert {engine["target"] for engine in manifest_of(variant.bundle)["engines"]} == {"raspberry-pi-5"}
+
+
+def test_a_bundle_that_was_deleted_or_changed_is_published_again(edgetl, variant):
+    assert edgetl("build", variant.folder).code == 0
+    whole = (variant.bundle / "manifest.json").read_bytes()
+    (variant.bundle / "model.onnx").write_bytes(b"changed")
+    done = edgetl("build", variant.folder)
+    assert done.code == 0
+    assert made(done.err) == []
+    assert edgetl("verify", variant.bundle).code == 0
+    assert (variant.bundle / "manifest.json").read_bytes() == whole
+    variant.assert_clean()
+
+
+def test_a_damaged_result_in_the_store_is_made_again(edgetl, variant):
+    checkpoint = next((variant.store / "export").glob("*/model.onnx"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"!")
+    done = edgetl("export", variant.folder)
+    assert done.code == 0, done.err
+    assert {line.split()[0] for line in made(done.err)} == {"export"}
+
+
+def test_a_dry_run_says_what_would_run_and_makes_nothing(edgetl, variant, make_project, tmp_path):
+    done = edgetl("build", variant.folder, "--dry-run")
+    assert (done.code, done.out) == (0, "nothing to do: all is there\n")
+    assert not variant.bundle.exists()
+    variant.edit(("samples = 32", "samples = 31"))
+    found = edgetl("build", variant.folder, "--dry-run", "--json").document["result"]
+    assert found["stopped_after"] == "calibrate"
+    assert found["would_run"].startswith("calibrate")
+    fresh = make_project(tmp_path / "fresh")
+    assert "data" in edgetl("build", fresh.folder, "--dry-run").out
+    assert [path.name for path in fresh.store.iterdir()] == ["tmp"]
+
+
+def test_force_makes_one_stage_again(edgetl, variant):
+    done = edgetl("compile", variant.folder, "--force", "calibrate")
+    assert done.code == 0, done.err
+    assert {line.split()[0] for line in made(done.err)} == {"calibrate"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "last", "never"),
+    [("train", "train", "export"), ("export", "export", "calibrate"), ("calibrate", "calibrate", "compile")],
+)
+def test_a_verb_stops_where_it_says(edgetl, variant, verb, last, never):
+    done = edgetl(verb, variant.folder, "--json")
+    assert done.code == 0, done.err
+    found = done.document
+    assert found["kind"] == verb
+    assert found["result"]["stopped_after"] == last
+    assert list(found["result"]["artifacts"])[-1] == last
+    assert not any(line.startswith(never) for line in done.err.splitlines())
+    variant.assert_unpublished()
+
+
+def test_compile_makes_engines_and_no_bundle(edgetl, variant):
+    done = edgetl("compile", variant.folder, "--json")
+    assert done.code == 0, done.err
+    artifacts = done.document["result"]["artifacts"]
+    assert {name.removeprefix("compile ") for name in artifacts if name.startswith("compile ")} == {
+        f"{target} {precision}" for target, precision in ENGINES
+    }
+    variant.assert_unpublished()
+
+
+def test_a_project_that_moved_with_its_data_is_only_read_again(edgetl, variant, shapes, tmp_path):
+    moved = shutil.copytree(shapes, tmp_path / "other place")
+    text = variant.config.read_text(encoding="utf-8").replace(str(shapes), str(moved))
+    variant.config.write_text(text, encoding="utf-8")
+    done = edgetl("train", variant.folder)
+    assert done.code == 0, done.err
+    assert {line.split()[0] for line in made(done.err)} == {"data"}
+
+
+def test_data_that_disappeared_is_missed_although_everything_is_cached(edgetl, variant, shapes, tmp_path):
+    text = variant.config.read_text(encoding="utf-8").replace(str(shapes), str(tmp_path / "gone"))
+    variant.config.write_text(text, encoding="utf-8")
+    edgetl("build", variant.folder).failed(3, str(tmp_path / "gone"))
+    variant.assert_unpublished()
+
+
+def test_killed_at_any_stage_the_next_build_resumes(edgetl, start, built, make_project, tmp_path):
+    project = make_project(tmp_path / "killed")
+    for name in ("data", "backbone"):  # what needs no proof, to save time
+        shutil.copytree(built.store / name, project.store / name)
+    chance = random.Random(2)
+    for stage in (
+        "finetune   phase 1",
+        "finetune   phase 2",
+        "export",
+        "quantize",
+        "compile    rtx",
+        "verify",
+        "bundle",
+    ):
+        process = start("build", project.folder)
+        for line in process.stderr:
+            if line.startswith(stage) and line.rstrip().endswith("…"):
+                break
+        else:
+            pytest.fail(f"the build ended before {stage}")
+        time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        if project.bundle.exists():  # killed after the rename: then it is whole
+            assert edgetl("verify", project.bundle).code == 0
+    done = edgetl("build", project.folder)
+    assert done.code == 0, done.err
+    assert list((project.store / "tmp").iterdir()) == []
+    assert edgetl("verify", project.bundle).code == 0
+    assert edgetl("build", project.folder).out == done.out
+    mine, theirs = manifest_of(project.bundle), manifest_of(built.bundle)
+    assert mine["provenance"]["checkpoint_sha256"] == theirs["provenance"]["checkpoint_sha256"]
+    assert mine["files"]["model.onnx"] == theirs["files"]["model.onnx"]
+
+
+def test_two_builds_at_once_on_one_store_both_succeed(edgetl, start, variant):
+    variant.forget(*STAGES)
+    processes = [start("build", variant.folder) for _ in range(2)]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    variant.assert_clean()
+    assert edgetl("verify", variant.bundle).code == 0
+    assert made(edgetl("build", variant.folder).err) == []
+
+
+def test_an_interruption_ends_with_130_and_keeps_what_was_finished(edgetl, start, variant):
+    variant.forget(*STAGES)
+    process = start("build", variant.folder)
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("finetune   phase 2"):
+            break
+    process.send_signal(signal.SIGINT)
+    said.append(process.stderr.read())
+    assert process.wait(timeout=60) == 130
+    assert "interrupted" in said[-1]
+    assert "Traceback" not in said[-1]
+    variant.assert_unpublished()
+    assert "finetune" in edgetl("build", variant.folder, "--dry-run", "--json").document["result"]["would_run"]

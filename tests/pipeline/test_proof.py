@@ -1,0 +1,242 @@
+"""What is shipped, and what fails a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetl.backends.base import EngineRecord
+from edgetl.benchmark.latency import Latency
+from edgetl.config import Budget, Config, TargetEntry
+from edgetl.errors import BudgetError, ParityError
+from edgetl.parity.compare import Comparison
+from edgetl.pipeline.engines import Candidate, Engine
+from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings, decide, gate
+from edgetl.specs import Hardware, Precision, Target
+from edgetl.store import Artifact
+
+PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+
+
+def speed(p50_ms: float, p99_ms: float | None = None) -> Latency:
+    return Latency(
+        p50_ms=p50_ms, p90_ms=p50_ms, p99_ms=p99_ms or p50_ms, mean_ms=p50_ms, min_ms=p50_ms, max_ms=p99_ms or p50_ms,
+        samples=200, p99_backed=False,
+    )  # fmt: skip
+
+
+def comparison(passed: bool) -> Comparison:
+    return Comparison(
+        samples=1000, top1_reference=0.98, top1=0.98, agreement=1.0, worse=0, better=0, drop=0.0, drop_upper=0.0,
+        confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, sqnr_db=40.0, passed=passed,
+        statement="as good" if passed else "top-1 drops by 3.00 points",
+    )  # fmt: skip
+
+
+def proven(
+    precision: Precision, passed: bool | None = True, *, target: str = "cpu", budget: Budget | None = None
+) -> Proven:
+    """An engine; passed None: it cannot run here."""
+    device = Target(
+        name=target, description="", backend="null", provider="none", scheme="", precisions=PRECISIONS,
+        built_on_device=passed is None, hardware=Hardware(architecture="x86-64", processor="any"),
+    )  # fmt: skip
+    record = EngineRecord(
+        backend="null", provider="none", precision=precision, status="build-on-device" if passed is None else "ready",
+        files=("engine",), note="build it there" if passed is None else "",
+    )  # fmt: skip
+    engine = Engine(
+        candidate=Candidate(
+            target=device, precision=precision, entry=TargetEntry(device=target, budget=budget or Budget())
+        ),
+        artifact=Artifact(stage="compile", key="k", digest="d", folder=Path("nowhere"), cached=False),
+        record=record,
+    )
+    return Proven(engine=engine, comparison=None if passed is None else comparison(passed), placement=None)
+
+
+def timings(**p50: float | Latency) -> Timings:
+    """cpu_int8=2.0 is 2 ms of "cpu int8"."""
+    found = {
+        name.replace("_", " "): value if isinstance(value, Latency) else speed(value) for name, value in p50.items()
+    }
+    return Timings(latencies=found, environment={}, created="")
+
+
+def shipped(decisions: list[Decision]) -> list[str]:
+    return [item.proven.engine.candidate.name for item in decisions if item.shipped]
+
+
+def reasons(decisions: list[Decision]) -> dict[str, str]:
+    return {item.proven.engine.candidate.name: item.reason for item in decisions}
+
+
+def config(**parity: Any) -> Config:
+    return Config.model_validate(
+        {
+            "schema": 1,
+            "project": {"name": "p"},
+            "data": {"manifest": "m.csv"},
+            "target": [{"device": "cpu"}],
+            "parity": parity,
+        }
+    )
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_the_fastest_that_passes_is_shipped() -> None:
+    found = decide([proven("int8"), proven("fp16"), proven("fp32")], timings(cpu_int8=2.5, cpu_fp16=4.0, cpu_fp32=5.0))
+    assert shipped(found) == ["cpu int8"]
+    assert reasons(found) == {
+        "cpu int8": "",
+        "cpu fp16": "int8 is faster: 2.50 against 4.00 ms",
+        "cpu fp32": "int8 is faster: 2.50 against 5.00 ms",
+    }
+
+
+def test_int8_that_is_slower_is_not_shipped() -> None:
+    found = decide([proven("int8"), proven("fp32")], timings(cpu_int8=5.3, cpu_fp32=5.0))
+    assert shipped(found) == ["cpu fp32"]
+    assert reasons(found)["cpu int8"] == "fp32 is faster: 5.00 against 5.30 ms"
+
+
+def test_a_fast_engine_without_parity_is_not_shipped() -> None:
+    found = decide([proven("int8", False), proven("fp32")], timings(cpu_int8=2.0, cpu_fp32=5.0))
+    assert shipped(found) == ["cpu fp32"]
+    assert reasons(found)["cpu int8"] == "parity: top-1 drops by 3.00 points"
+
+
+def test_nothing_is_shipped_where_nothing_passes() -> None:
+    assert shipped(decide([proven("int8", False), proven("fp32", False)], NO_TIMINGS)) == []
+
+
+def test_what_cannot_run_here_is_shipped_unproven_and_says_so() -> None:
+    found = decide([proven("int8", None, target="jetson"), proven("fp16", None, target="jetson")], NO_TIMINGS)
+    assert shipped(found) == ["jetson int8", "jetson fp16"]
+    assert {item.latency for item in found} == {None}
+    assert set(reasons(found).values()) == {"build it there"}
+
+
+def test_targets_do_not_compete() -> None:
+    items = [proven("int8"), proven("fp32"), proven("int8", target="gpu"), proven("fp16", target="gpu")]
+    found = decide(items, timings(cpu_int8=2.0, cpu_fp32=5.0, gpu_int8=0.9, gpu_fp16=0.5))
+    assert shipped(found) == ["cpu int8", "gpu fp16"]
+
+
+def test_a_budget_narrows_the_choice_first() -> None:
+    budget = Budget(p99_ms=8)
+    items = [proven("int8", budget=budget), proven("fp32", budget=budget)]
+    found = decide(items, timings(cpu_int8=speed(2.0, 9.0), cpu_fp32=speed(5.0, 6.0)))
+    assert shipped(found) == ["cpu fp32"]
+    assert reasons(found)["cpu int8"] == "misses the budget (p99 9.00 ms, allowed 8 ms)"
+    assert [item.missed for item in found] == [("p99 9.00 ms, allowed 8 ms",), ()]
+
+
+def test_where_all_miss_the_budget_the_fastest_is_the_candidate() -> None:
+    budget = Budget(p50_ms=1, p99_ms=1)
+    items = [proven("fp32", budget=budget), proven("int8", budget=budget)]
+    found = decide(items, timings(cpu_int8=2.0, cpu_fp32=5.0))
+    assert shipped(found) == ["cpu int8"]
+    assert found[1].missed == ("p50 2.00 ms, allowed 1 ms", "p99 2.00 ms, allowed 1 ms")
+    with pytest.raises(BudgetError, match=r"cpu int8: p50 2\.00 ms, allowed 1 ms; p99 2\.00 ms") as caught:
+        gate(config(), found)
+    assert caught.value.exit_code == 5
+    assert "fp32" not in caught.value.message
+
+
+def test_a_budget_that_is_met_to_the_point() -> None:
+    found = decide([proven("int8", budget=Budget(p50_ms=2.0))], timings(cpu_int8=2.0))
+    assert found[0].missed == ()
+
+
+def test_without_timings_something_that_passes_is_shipped() -> None:
+    assert shipped(decide([proven("int8", False), proven("fp32")], NO_TIMINGS)) == ["cpu fp32"]
+
+
+OUTCOMES = st.lists(
+    st.tuples(st.sampled_from(PRECISIONS), st.sampled_from([True, False, None]), st.floats(0.1, 50), st.booleans()),
+    min_size=1, max_size=3, unique_by=lambda row: row[0],
+)  # fmt: skip
+
+
+@given(OUTCOMES)
+def test_laws_of_the_choice(rows: list[tuple[Precision, bool | None, float, bool]]) -> None:
+    items = [proven(name, passed, budget=Budget(p99_ms=1e-3 if late else 1e3)) for name, passed, _, late in rows]
+    speeds = {f"cpu_{name}": p50 for name, passed, p50, _ in rows if passed is not None}
+    found = decide(items, timings(**speeds))
+    assert [item.proven for item in found] == items  # nothing is lost, and the order stays
+    chosen = [item for item in found if item.shipped and item.proven.comparison]
+    passing = [item for item in found if item.proven.comparison and item.proven.comparison.passed]
+    assert len(chosen) == min(1, len(passing))
+    assert all(item in passing for item in chosen)
+    for item in passing:
+        assert chosen[0].latency is not None
+        assert item.latency is not None
+        assert (bool(chosen[0].missed), chosen[0].latency.p50_ms) <= (bool(item.missed), item.latency.p50_ms)
+    assert all(item.shipped for item in found if item.proven.comparison is None)
+    assert all(item.shipped or item.reason for item in found)
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_without_a_passing_precision_fails() -> None:
+    found = decide([proven("int8", False), proven("fp32", False), proven("int8", target="gpu")], NO_TIMINGS)
+    with pytest.raises(ParityError) as caught:
+        gate(config(), found)
+    assert caught.value.exit_code == 4
+    assert caught.value.message.splitlines() == [
+        "parity was not shown:",
+        "  cpu int8: top-1 drops by 3.00 points",
+        "  cpu fp32: top-1 drops by 3.00 points",
+    ]
+    assert caught.value.hint
+
+
+def test_any_needs_one_and_all_needs_every_precision() -> None:
+    found = decide([proven("int8", False), proven("fp32")], timings(cpu_int8=1.0, cpu_fp32=2.0))
+    gate(config(require="any"), found)
+    with pytest.raises(ParityError, match="cpu int8: top-1 drops"):
+        gate(config(require="all"), found)
+
+
+def test_all_is_met_by_all() -> None:
+    gate(config(require="all"), decide([proven("int8"), proven("fp32")], timings(cpu_int8=1.0, cpu_fp32=2.0)))
+
+
+def test_what_cannot_run_here_fails_nothing() -> None:
+    found = decide([proven("int8", None, target="jetson"), proven("int8")], timings(cpu_int8=1.0))
+    gate(config(require="all"), found)
+
+
+def test_an_unproven_precision_does_not_cover_for_a_failed_one() -> None:
+    with pytest.raises(ParityError):
+        gate(config(), decide([proven("int8", False), proven("fp16", None)], NO_TIMINGS))
+
+
+def test_one_failing_target_fails_the_build() -> None:
+    found = decide([proven("int8"), proven("int8", False, target="gpu")], timings(cpu_int8=1.0, gpu_int8=1.0))
+    with pytest.raises(ParityError, match="gpu int8") as caught:
+        gate(config(), found)
+    assert "cpu" not in caught.value.message
+
+
+def test_parity_comes_before_the_budget() -> None:
+    late = Budget(p50_ms=0.1)
+    found = decide([proven("int8", budget=late), proven("int8", False, target="gpu")], timings(cpu_int8=1.0))
+    with pytest.raises(ParityError):
+        gate(config(), found)
+
+
+def test_a_budget_missed_by_what_is_not_shipped_fails_nothing() -> None:
+    late = Budget(p50_ms=3.0)
+    gate(
+        config(),
+        decide([proven("int8", budget=late), proven("fp32", budget=late)], timings(cpu_int8=1.0, cpu_fp32=9.0)),
+    )

@@ -1,0 +1,311 @@
+"""edgetl.toml: validation, where an error is, precedence, paths, the JSON Schema."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from edgetl import config
+from edgetl.errors import ConfigError
+
+MINIMAL = """\
+schema = 1
+[project]
+name = "digits"
+[data]
+manifest = "data/manifest.csv"
+[[target]]
+device = "x86-64-cpu"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("EDGETL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+def project(tmp_path: Path, text: str = MINIMAL) -> Path:
+    path = tmp_path / "edgetl.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def user_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "xdg" / "edgetl" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(path: Path, overrides: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, overrides)
+    return caught.value.message
+
+
+# --- what is valid ---------------------------------------------------------------------------------------------------
+
+
+def test_the_smallest_project_has_every_default(tmp_path: Path) -> None:
+    found = config.load(project(tmp_path))
+    assert found.project.name == "digits"
+    assert [phase.train for phase in found.finetune.phases] == ["head", "all"]
+    assert found.quantize.recipe == "int8-mse"
+    assert found.target[0].precisions == ()
+
+
+def test_the_folder_is_as_good_as_the_file(tmp_path: Path) -> None:
+    assert config.load(project(tmp_path)) == config.load(tmp_path)
+
+
+def test_nothing_can_be_changed_afterwards(tmp_path: Path) -> None:
+    found = config.load(project(tmp_path))
+    with pytest.raises(ValidationError):
+        found.finetune.seed = 1  # type: ignore[misc]
+
+
+# --- unknown keys ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (MINIMAL + "[finetune]\nsede = 1\n", 9, "unknown key 'finetune.sede'; did you mean 'seed'?"),
+        (MINIMAL + "[finetune]\n# sede = 1\nsede = 1\n", 10, "unknown key 'finetune.sede'; did you mean 'seed'?"),
+        (MINIMAL + "finetune.sede = 1\n", 8, "unknown key 'target.0.finetune'"),
+        (MINIMAL.replace("[project]", "colour = 1\n[project]"), 2, "unknown key 'colour'; known: schema, project"),
+        (MINIMAL + "[finetun]\n", 8, "unknown key 'finetun'; did you mean 'finetune'?"),
+        (MINIMAL + "[[target]]\ndevise = 1\ndevice = 'b'\n", 9, "unknown key 'target.1.devise'; did you mean 'device'"),
+        (MINIMAL + "budget = { p99 = 8 }\n", 8, "unknown key 'target.0.budget.p99'; did you mean 'p99_ms'?"),
+        (MINIMAL + "[target.budget]\np99 = 8\n", 9, "unknown key 'target.0.budget.p99'; did you mean 'p99_ms'?"),
+        (
+            MINIMAL + '[finetune]\nphases = [\n  { train = "all" },\n  { train = "all", epohs = 2 },\n]\n',
+            11,
+            "unknown key 'finetune.phases.1.epohs'; did you mean 'epochs'?",
+        ),
+        (
+            MINIMAL + '[finetune]\nphases = [{ train = "all" }, { train = "all", epohs = 2 }]\n',
+            9,
+            "unknown key 'finetune.phases.1.epohs'; did you mean 'epochs'?",
+        ),
+        (MINIMAL + "[export]\nbatch = { min = 1, mx = 2 }\n", 9, "unknown key 'export.batch.mx'; did you mean 'max'?"),
+    ],
+)
+def test_unknown_key_has_its_line_and_the_nearest_name(tmp_path: Path, text: str, line: int, said: str) -> None:
+    message = problem(project(tmp_path, text))
+    assert message.startswith(f"{tmp_path / 'edgetl.toml'}:{line}: {said}")
+    assert "\n" not in message
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    message = problem(project(tmp_path, MINIMAL + "[finetune]\nsede = 1\nbatch_size = 0\n[bench]\nsamples = 1\n"))
+    assert [line.split(":")[1] for line in message.splitlines()] == ["10", "9", "12"]
+
+
+# --- wrong values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("schema = 1", "schema = 2", r":1: schema: .*\(it is 2\)"),
+        ("schema = 1\n", "", r"edgetl.toml: schema: Field required"),
+        ('name = "digits"', 'name = "../digits"', r":3: project\.name: "),
+        ('name = "digits"', "name = 7", r":3: project\.name: .*valid string \(it is 7\)"),
+        ('name = "digits"\n', "", r":2: project\.name: Field required"),
+        ('manifest = "data/manifest.csv"', "image_size = 64", r":4: data: give either manifest, or train and test"),
+        ('manifest = "data/manifest.csv"', 'train = "a"', r":4: data: test is missing"),
+        ("[[target]]", 'test = "b"\n[[target]]', r":4: data: .*leave out val and test"),
+        ('[[target]]\ndevice = "x86-64-cpu"', "target = []", r"target: "),
+        ('[[target]]\ndevice = "x86-64-cpu"', "", r"target: Field required"),
+        ('"x86-64-cpu"\n', '"a"\n[[target]]\ndevice = "a"\n', r"more than one \[\[target\]\] names a"),
+        ('"x86-64-cpu"\n', '"a"\nprecisions = ["int4"]\n', r":8: target\.0\.precisions\.0: .*'int4'"),
+        ('"x86-64-cpu"\n', '"a"\n[export]\nbatch = { min = 4, max = 2 }\n', r":9: export\.batch: min is 4, max is 2"),
+        ('"x86-64-cpu"\n', '"a"\n[model]\nbackbone = "resnet18"\n', r":8: model: .*timm:<model name>"),
+        ('"x86-64-cpu"\n', '"a"\n[parity]\nmax_drop = nan\n', r":9: parity\.max_drop: "),
+        ('"x86-64-cpu"\n', '"a"\n[finetune]\nphases = 3\n', r":9: finetune\.phases: .*\(it is 3\)"),
+        ('"x86-64-cpu"\n', '"a"\n[data.mean]\n', r"data\.mean: "),
+    ],
+)
+def test_wrong_value_says_where_and_what(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in MINIMAL
+    assert re.search(said, problem(project(tmp_path, MINIMAL.replace(old, new)))), said
+
+
+# --- where a value comes from ----------------------------------------------------------------------------------------
+
+
+def test_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare, path = MINIMAL, project(tmp_path)
+    assert config.load(path).finetune.seed == 0
+    user_file(tmp_path, "[finetune]\nseed = 1\nbatch_size = 17\n")
+    assert config.load(path).finetune.seed == 1
+    path = project(tmp_path, bare + "[finetune]\nseed = 2\n")
+    assert config.load(path).finetune.seed == 2
+    monkeypatch.setenv("EDGETL_FINETUNE_SEED", "3")
+    assert config.load(path).finetune.seed == 3
+    found = config.load(path, {"finetune.seed": "4"})
+    assert (found.finetune.seed, found.finetune.batch_size) == (4, 17)  # tables are merged, not replaced
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(flag=st.none() | st.integers(0, 9), variable=st.none() | st.integers(0, 9), own=st.none() | st.integers(0, 9))
+def test_the_strongest_source_that_speaks_is_heard(
+    tmp_path: Path, flag: int | None, variable: int | None, own: int | None
+) -> None:
+    path = project(tmp_path, MINIMAL + (f"[quantize]\nseed = {own}\n" if own is not None else ""))
+    with pytest.MonkeyPatch.context() as patch:
+        if variable is not None:
+            patch.setenv("EDGETL_QUANTIZE_SEED", str(variable))
+        found = config.load(path, {} if flag is None else {"quantize.seed": str(flag)})
+    assert found.quantize.seed == next(value for value in (flag, variable, own, 0) if value is not None)
+
+
+def test_bare_words_need_no_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETL_MODEL_WEIGHTS", "none")
+    found = config.load(project(tmp_path), {"model.backbone": "timm:resnet18"})
+    assert (found.model.weights, found.model.backbone) == ("none", "timm:resnet18")
+
+
+def test_a_list_of_tables_can_be_set(tmp_path: Path) -> None:
+    found = config.load(
+        project(tmp_path), {"finetune.phases": '[{ train = "head", epochs = 1 }]', "target": '[{device="a"}]'}
+    )
+    assert [phase.epochs for phase in found.finetune.phases] == [1]
+    assert found.target[0].device == "a"
+
+
+def test_variables_that_name_no_field_are_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETL_STORE", "/elsewhere")
+    monkeypatch.setenv("EDGETL_FINETUNE_SEDE", "3")
+    assert config.load(project(tmp_path)).finetune.seed == 0
+
+
+FILE_WITH_SEED = MINIMAL + "[finetune]\nseed = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"finetune.seed": "many"}, "--set finetune.seed: Input should be a valid integer"),
+        ({"finetune.sede": "1"}, "--set finetune.sede: unknown key 'finetune.sede'; did you mean 'seed'?"),
+        ({"colour": "1"}, "--set colour: unknown key 'colour'; known: schema"),
+        ({"finetune.phases": "[{train='al'}]"}, "--set finetune.phases: finetune.phases.0.train: Input should be"),
+        ({"finetune.seed.deeper": "1"}, "--set finetune.seed.deeper: 'seed' is not a table"),
+        ({"target.0.device": "b"}, "--set target.0.device: 'target' is not a table"),
+        ({"finetune": "3"}, "--set finetune: "),
+        ({"": "3"}, "--set : "),
+    ],
+)
+def test_an_error_in_a_flag_names_the_flag(tmp_path: Path, overrides: dict[str, str], said: str) -> None:
+    message = problem(project(tmp_path, FILE_WITH_SEED), overrides)
+    assert message.startswith(said)
+    assert "edgetl.toml" not in message
+
+
+def test_an_error_in_a_variable_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETL_FINETUNE_SEED", "many")
+    message = problem(project(tmp_path, FILE_WITH_SEED))
+    assert message.startswith("EDGETL_FINETUNE_SEED: finetune.seed: Input should be a valid integer")
+    assert "edgetl.toml" not in message
+    assert config.load(tmp_path, {"finetune.seed": "5"}).finetune.seed == 5  # a stronger value mends it
+
+
+def test_a_variable_that_is_overruled_is_not_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETL_FINETUNE_SEED", "1")
+    assert problem(project(tmp_path), {"finetune.seed": "many"}).startswith("--set finetune.seed: ")
+
+
+def test_a_rule_between_keys_names_the_flag_that_broke_it(tmp_path: Path) -> None:
+    message = problem(project(tmp_path), {"data.train": "images"})
+    assert message.startswith(f"{tmp_path / 'edgetl.toml'}:4: data: give either manifest, or train and test")
+    assert message.endswith("(with --set data.train)")
+
+
+def test_an_error_in_the_users_file_names_that_file(tmp_path: Path) -> None:
+    users = user_file(tmp_path, "\n[finetune]\nsede = 1\n")
+    assert problem(project(tmp_path, FILE_WITH_SEED)).startswith(f"{users}:3: unknown key 'finetune.sede'")
+
+
+def test_the_projects_file_is_blamed_where_both_have_the_key(tmp_path: Path) -> None:
+    user_file(tmp_path, "[finetune]\nseed = 1\n")
+    message = problem(project(tmp_path, MINIMAL + "[finetune]\nseed = 'many'\n"))
+    assert message.startswith(f"{tmp_path / 'edgetl.toml'}:9: finetune.seed: ")
+
+
+def test_a_broken_users_file_is_an_error(tmp_path: Path) -> None:
+    users = user_file(tmp_path, "[finetune\n")
+    assert problem(project(tmp_path)).startswith(f"{users}: not valid TOML")
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_relative_to_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MINIMAL.replace('manifest = "data/manifest.csv"', 'train = "a"\nval = "../b"\ntest = "/c"')
+    text = text.replace('"x86-64-cpu"', '"./mine.toml"') + (
+        '[model]\nweights = "w/best.safetensors"\n[quantize]\nrecipe = "recipes/own.toml"\ndata = "more"\n'
+        '[bundle]\noutput = "out"\nkey = "~/key.pem"\n'
+    )
+    (tmp_path / "project").mkdir()
+    project(tmp_path / "project", text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    found, folder = config.load(Path("project")), tmp_path / "project"
+    assert (found.data.train, found.data.val, found.data.test) == (folder / "a", folder / "../b", Path("/c"))
+    assert found.model.weights == str(folder / "w/best.safetensors")
+    assert (found.quantize.recipe, found.quantize.data) == (str(folder / "recipes/own.toml"), folder / "more")
+    assert (found.bundle.output, found.bundle.key) == (folder / "out", Path("/home/of/somebody/key.pem"))
+    assert found.target[0].device == str(folder / "mine.toml")
+
+
+def test_a_target_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    found = config.load(project(tmp_path, MINIMAL.replace("x86-64-cpu", "~/boards/mine.toml")))
+    assert found.target[0].device == "/home/of/somebody/boards/mine.toml"
+
+
+def test_the_home_of_nobody(tmp_path: Path) -> None:
+    assert "no such user" in problem(project(tmp_path), {"bundle.output": "~no-such-user-here/x"})
+
+
+@pytest.mark.parametrize("name", ["x86-64-cpu", "int8-mse"])
+def test_bare_names_stay(tmp_path: Path, name: str) -> None:
+    found = config.load(project(tmp_path), {"quantize.recipe": name, "model.weights": "pypi:some-package"})
+    assert (found.quantize.recipe, found.model.weights) == (name, "pypi:some-package")
+
+
+# --- the schema ------------------------------------------------------------------------------------------------------
+
+
+def _objects(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"Config": schema, **{name: found for name, found in schema["$defs"].items() if "properties" in found}}
+
+
+def test_the_json_schema_describes_every_field() -> None:
+    schema = config.json_schema()
+    bare = []
+    for name, found in _objects(schema).items():
+        assert found["additionalProperties"] is False, name
+        for key, facts in found["properties"].items():
+            reference = facts.get("$ref", "").removeprefix("#/$defs/")
+            described = facts.get("description") or schema["$defs"].get(reference, {}).get("description")
+            if not described:
+                bare.append(f"{name}.{key}")
+    assert bare == []
+    assert set(_objects(schema)) >= {"Config", "Project", "Data", "Phase", "Budget", "TargetEntry"}
+
+
+def test_the_schema_uses_the_names_of_the_file() -> None:
+    properties = config.json_schema()["properties"]
+    assert "schema" in properties
+    assert "schema_" not in properties
