@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,10 @@ def train(session: Session, dataset: Dataset) -> tuple[Artifact, list[dict[str, 
     Returns:
         The checkpoint, and what each phase came to (:class:`edgetl.finetune.loop.PhaseResult` as JSON).
     """
-    checkpoint = _pretrained(session, dataset)
+    checkpoint = _by_content(_pretrained(session, dataset))
     history = []
     for number, phase in enumerate(session.config.finetune.phases, 1):
-        checkpoint = _phase(session, dataset, checkpoint, phase, number)
+        checkpoint = _by_content(_phase(session, dataset, checkpoint, phase, number))
         history.append(json.loads((checkpoint / "training.json").read_text(encoding="utf-8")))
     return checkpoint, history
 
@@ -95,6 +95,15 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     artifact = session.stage("reference", "ask PyTorch about the test split", inputs, make)
     with np.load(artifact / "reference.npz", allow_pickle=False) as arrays:
         return artifact, Reference(logits=arrays["logits"], labels=arrays["labels"])
+
+
+def _by_content(checkpoint: Artifact) -> Artifact:
+    """The checkpoint with a digest of the network alone.
+
+    Beside it lies how long training took: the same weights, trained again after a kill, must lead to the same results.
+    """
+    names = ("model.safetensors", "deploy.json")
+    return replace(checkpoint, digest=digest_of({name: file_digest(checkpoint / name) for name in names}))
 
 
 def samples_digest(samples: tuple[Sample, ...]) -> str:

@@ -333,12 +333,12 @@ def _response(node: ir.Node, rounding: np.ndarray, axis: int, means: np.ndarray)
     """
     rows = np.moveaxis(rounding, axis, 0)
     if node.op_type != "Conv":
-        return rows @ means
+        return np.asarray(rows @ means)
     summed = rows.reshape(rows.shape[0], rows.shape[1], -1).sum(axis=2)
     groups = len(means) // summed.shape[1]
     per_group = means.reshape(groups, -1)
     outputs = summed.shape[0] // groups
-    return np.einsum("goc,gc->go", summed.reshape(groups, outputs, -1), per_group).reshape(-1)
+    return np.asarray(np.einsum("goc,gc->go", summed.reshape(groups, outputs, -1), per_group)).reshape(-1)
 
 
 def _input_means(

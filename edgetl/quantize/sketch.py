@@ -102,7 +102,8 @@ def _channel_sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
     if values.ndim < 2:
         return np.zeros(0)
     rows = values.reshape(values.shape[0], values.shape[1], -1).sum(axis=2)
-    return rows.sum(axis=0, dtype=np.float64)
+    sums: NDArray[np.float64] = rows.sum(axis=0, dtype=np.float64)
+    return sums
 
 
 def _middles() -> NDArray[np.float64]:

@@ -156,7 +156,7 @@ def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image
     except UnidentifiedImageError:
         raise ImageError(f"{name}: this is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: the image has more pixels than Pillow decodes") from None
+        raise ImageError(f"{name}: the image has more pixels than the limit of Pillow itself") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"{name}: damaged or truncated: {error}") from None
 

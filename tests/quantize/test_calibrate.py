@@ -13,7 +13,7 @@ from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
-import graphs  # noqa: E402
+import graphs
 
 
 def images(count: int) -> np.ndarray:

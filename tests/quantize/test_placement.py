@@ -19,15 +19,13 @@ from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.specs import Estimator, Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
-import graphs  # noqa: E402
+import graphs
 
 CORRECTED = Recipe(
     name="t", description="", activations=Estimator(method="mse"), weights=Estimator(method="mse"),
     bias_correction="input-mean",
 )  # fmt: skip
-PLAIN = Recipe(
-    name="t", description="", activations=Estimator(method="minmax"), weights=Estimator(method="minmax")
-)
+PLAIN = Recipe(name="t", description="", activations=Estimator(method="minmax"), weights=Estimator(method="minmax"))
 
 
 def samples(count: int, seed: int = 0) -> np.ndarray:
@@ -50,7 +48,9 @@ def found(source: Path) -> calibrate.Statistics:
     return statistics(graph.prepare(graph.load(source)))
 
 
-def quantized(source: Path, found: calibrate.Statistics, scheme: str, recipe: Recipe, path: Path) -> placement.Quantized:
+def quantized(
+    source: Path, found: calibrate.Statistics, scheme: str, recipe: Recipe, path: Path
+) -> placement.Quantized:
     done = placement.quantize(graph.prepare(graph.load(source)), found.sketches, SCHEMES[scheme], recipe)
     ir.save(done.model, path)
     onnx.checker.check_model(str(path), full_check=True)
@@ -170,7 +170,10 @@ class TestBiasCorrection:
         quantized(source, found, "tensorrt", CORRECTED, tmp_path / "q.onnx")
         quantized(source, found, "openvino", CORRECTED, tmp_path / "q.onnx")
         node = next(node for node in onnx.load(str(tmp_path / "q.onnx")).graph.node if node.op_type == "Conv")
-        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(str(tmp_path / "q.onnx")).graph.initializer}
+        arrays = {
+            item.name: onnx.numpy_helper.to_array(item)
+            for item in onnx.load(str(tmp_path / "q.onnx")).graph.initializer
+        }
         assert np.abs(arrays[node.input[2]]).max() > 0.0
 
 
@@ -192,7 +195,11 @@ class TestGraphs:
         ]
         source = graphs.save(nodes, weights, tmp_path / "m.onnx")
         done = quantized(
-            source, statistics(graph.prepare(graph.load(source))), "onnxruntime-x86-vnni", CORRECTED, tmp_path / "q.onnx"
+            source,
+            statistics(graph.prepare(graph.load(source))),
+            "onnxruntime-x86-vnni",
+            CORRECTED,
+            tmp_path / "q.onnx",
         )
         assert done.quantized["Conv"] == 2
         images = samples(16, seed=1)

@@ -50,7 +50,9 @@ class TestEstimators:
     def test_minmax_is_the_extremes(self) -> None:
         values = np.asarray([-1.0, 0.5, 3.0], dtype=np.float32)
         params = activation_params(Sketch.of(values), MINMAX, UINT8)
-        assert params.low == pytest.approx(-1.0, abs=params.scale) and params.high == pytest.approx(3.0, abs=params.scale)
+        assert params.low == pytest.approx(-1.0, abs=params.scale) and params.high == pytest.approx(
+            3.0, abs=params.scale
+        )
 
     @pytest.mark.parametrize("type_", [UINT8, INT8, INT8_SYMMETRIC], ids=lambda item: f"{item.name} {item.symmetric}")
     @pytest.mark.parametrize("seed", range(5))
@@ -64,8 +66,15 @@ class TestEstimators:
             method: error(activation_params(sketch, Estimator(method=method), type_), values.astype(np.float64))  # type: ignore[arg-type]
             for method in ("minmax", "percentile", "mse")
         }
-        assert found["mse"] <= 1.02 * min(found.values())
-        assert found["mse"] < 0.9 * found["minmax"]
+        assert found["mse"] <= 1.01 * min(found.values())
+
+    def test_mse_gives_up_an_outlier_that_costs_more_than_it_is_worth(self) -> None:
+        values = np.concatenate([np.random.default_rng(0).normal(size=1_000_000), [100.0]]).astype(np.float32)
+        sketch = Sketch.of(values)
+        exact = values.astype(np.float64)
+        assert error(activation_params(sketch, MSE, UINT8), exact) < 0.9 * error(
+            activation_params(sketch, MINMAX, UINT8), exact
+        )
 
     def test_percentile_covers_its_share(self) -> None:
         values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
@@ -100,13 +109,14 @@ class TestWeights:
         assert (np.abs(steps * scales - values) <= scales * 0.5001).all()
 
     def test_mse_is_not_worse_per_channel(self) -> None:
-        values = np.random.default_rng(0).standard_t(2, size=(16, 400)).astype(np.float32)
+        values = np.random.default_rng(0).normal(size=(16, 4000)).astype(np.float32)
 
         def errors(estimator: Estimator) -> np.ndarray:
             scales = weight_scales(values, 0, estimator, INT8_NARROW)[:, None]
             return np.square(np.clip(np.rint(values / scales), -127, 127) * scales - values).sum(axis=1)
 
-        assert (errors(MSE) <= errors(MINMAX) * 1.0001).all() and errors(MSE).sum() < errors(MINMAX).sum()
+        assert (errors(MSE) <= errors(MINMAX) * 1.0001).all()
+        assert errors(MSE).sum() < 0.97 * errors(MINMAX).sum()
 
     @given(weights)
     def test_no_pair_of_weights_saturates_sixteen_bits(self, values: np.ndarray) -> None:

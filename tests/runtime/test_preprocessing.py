@@ -134,9 +134,7 @@ class TestApply:
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def both(
-    height: int, width: int, side: int, crop_pct: float, interpolation: str
-) -> tuple[np.ndarray, np.ndarray]:
+def both(height: int, width: int, side: int, crop_pct: float, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
     """A part of a photograph, preprocessed by torchvision and by edgetl."""
     data = pytest.importorskip("skimage.data")
     transforms = pytest.importorskip("torchvision.transforms")
