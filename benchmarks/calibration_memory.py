@@ -63,8 +63,8 @@ def main() -> None:
             )
             found = json.loads(done.stdout)
             print(
-                f"{found['samples']:5} samples, {found['tensors']} tensors: extra peak {found['extra_peak_mb']:.0f} MB, "
-                f"{found['seconds']:.1f} s"
+                f"{found['samples']:5} samples, {found['tensors']} tensors: "
+                f"extra peak {found['extra_peak_mb']:.0f} MB, {found['seconds']:.1f} s"
             )
 
 

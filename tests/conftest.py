@@ -37,7 +37,7 @@ backbone = "timm:test_efficientnet"
 weights = "none"
 
 [finetune]
-phases = [{{ train = "head", epochs = 2 }}, {{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
+phases = [{{ train = "head", epochs = 2 }}, {{ train = "all", epochs = 10, lr = 5e-3, batchnorm = "train" }}]
 batch_size = 16
 device = "cpu"
 

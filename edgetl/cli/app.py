@@ -13,6 +13,8 @@ from edgetl.cli import bench, build, doctor, init, inspect, quantize, run_, targ
 from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, UsageError
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="edgetl",
     help="Fine-tune, export, quantize, prove and ship models to edge devices.",
@@ -67,8 +69,7 @@ def run(arguments: list[str]) -> int:
             print_json_error(UsageError(error.format_message()))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\ninterrupted; what was finished is kept\n")
-        return 130
+        result = _INTERRUPTED
     except ModuleNotFoundError as error:
         extra = _extra_of(error.name or "")
         if extra is None:
@@ -84,6 +85,8 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception:  # noqa: BLE001 - the last line of defence: a defect, with everything needed to report it
         return _defect()
+    if result == _INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
+        sys.stderr.write("\ninterrupted; what was finished is kept\n")
     return result if isinstance(result, int) else 0
 
 

@@ -213,7 +213,7 @@ class TestGraphs:
         path = graphs.save(nodes, {}, tmp_path / "m.onnx", channels=5)
         model = graph.prepare(graph.load(path))
         for scheme in ("onnxruntime-x86", "tensorrt"):
-            with pytest.raises(ModelError, match="nothing in this graph can be quantized|no statistics"):
+            with pytest.raises(ModelError, match=r"nothing in this graph can be quantized|no statistics"):
                 placement.quantize(model.clone(), {}, SCHEMES[scheme], PLAIN)
 
     def test_an_activation_without_statistics_is_named(self, source: Path) -> None:
