@@ -117,7 +117,7 @@ class Phase(_Section):
 class Finetune(_Section):
     """How the network is fine-tuned."""
 
-    phases: tuple[Phase, ...] = (Phase(train="head", epochs=20), Phase(train="all", epochs=2))
+    phases: tuple[Phase, ...] = (Phase(train="head", epochs=20), Phase(train="all", epochs=3))
     """Phases in their order; none exports the backbone with the head that it has."""
     batch_size: int = Field(default=64, ge=2)
     """Samples per step."""

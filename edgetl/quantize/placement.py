@@ -75,6 +75,8 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     Raises:
         ModelError: Nothing in the graph can be quantized, or an activation has no statistics.
     """
+    import onnx_ir.passes.common as passes
+
     plan = _plan(model, scheme)
     if not plan.nodes:
         raise ModelError(
@@ -90,6 +92,7 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
         if node.op_type in scheme.weighted:
             _quantize_weights(model.graph, node, scheme, recipe, _input_means(node, plan, inputs, statistics, recipe))
     model.graph.sort()
+    passes.RemoveUnusedNodesPass()(model)  # the float weights that integers replaced
     return Quantized(
         model=model,
         params={value.name or "": chosen for value, chosen in params.items()},

