@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,6 @@ _VERBS = {
     "train": ("train", "Fine-tune, and stop at the checkpoint."),
     "export": ("export", "Everything up to the ONNX graph."),
     "calibrate": ("calibrate", "Everything up to the activation statistics."),
-    "compile": ("compile", "Everything up to the engines, unproven."),
 }
 
 
@@ -29,6 +29,39 @@ def register(app: typer.Typer) -> None:
     app.command(name="build", help="Fine-tune, export, quantize, compile, prove, time and bundle a project.")(_build)
     for verb, (until, text) in _VERBS.items():
         app.command(name=verb, help=text)(_stage_command(until))
+    app.command(
+        name="compile",
+        help="Everything up to the engines, unproven; of a bundle, the engines that wait for this device.",
+    )(_compile)
+
+
+def _compile(
+    path: Annotated[Path, typer.Argument(help="edgetl.toml or its folder, or a bundle.")] = Path("edgetl.toml"),
+    target: Target = None,
+    assignments: Set = None,
+    store: StorePath = None,
+    force: Force = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Of a bundle: the new one [default: beside it].")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Of a bundle: public key that must have signed it.")] = None,
+    json: Json = False,
+) -> None:
+    if not (path / "manifest.json").is_file():
+        _show_artifacts("compile", _run(path, target, assignments, store, until="compile", force=force), json)
+        return
+    from edgetl.pipeline import on_device
+
+    done = on_device.compile_bundle(
+        path, targets=tuple(target or ()), output=output, key=key, reporter=TerminalReporter()
+    )
+    if json:
+        print_json("compile", {**asdict(done), "bundle": str(done.bundle)})
+        return
+    for item in done.checked.engines:
+        result = item.skipped or f"{item.agreeing} of {item.golden} golden inputs as PyTorch"
+        print_text(f"{item.name}: {result}")
+    print_text(f"bundle: {done.bundle}")
 
 
 def _build(
@@ -61,14 +94,17 @@ def _stage_command(until: str) -> Any:
         force: Force = None,
         json: Json = False,
     ) -> None:
-        outcome = _run(path, target, assignments, store, until=until, force=force)
-        if json:
-            print_json(until, _document(outcome))
-            return
-        for name, folder in outcome.artifacts.items():
-            print_text(f"{name}: {folder}")
+        _show_artifacts(until, _run(path, target, assignments, store, until=until, force=force), json)
 
     return command
+
+
+def _show_artifacts(until: str, outcome: Outcome, json: bool) -> None:
+    if json:
+        print_json(until, _document(outcome))
+        return
+    for name, folder in outcome.artifacts.items():
+        print_text(f"{name}: {folder}")
 
 
 def _run(

@@ -20,6 +20,9 @@ from edgetl.runtime.runner import Runner
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_COPIES = 2
+"""Of every activation alive at once: the engine's own buffer, and the array that it hands over."""
+
 OpenRunner = Callable[[Path], Runner]
 Progress = Callable[[int], None]
 
@@ -64,9 +67,10 @@ def calibrate(
         raise ModelError(
             f"calibration feeds one input; the model has {', '.join(str(v.name) for v in model.graph.inputs)}"
         )
-    groups, per_sample = _groups(model, names, memory_mb * 1_000_000)
+    budget = memory_mb * 1_000_000 // _COPIES
+    groups, per_sample = _groups(model, names, budget)
     fixed = fixed_batch(model)
-    step = fixed or int(np.clip(memory_mb * 1_000_000 // max(per_sample, 1), 1, 32))
+    step = fixed or int(np.clip(budget // max(per_sample, 1), 1, 32))
     input_name = str(model.graph.inputs[0].name)
     sketches = {name: _Accumulator() for name in names}
     seen = 0

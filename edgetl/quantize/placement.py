@@ -28,7 +28,7 @@ class Quantized:
     params: Mapping[str, QuantParams]
     """Activation → scale and zero point."""
     quantized: Mapping[str, int]
-    """Operator → nodes that the engine can compute in integers."""
+    """Operator → nodes that the engine can compute in integers, or folds into one that it does."""
     left_in_float: Mapping[str, int]
     """Operator → nodes that stay in float."""
 
@@ -86,6 +86,7 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     params = {value: _params(plan.root_of(value), statistics, scheme, recipe) for value in plan.values}
     before = Counter(node.op_type for node in model.graph)
     quantized = Counter(node.op_type for node in plan.nodes.values())
+    quantized.update(node.op_type for node in model.graph if _follows(node, plan, scheme))
     inputs = {id(node): node.inputs[0] for node in plan.nodes.values()}  # before pairs come between
     _insert_activation_pairs(model.graph, plan, params, scheme)
     for node in plan.nodes.values():
@@ -172,6 +173,17 @@ def _activations(node: ir.Node) -> list[ir.Value]:
     from_weights = node.op_type in ("Conv", "Gemm", "MatMul")
     values = node.inputs[:1] if from_weights else node.inputs
     return [value for value in values if value is not None]
+
+
+def _follows(node: ir.Node, plan: _Plan, scheme: Scheme) -> bool:
+    """Whether a node vanishes into an integer one, or moves integers: a folded ReLU, a transparent operator."""
+    source = node.inputs[0] if node.inputs else None
+    if source is None or id(node) in plan.nodes:
+        return False
+    if node.op_type in scheme.activation_functions:
+        producer = source.producer()
+        return producer is not None and id(producer) in plan.nodes and len(source.uses()) == 1
+    return node.op_type in scheme.transparent and node.outputs[0] in plan.root
 
 
 def _behind_function(value: ir.Value, scheme: Scheme) -> ir.Value:

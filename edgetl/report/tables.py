@@ -170,8 +170,10 @@ def engine_name(engine: Engine) -> Markup:
 def decision(engine: Engine) -> Markup:
     """Shipped or not, and why."""
     why = [Markup(" "), el("span", engine.reason, class_="muted")] if engine.reason else []
-    if engine.shipped:
+    if engine.shipped and engine.status == "ready":
         return join([el("span", "✓ shipped", class_="good"), *why])
+    if engine.shipped:
+        return join([el("span", "in the bundle, unproven", class_="plain"), *why])
     return join([el("span", "not shipped", class_="plain"), *why])
 
 

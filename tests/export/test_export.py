@@ -55,7 +55,9 @@ def test_labels_and_preprocessing_travel_in_the_graph(model: Path) -> None:
 def test_the_graph_is_folded_and_carries_no_path_of_this_machine(model: Path) -> None:
     graph = onnx.load(str(model)).graph
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
-    assert str(Path(__file__).parents[1]).encode() not in model.read_bytes() and b"site-packages" not in model.read_bytes()
+    assert (
+        str(Path(__file__).parents[1]).encode() not in model.read_bytes() and b"site-packages" not in model.read_bytes()
+    )
 
 
 def test_a_fixed_batch_stays_fixed(module: torch.nn.Module, tmp_path: Path) -> None:

@@ -106,7 +106,10 @@ class TestPhases:
     def test_progress_is_told(self, data) -> None:  # type: ignore[no-untyped-def]
         told: list[tuple[str, int, int]] = []
         loop.train_phase(
-            network(), *data, replace(BASE, epochs=1), progress=lambda what, done, total: told.append((what, done, total))
+            network(),
+            *data,
+            replace(BASE, epochs=1),
+            progress=lambda what, done, total: told.append((what, done, total)),
         )
         assert told[-1] == ("all: epoch 1 of 1", 6, 6)
 

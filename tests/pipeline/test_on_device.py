@@ -1,0 +1,65 @@
+"""`edgetl compile BUNDLE`: as far as a machine that is no Jetson can go, and to the end for an engine that it can make."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgetl.bundle import sign
+from edgetl.bundle.write import seal
+
+
+@pytest.fixture
+def waiting(built, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
+    """A bundle whose ONNX Runtime fp32 engine waits for its device: this machine."""
+    folder = tmp_path / "waiting-1.0.0"
+    shutil.copytree(built.bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    chosen = next(entry for entry in manifest["engines"] if entry["target"] == "x86-64-cpu")
+    record_path = folder / chosen["folder"] / "engine.json"
+    record = json.loads(record_path.read_text())
+    for part in (chosen, record):
+        part.update(status="build-on-device", note="waits")
+    record_path.write_text(json.dumps(record))
+    for name in ("manifest.json", "signature.json"):
+        (folder / name).unlink()
+    key = tmp_path / "key.pem"
+    sign.make_key(key)
+    seal(folder, {name: value for name, value in manifest.items() if name not in ("schema", "files")}, key)
+    return folder
+
+
+def test_the_engine_is_made_in_a_new_signed_bundle(edgetl, waiting: Path, shapes: Path) -> None:  # type: ignore[no-untyped-def]
+    before = {path: path.read_bytes() for path in waiting.rglob("*") if path.is_file()}
+    done = edgetl("compile", waiting, "--target", "x86-64-cpu", "--json")
+    assert done.code == 0, done.err
+    result = done.document["result"]
+    made = Path(result["bundle"])
+    assert made == waiting.with_name("waiting-1.0.0-x86-64-cpu")
+    manifest = json.loads((made / "manifest.json").read_text())
+    entry = next(item for item in manifest["engines"] if item["target"] == "x86-64-cpu")
+    assert entry["status"] == "ready" and manifest["provenance"]["built_from_sha256"]
+    checked = next(item for item in result["checked"]["engines"] if item["name"].startswith("x86-64-cpu"))
+    assert checked["golden"] > 0 and checked["agreeing"] == checked["golden"]
+    assert edgetl("verify", made).code == 0
+    image = next(iter(sorted(shapes.rglob("*.png"))))
+    assert edgetl("run", made, image, "--target", "x86-64-cpu").code == 0
+    assert {path: path.read_bytes() for path in waiting.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_made_here_leaves_nothing(edgetl, built, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    output = tmp_path / "out"
+    edgetl("compile", built.bundle, "--target", "jetson-orin-nano", "-o", output).failed(6, "is not the device")
+    edgetl("compile", waiting, "--target", "rtx-pc", "-o", output).failed(2, "it waits for")
+    edgetl("compile", waiting, "--target", "no-such", "-o", output).failed(2, "no-such")
+    edgetl("compile", waiting, "-o", waiting).failed(2, "is the bundle itself")
+    assert not output.exists()
+
+
+def test_a_changed_bundle_is_not_compiled(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (waiting / "model.onnx").write_bytes(b"other")
+    edgetl("compile", waiting, "-o", tmp_path / "out").failed(7, "model.onnx")
+    assert not (tmp_path / "out").exists()
