@@ -1,4 +1,4 @@
-"""`edgetl compile BUNDLE`: as far as a machine that is no Jetson can go, and to the end for an engine that it can make."""
+"""`edgetl compile BUNDLE`: refused on a machine that is no Jetson, and to the end for an engine that can be made."""
 
 from __future__ import annotations
 
