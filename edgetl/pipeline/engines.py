@@ -117,7 +117,7 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     inputs = {
         "checkpoint": checkpoint.digest,
         "config": session.config_digest("export"),
-        "code": code_digest("export", "backends/torch.py"),
+        "code": code_digest("export", "backends/torch.py", "pipeline/engines.py"),
         "versions": versions_of(*_EXPORT_PACKAGES),
     }
 
@@ -169,7 +169,7 @@ def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported
         "model": exported.digest,
         "samples": sorted(sample.digest for sample in samples),
         "preprocessing": deploy.preprocessing.digest(),
-        "code": code_digest("quantize", "runtime/preprocessing.py"),
+        "code": code_digest("quantize", "runtime/preprocessing.py", "pipeline/engines.py"),
         "versions": versions_of("onnxruntime", "onnxruntime-gpu", "onnx-ir", "onnxscript", "pillow"),
     }
 
@@ -223,7 +223,7 @@ def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> E
         "batch": asdict(batch),
         "version": version,
         "not_here": backend.why_not_here(candidate.target, candidate.precision),
-        "code": code_digest("backends", "runtime"),
+        "code": code_digest("backends", "runtime", "pipeline/engines.py"),
     }
 
     def make(folder: Path) -> None:
@@ -275,7 +275,7 @@ def _quantized(session: Session, scheme: str, recipe: Recipe, exported: Artifact
         "statistics": statistics.digest,
         "scheme": scheme,
         "recipe": asdict(recipe),
-        "code": code_digest("quantize"),
+        "code": code_digest("quantize", "pipeline/engines.py"),
         "versions": versions_of("onnx-ir", "onnxscript"),
     }
 
@@ -305,7 +305,7 @@ def _quantized(session: Session, scheme: str, recipe: Recipe, exported: Artifact
 def _half(session: Session, exported: Artifact) -> Artifact:
     inputs = {
         "model": exported.digest,
-        "code": code_digest("quantize/half.py", "quantize/graph.py"),
+        "code": code_digest("quantize/half.py", "quantize/graph.py", "pipeline/engines.py"),
         "versions": versions_of("onnx-ir", "onnxscript"),
     }
 

@@ -41,7 +41,7 @@ def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
     inputs = {
         "files": loading.source_digest(config),
         "config": session.config_digest("data"),
-        "code": code_digest("data", "runtime/preprocessing.py"),
+        "code": code_digest("data", "runtime/preprocessing.py", "pipeline/learning.py"),
         "versions": versions_of("pillow"),
     }
 
@@ -75,7 +75,7 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     inputs = {
         "checkpoint": checkpoint.digest,
         "test": samples_digest(dataset.test),
-        "code": code_digest("backends/torch.py", "runtime/preprocessing.py"),
+        "code": code_digest("backends/torch.py", "runtime/preprocessing.py", "pipeline/learning.py"),
         "versions": versions_of("torch", "timm", "pillow"),
     }
 
@@ -121,7 +121,9 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
         "seed": config.finetune.seed,
         "classes": list(dataset.classes),
         "preprocessing": {name: value for name, value in config.data.model_dump(mode="json").items() if name in _INPUT},
-        "code": code_digest("finetune/weights.py", "backends/torch.py", "runtime/preprocessing.py"),
+        "code": code_digest(
+            "finetune/weights.py", "backends/torch.py", "runtime/preprocessing.py", "pipeline/learning.py"
+        ),
         "versions": versions_of("torch", "timm", "safetensors"),
     }
 
@@ -189,7 +191,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         "val": samples_digest(dataset.val),
         "settings": settings_of,
         "device": config.device,
-        "code": code_digest("finetune/loop.py", "data/loader.py", "runtime/preprocessing.py"),
+        "code": code_digest("finetune/loop.py", "data/loader.py", "runtime/preprocessing.py", "pipeline/learning.py"),
         "versions": versions_of("torch", "timm"),
     }
 

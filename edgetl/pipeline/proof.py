@@ -80,7 +80,7 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
         "test": samples_digest(dataset.test),
         "preprocessing": deploy.preprocessing.digest(),
         "machine": environment.cpu_name(),
-        "code": code_digest("runtime", "backends"),
+        "code": code_digest("runtime", "backends", "pipeline/proof.py"),
     }
 
     def make(folder: Path) -> None:
@@ -127,7 +127,7 @@ def bench(
         "config": session.config_digest("bench"),
         "batch": session.config.export.batch.model_dump(),
         "environment": environment.environment(),
-        "code": code_digest("benchmark", "runtime", "backends"),
+        "code": code_digest("benchmark", "runtime", "backends", "pipeline/proof.py"),
     }
 
     def make(folder: Path) -> None:

@@ -96,11 +96,14 @@ def array_of(value: ir.Value | None) -> np.ndarray | None:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new constant of the graph; the one of that name where it exists."""
+    """A new constant of the graph; under another name where the model has something else of that name."""
     import onnx_ir as ir
 
-    if name in graph.initializers:
-        return graph.initializers[name]
+    taken = {value.name for node in graph for value in node.outputs} | {value.name for value in graph.inputs}
+    wanted, number = name, 1
+    while name in graph.initializers or name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
     graph.register_initializer(value)

@@ -94,6 +94,7 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
             _quantize_weights(model.graph, node, scheme, recipe, _input_means(node, plan, inputs, statistics, recipe))
     model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)  # the float weights that integers replaced
+    passes.NameFixPass()(model)  # where the model has names like ours already
     return Quantized(
         model=model,
         params={value.name or "": chosen for value, chosen in params.items()},

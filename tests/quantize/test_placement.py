@@ -205,6 +205,27 @@ class TestGraphs:
         images = samples(16, seed=1)
         assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 25.0
 
+    def test_names_that_the_model_has_already_are_not_taken(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        weights = {
+            "w": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
+            "a_scale": random.uniform(2, 3, size=(1, 16, 1, 1)).astype(np.float32),  # as our scale of "a" would be
+            "w_quantized": random.normal(size=(5, 16)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Conv", ["input", "w"], ["a"], name="conv"),
+            helper.make_node("Mul", ["a", "a_scale"], ["a_quantized"], name="a_quantize"),
+            helper.make_node("GlobalAveragePool", ["a_quantized"], ["b"], name="pool"),
+            helper.make_node("Flatten", ["b"], ["c"], name="flat"),
+            helper.make_node("Gemm", ["c", "w_quantized"], ["logits"], name="gemm", transB=1),
+        ]
+        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
+        found = statistics(graph.prepare(graph.load(source)))
+        images = samples(16, seed=1)
+        for scheme in SCHEMES:
+            quantized(source, found, scheme, CORRECTED, tmp_path / "q.onnx")
+            assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 20.0
+
     def test_a_graph_without_weights_is_refused(self, tmp_path: Path) -> None:
         nodes = [
             helper.make_node("GlobalAveragePool", ["input"], ["a"], name="pool"),
