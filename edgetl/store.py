@@ -80,7 +80,9 @@ def code_digest(*parts: str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         place = root / part
-        sources = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        sources = [place]
+        if place.is_dir():  # style sheets and templates are code too
+            sources = sorted(p for p in place.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
         for source in sources:
             digest.update(source.relative_to(root).as_posix().encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgetl import backends, catalog
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.benchmark import environment
 from edgetl.config import Config, TargetEntry
 from edgetl.data import load as loading
 from edgetl.data.dataset import Dataset, Sample
@@ -16,11 +17,13 @@ from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import ImageSamples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import ConfigError, MissingExtraError
+from edgetl.pipeline.learning import samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.runner import Runner, run_images
 from edgetl.specs import BatchRange, Precision, Recipe, Target
 from edgetl.store import Artifact, code_digest, versions_of
 
+_RUN_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "pillow", "numpy")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnx-ir")
 
 
@@ -68,6 +71,13 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
     unknown = [name for name in only if name not in there]
     if unknown:
         raise ConfigError(f"the project has no target {', '.join(unknown)}; it has {', '.join(there)}")
+    names = [catalog.target(entry.device).name for entry in config.target]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"more than one [[target]] is called {', '.join(twice)}: a target's name is its file's stem",
+            hint="rename your own target file",
+        )
     found = []
     for entry in config.target:
         target = catalog.target(entry.device)
@@ -117,8 +127,9 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     inputs = {
         "checkpoint": checkpoint.digest,
         "config": session.config_digest("export"),
-        "code": code_digest("export", "backends/torch.py", "pipeline/engines.py"),
-        "versions": versions_of(*_EXPORT_PACKAGES),
+        "checked_on": samples_digest(dataset.test[: config.batch.max]),
+        "code": code_digest("export", "backends/torch.py", "runtime", "data/loader.py", "pipeline/engines.py"),
+        "versions": versions_of(*_EXPORT_PACKAGES, *_RUN_PACKAGES),
     }
 
     def make(folder: Path) -> None:
@@ -169,8 +180,8 @@ def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported
         "model": exported.digest,
         "samples": sorted(sample.digest for sample in samples),
         "preprocessing": deploy.preprocessing.digest(),
-        "code": code_digest("quantize", "runtime/preprocessing.py", "pipeline/engines.py"),
-        "versions": versions_of("onnxruntime", "onnxruntime-gpu", "onnx-ir", "onnxscript", "pillow"),
+        "code": code_digest("quantize", "runtime", "data/loader.py", "specs.py", "pipeline/engines.py"),
+        "versions": versions_of("onnx-ir", "onnxscript", *_RUN_PACKAGES),
     }
 
     def make(folder: Path) -> None:
@@ -222,6 +233,7 @@ def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> E
         "precision": candidate.precision,
         "batch": asdict(batch),
         "version": version,
+        "gpu": environment.gpu_names(),
         "not_here": backend.why_not_here(candidate.target, candidate.precision),
         "code": code_digest("backends", "runtime", "pipeline/engines.py"),
     }
@@ -275,8 +287,8 @@ def _quantized(session: Session, scheme: str, recipe: Recipe, exported: Artifact
         "statistics": statistics.digest,
         "scheme": scheme,
         "recipe": asdict(recipe),
-        "code": code_digest("quantize", "pipeline/engines.py"),
-        "versions": versions_of("onnx-ir", "onnxscript"),
+        "code": code_digest("quantize", "specs.py", "pipeline/engines.py"),
+        "versions": versions_of("onnx-ir", "onnxscript", "numpy"),
     }
 
     def make(folder: Path) -> None:

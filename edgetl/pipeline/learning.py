@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import torch as torch_backend
+from edgetl.benchmark import environment
 from edgetl.config import Phase
 from edgetl.data import load as loading
 from edgetl.data.dataset import Dataset, Sample
@@ -75,8 +76,8 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     inputs = {
         "checkpoint": checkpoint.digest,
         "test": samples_digest(dataset.test),
-        "code": code_digest("backends/torch.py", "runtime/preprocessing.py", "pipeline/learning.py"),
-        "versions": versions_of("torch", "timm", "pillow"),
+        "code": code_digest("backends/torch.py", "data/loader.py", "runtime", "pipeline/learning.py"),
+        "versions": versions_of("torch", "timm", "pillow", "numpy"),
     }
 
     def make(folder: Path) -> None:
@@ -102,8 +103,14 @@ def _by_content(checkpoint: Artifact) -> Artifact:
 
     Beside it lies how long training took: the same weights, trained again after a kill, must lead to the same results.
     """
-    names = ("model.safetensors", "deploy.json")
-    return replace(checkpoint, digest=digest_of({name: file_digest(checkpoint / name) for name in names}))
+    deploy = torch_backend.read_deploy(checkpoint.folder)
+    content = {
+        "weights": file_digest(checkpoint / torch_backend.WEIGHTS),
+        "backbone": deploy.backbone,
+        "classes": list(deploy.classes),
+        "preprocessing": deploy.preprocessing.to_json(),
+    }
+    return replace(checkpoint, digest=digest_of(content))
 
 
 def samples_digest(samples: tuple[Sample, ...]) -> str:
@@ -190,9 +197,16 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         "train": samples_digest(dataset.train),
         "val": samples_digest(dataset.val),
         "settings": settings_of,
-        "device": config.device,
-        "code": code_digest("finetune/loop.py", "data/loader.py", "runtime/preprocessing.py", "pipeline/learning.py"),
-        "versions": versions_of("torch", "timm"),
+        # What "auto" means here, found out without importing torch: a result of the CPU is not one of the GPU.
+        "device": config.device if config.device != "auto" else ["auto", *environment.gpu_names()],
+        "code": code_digest(
+            "finetune/loop.py",
+            "backends/torch.py",
+            "data/loader.py",
+            "runtime/preprocessing.py",
+            "pipeline/learning.py",
+        ),
+        "versions": versions_of("torch", "timm", "pillow", "numpy"),
     }
 
     def make(folder: Path) -> None:
@@ -207,7 +221,8 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             settings,
             progress=session.reporter.progress,
         )
-        torch_backend.write_checkpoint(folder, module, deploy)
+        made_with = session.config_digest("data", "model", "finetune")
+        torch_backend.write_checkpoint(folder, module, replace(deploy, config_digest=made_with))
         (folder / "training.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
 
     return session.stage("finetune", f"phase {number}: {phase.train}, up to {phase.epochs} epochs", inputs, make)

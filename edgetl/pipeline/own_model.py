@@ -216,7 +216,7 @@ def bench_things(
     """Time models and bundles side by side on the same random inputs.
 
     Args:
-        things: .onnx and .xml files, engine folders, bundles.
+        things: .onnx, .xml and .engine files, and bundles.
         samples: Timed calls each.
         warmup: Calls each before the first timed one.
         threads: Per engine.

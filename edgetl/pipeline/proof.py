@@ -24,7 +24,7 @@ from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.runner import Runner, run_images
-from edgetl.store import Artifact, code_digest
+from edgetl.store import Artifact, code_digest, versions_of
 
 PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
 
@@ -79,8 +79,10 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
         "engine": engine.artifact.digest,
         "test": samples_digest(dataset.test),
         "preprocessing": deploy.preprocessing.digest(),
-        "machine": environment.cpu_name(),
-        "code": code_digest("runtime", "backends", "pipeline/proof.py"),
+        "batch": session.config.export.batch.model_dump(),
+        "machine": [environment.cpu_name(), *environment.gpu_names()],
+        "versions": versions_of("pillow", "numpy"),
+        "code": code_digest("runtime", "backends", "data/loader.py", "pipeline/proof.py"),
     }
 
     def make(folder: Path) -> None:

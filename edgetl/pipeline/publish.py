@@ -82,7 +82,14 @@ def report_failure(record: Record, error: EdgetlError) -> Path:
 
     It lies in the store, beside what was made: nothing that was measured is lost.
     """
-    inputs = {"summary": summary(record), "error": error.message, "code": code_digest("report", "pipeline")}
+    inputs = {
+        "summary": summary(record),
+        "error": error.message,
+        "config": record.session.config_digest(),
+        "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest],
+        "graphs": {name: graph.digest for name, graph in record.graphs.items()},
+        "code": code_digest("report", "pipeline"),
+    }
 
     def make(folder: Path) -> None:
         _reports(folder, record, Verdict(published=False, reason=error.message.splitlines()[0].rstrip(":")), None)

@@ -27,9 +27,12 @@ def to_half(model: ir.Model) -> ir.Model:
     import onnx_ir as ir
 
     graph = model.graph
+    kept = {node.inputs[2] for node in graph if node.op_type == "Resize" and len(node.inputs) > 2}
+    for node in graph:
+        _refuse_float_attribute(node)
     for value in list(graph.initializers.values()):
         array = graphs.array_of(value)
-        if array is None or array.dtype != np.float32:
+        if array is None or array.dtype != np.float32 or value in kept:  # Resize takes its scales in float32 alone
             continue
         if array.size and np.abs(array[np.isfinite(array)]).max(initial=0.0) > _LARGEST:
             raise ModelError(f"the weights '{value.name}' do not fit float16 (largest magnitude above {_LARGEST:.0f})")
@@ -50,6 +53,21 @@ def to_half(model: ir.Model) -> ir.Model:
             _cast_output(graph, position, value)
     graph.sort()
     return model
+
+
+def _refuse_float_attribute(node: ir.Node) -> None:
+    """An attribute that makes float32 out of nothing would meet float16 at the next operator."""
+    kind = node.attributes.get("dtype")
+    value = node.attributes.get("value")
+    if node.op_type == "ConstantOfShape":
+        makes_float = value is None or value.as_tensor().dtype.name == "FLOAT"
+    else:
+        makes_float = kind is not None and kind.as_int() == 1
+    if makes_float:
+        raise ModelError(
+            f"the operator {node.op_type} ({node.name}) makes float32 and cannot be put into float16",
+            hint="a target or precision that takes float32",
+        )
 
 
 def _cast_input(graph: ir.Graph, value: ir.Value) -> None:

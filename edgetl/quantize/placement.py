@@ -44,6 +44,9 @@ class _Plan:
     root: dict[ir.Value, ir.Value] = field(default_factory=dict)
     """Value behind a transparent operator → value whose quantization it shares."""
 
+    bare: dict[int, ir.Value] = field(default_factory=dict)
+    """Residual Add, by identity → the branch that is fused into its convolution and has no pair."""
+
     def root_of(self, value: ir.Value) -> ir.Value:
         while value in self.root:
             value = self.root[value]
@@ -60,6 +63,8 @@ def points(model: ir.Model, schemes: list[Scheme]) -> list[str]:
     for scheme in schemes:
         plan = _plan(model, scheme)
         names.update((plan.root_of(value).name or "", None) for value in plan.values if graphs.array_of(value) is None)
+        fed = (node.inputs[0] for node in plan.nodes.values() if node.op_type in scheme.weighted)
+        names.update((value.name or "", None) for value in fed if value is not None)  # for bias correction
     return list(names)
 
 
@@ -87,17 +92,23 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     before = Counter(node.op_type for node in model.graph)
     quantized = Counter(node.op_type for node in plan.nodes.values())
     quantized.update(node.op_type for node in model.graph if _follows(node, plan, scheme))
-    inputs = {id(node): node.inputs[0] for node in plan.nodes.values()}  # before pairs come between
+    named = {value.name or "": chosen for value, chosen in params.items()}
+    # Before pairs come between, and before values that are outputs get other names.
+    means = {
+        id(node): _input_means(node, statistics, recipe)
+        for node in plan.nodes.values()
+        if node.op_type in scheme.weighted
+    }
     _insert_activation_pairs(model.graph, plan, params, scheme)
     for node in plan.nodes.values():
         if node.op_type in scheme.weighted:
-            _quantize_weights(model.graph, node, scheme, recipe, _input_means(node, plan, inputs, statistics, recipe))
+            _quantize_weights(model.graph, node, scheme, recipe, means[id(node)])
     model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)  # the float weights that integers replaced
     passes.NameFixPass()(model)  # where the model has names like ours already
     return Quantized(
         model=model,
-        params={value.name or "": chosen for value, chosen in params.items()},
+        params=named,
         quantized=dict(quantized),
         left_in_float={name: count - quantized[name] for name, count in before.items() if count > quantized[name]},
     )
@@ -143,8 +154,7 @@ def _is_weighted(node: ir.Node, scheme: Scheme) -> bool:
     if graphs.array_of(node.inputs[0]) is not None or _has_attribute(node, "transA"):
         return False
     if node.op_type == "Conv":
-        groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
-        narrow = min(weights.shape[0], weights.shape[1] * groups)
+        narrow = min(weights.shape[0], weights.shape[1] * _group_count(node))
     else:
         narrow = min(weights.shape)
     return bool(narrow >= scheme.minimum_channels)
@@ -198,7 +208,7 @@ def _behind_function(value: ir.Value, scheme: Scheme) -> ir.Value:
 
 
 def _share_through_transparent(plan: _Plan, order: list[ir.Node], scheme: Scheme) -> None:
-    """Carry a quantization over operators that only move values, forwards and, to a quantized consumer, backwards."""
+    """Carry a quantization over operators that only move values."""
     for node in order:
         if node.op_type in scheme.transparent and not node.domain and node.inputs[0] is not None:
             source, output = node.inputs[0], node.outputs[0]
@@ -227,6 +237,7 @@ def _mark_residual_branches(plan: _Plan, order: list[ir.Node]) -> None:
             for value in node.inputs:
                 if value is not None and value is not fused[0]:
                     plan.values[value] = None
+            plan.bare[id(node)] = fused[0]
 
 
 def _params(value: ir.Value, statistics: Mapping[str, Sketch], scheme: Scheme, recipe: Recipe) -> QuantParams:
@@ -249,11 +260,7 @@ def _insert_activation_pairs(
     import onnx_ir as ir
 
     for value, chosen in params.items():
-        uses = [
-            (node, index)
-            for node, index in value.uses()
-            if scheme.placement == "inputs-and-outputs" or _reads_integers(node, value, plan, scheme)
-        ]
+        uses = [(node, index) for node, index in value.uses() if _reads_pair(node, index, value, plan, scheme)]
         is_output = value.is_graph_output()
         name = value.name or "activation"
         scale = graphs.add_initializer(graph, f"{name}_scale", np.asarray(chosen.scale, dtype=np.float32))
@@ -273,16 +280,18 @@ def _insert_activation_pairs(
             dequantize.outputs[0].name, value.name = value.name, f"{name}_float"
 
 
+def _reads_pair(node: ir.Node, index: int, value: ir.Value, plan: _Plan, scheme: Scheme) -> bool:
+    """Whether a use of a quantized value is rewired to its pair."""
+    if graphs.array_of(value) is not None:  # a constant may also be somebody's weights, bias or bound
+        return id(node) in plan.nodes and (node.op_type not in scheme.weighted or index == 0)
+    return scheme.placement == "inputs-and-outputs" or _reads_integers(node, value, plan, scheme)
+
+
 def _reads_integers(node: ir.Node, value: ir.Value, plan: _Plan, scheme: Scheme) -> bool:
     if id(node) not in plan.nodes:
         # A transparent operator between the pair and its consumer would end the fusion.
         return node.op_type in scheme.transparent and node.outputs[0] in plan.root
-    if node.op_type in scheme.weighted or node.op_type in scheme.elementwise:
-        return True
-    producer = value.producer()  # a residual Add: the branch that is fused into its convolution stays bare
-    return not (
-        producer is not None and id(producer) in plan.nodes and producer.op_type == "Conv" and len(value.uses()) == 1
-    )
+    return value is not plan.bare.get(id(node))
 
 
 def _quantize_weights(
@@ -299,9 +308,11 @@ def _quantize_weights(
     input_scale = _input_scale(node)
     bias = _bias(node, len(scales), wanted=input_means is not None)
     if bias is not None and scheme.bias == "int32":
-        # A channel with tiny weights and a large bias would overflow the bias: its scale is widened.
-        smallest = np.abs(bias) / (np.float32(2**31 - 2**16) * np.float32(input_scale))
-        scales = np.maximum(scales, smallest.astype(np.float32))
+        # A channel with tiny weights and a large bias would overflow the bias: its scale is widened. One of zeros has
+        # any scale: the one that keeps twenty bits of its bias.
+        magnitude = np.abs(bias) / np.float32(input_scale)
+        empty = ~np.moveaxis(weights, axis, 0).reshape(len(scales), -1).any(axis=1) & (bias != 0)
+        scales = np.where(empty, magnitude / 2**20, np.maximum(scales, magnitude / (2**31 - 2**16))).astype(np.float32)
     name = f"{weights_value.name}_{node.name}" if len(weights_value.uses()) > 1 else f"{weights_value.name}"
     shape = [-1 if index == axis else 1 for index in range(weights.ndim)]
     integers = np.clip(np.rint(weights / scales.reshape(shape)), scheme.weights.low, scheme.weights.high)
@@ -325,8 +336,12 @@ def _quantize_weights(
 
 
 def _is_depthwise(node: ir.Node, weights: np.ndarray) -> bool:
-    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    return node.op_type == "Conv" and groups > 1 and weights.shape[1] == 1
+    groups = _group_count(node)
+    return node.op_type == "Conv" and groups > 1 and weights.shape[1] == 1 and weights.shape[0] == groups
+
+
+def _group_count(node: ir.Node) -> int:
+    return node.attributes["group"].as_int() if "group" in node.attributes else 1
 
 
 def _bias(node: ir.Node, channels: int, *, wanted: bool) -> np.ndarray | None:
@@ -351,30 +366,24 @@ def _response(node: ir.Node, rounding: np.ndarray, axis: int, means: np.ndarray)
     if node.op_type != "Conv":
         return np.asarray(rows @ means)
     summed = rows.reshape(rows.shape[0], rows.shape[1], -1).sum(axis=2)
-    groups = len(means) // summed.shape[1]
+    groups = _group_count(node)
     per_group = means.reshape(groups, -1)
     outputs = summed.shape[0] // groups
     return np.asarray(np.einsum("goc,gc->go", summed.reshape(groups, outputs, -1), per_group)).reshape(-1)
 
 
-def _input_means(
-    node: ir.Node,
-    plan: _Plan,
-    inputs: Mapping[int, ir.Value | None],
-    statistics: Mapping[str, Sketch],
-    recipe: Recipe,
-) -> np.ndarray | None:
+def _input_means(node: ir.Node, statistics: Mapping[str, Sketch], recipe: Recipe) -> np.ndarray | None:
     """Mean per channel of what a weighted operator was fed with; None where it is not wanted or not known."""
-    value = inputs[id(node)]
+    value = node.inputs[0]
     if recipe.bias_correction == "none" or value is None:
         return None
-    sketch = statistics.get(value.name or "") or statistics.get(plan.root_of(value).name or "")
+    sketch = statistics.get(value.name or "")
     means = sketch.channel_means() if sketch is not None else None
     weights = graphs.array_of(node.inputs[1])
     if means is None or weights is None:
         return None
     reduced = weights.shape[1] if node.op_type == "Conv" or _has_attribute(node, "transB") else weights.shape[0]
-    return means if len(means) % reduced == 0 and (node.op_type == "Conv" or len(means) == reduced) else None
+    return means if len(means) == reduced * _group_count(node) else None
 
 
 def _input_scale(node: ir.Node) -> float:

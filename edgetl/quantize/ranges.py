@@ -75,6 +75,8 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
         tail = outside / 2 if two_sided else outside
         low = sketch.quantile(tail) if sketch.low < 0.0 else sketch.low
         high = sketch.quantile(1.0 - tail) if sketch.high > 0.0 else sketch.high
+        if low == high == 0.0:  # nearly all values are zero: the rest still needs a range
+            low, high = sketch.low, sketch.high
         return params_of(low, high, type_)
     if estimator.method == "mse":
         return _least_error(sketch, type_)
@@ -130,7 +132,8 @@ def weight_scales(
     magnitude = np.abs(rows)
     reach = magnitude.max(axis=1)
     if estimator.method == "percentile":
-        reach = np.percentile(magnitude, estimator.percentile, axis=1)
+        inner = np.percentile(magnitude, estimator.percentile, axis=1)
+        reach = np.where(inner > 0, inner, reach)
     elif estimator.method == "mse":
         best = np.full(len(rows), np.inf)
         shrunk = reach.copy()

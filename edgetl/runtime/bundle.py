@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -102,6 +103,8 @@ class Bundle:
         usable = usable or [engine for engine in fitting if engine.status == "built"]
         if not usable:
             raise TargetError(f"the engine for {fitting[0].target} is built on its device: {fitting[0].note}")
+        if target is None:  # the fastest of those whose library is on this machine
+            usable = [engine for engine in usable if _installed(engine.backend)] or usable
         engine = min(usable, key=lambda engine: float(engine.latency.get("p50_ms", float("inf"))))
         if f"{engine.folder}/engine.json" not in self.manifest["files"]:  # only what was hashed is opened
             raise BundleError(f"{self.folder}: the manifest lists no file {engine.folder}/engine.json")
@@ -257,6 +260,11 @@ def signature_text(public_key: bytes, signature: bytes) -> bytes:
 def fingerprint(public_key: bytes) -> str:
     """A short name of an Ed25519 public key (32 bytes): the start of its SHA-256."""
     return "ed25519:" + hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def _installed(backend: str) -> bool:
+    """Whether the library that opens an engine is there, without importing it."""
+    return find_spec({"tensorrt_rtx": "tensorrt_rtx_bindings"}.get(backend, backend)) is not None
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgetl.bundle import sign
@@ -57,6 +58,25 @@ def test_what_cannot_be_made_here_leaves_nothing(edgetl, built, waiting: Path, t
     edgetl("compile", waiting, "--target", "no-such", "-o", output).failed(2, "no-such")
     edgetl("compile", waiting, "-o", waiting).failed(2, "is the bundle itself")
     assert not output.exists()
+
+
+def test_an_engine_that_was_never_measured_must_still_answer_the_golden_inputs(  # type: ignore[no-untyped-def]
+    edgetl, waiting: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((waiting / "manifest.json").read_text())
+    for entry in manifest["engines"]:
+        if entry["target"] == "x86-64-cpu":
+            entry["parity"] = {}
+    with np.load(waiting / "golden" / "golden.npz") as arrays:
+        golden = dict(arrays)
+    golden["logits"] = -golden["logits"]
+    np.savez(waiting / "golden" / "golden.npz", **golden)
+    for name in ("manifest.json", "signature.json"):
+        (waiting / name).unlink()
+    kept = {name: value for name, value in manifest.items() if name not in ("schema", "files")}
+    seal(waiting, kept, tmp_path / "key.pem")
+    edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out").failed(4, "golden inputs")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_bundle_is_not_compiled(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

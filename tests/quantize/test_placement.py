@@ -226,6 +226,79 @@ class TestGraphs:
             quantized(source, found, scheme, CORRECTED, tmp_path / "q.onnx")
             assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 20.0
 
+    def test_a_downsample_branch_gets_the_pair_of_its_residual_add(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        weights = {
+            "s": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
+            "w": random.normal(size=(16, 16, 1, 1)).astype(np.float32) / 4,
+            "d": random.normal(size=(16, 16, 1, 1)).astype(np.float32) / 4,
+            "head": random.normal(size=(5, 16)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Conv", ["input", "s"], ["i"], name="stem"),
+            helper.make_node("Conv", ["i", "w"], ["a"], name="main"),
+            helper.make_node("Conv", ["i", "d"], ["b"], name="downsample"),
+            helper.make_node("Add", ["a", "b"], ["c"], name="add"),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"], name="pool"),
+            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+            helper.make_node("Gemm", ["f", "head"], ["logits"], name="gemm", transB=1),
+        ]
+        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
+        found = statistics(graph.prepare(graph.load(source)))
+        quantized(source, found, "tensorrt", CORRECTED, tmp_path / "q.onnx")
+        made = producers(tmp_path / "q.onnx")
+        (add,) = [node for node in made.values() if node.op_type == "Add"]
+        assert sorted(made[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
+
+    def test_a_channel_of_zeros_keeps_its_bias(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        weights = {
+            "w": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
+            "b": np.full(16, 0.003, np.float32),
+            "head": np.eye(5, 16, dtype=np.float32),
+        }
+        weights["w"][0] = 0
+        nodes = [
+            helper.make_node("Conv", ["input", "w", "b"], ["a"], name="conv"),
+            helper.make_node("GlobalAveragePool", ["a"], ["p"], name="pool"),
+            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+            helper.make_node("Gemm", ["f", "head"], ["logits"], name="gemm", transB=1),
+        ]
+        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
+        found = statistics(graph.prepare(graph.load(source)))
+        quantized(source, found, "onnxruntime-x86", PLAIN, tmp_path / "q.onnx")
+        proto = onnx.load(str(tmp_path / "q.onnx"))
+        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in proto.graph.initializer}
+        made = producers(tmp_path / "q.onnx")
+        conv = next(node for node in made.values() if node.op_type == "Conv")
+        integers, scale = (arrays[name] for name in made[conv.input[2]].input[:2])
+        assert (integers * scale)[0] == pytest.approx(0.003, rel=1e-3)
+
+    def test_weights_that_are_also_a_factor_stay_weights(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(0)
+        weights = {
+            "w": random.normal(size=(1, 3, 1, 1)).astype(np.float32),
+            "head": random.normal(size=(5, 1)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["input"], ["g"], name="first_pool"),
+            helper.make_node("Mul", ["g", "w"], ["m"], name="factor"),
+            helper.make_node("Conv", ["input", "w"], ["a"], name="conv"),
+            helper.make_node("GlobalAveragePool", ["a"], ["p"], name="pool"),
+            helper.make_node("ReduceSum", ["m"], ["r"], name="sum", keepdims=0),
+            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+            helper.make_node("Gemm", ["f", "head"], ["x"], name="gemm", transB=1),
+            helper.make_node("Sub", ["x", "r"], ["logits"], name="sub"),
+        ]
+        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
+        model = graph.prepare(graph.load(source))
+        done = placement.quantize(model, statistics(model.clone()).sketches, SCHEMES["onnxruntime-x86-vnni"], PLAIN)
+        ir.save(done.model, tmp_path / "q.onnx")
+        made = producers(tmp_path / "q.onnx")
+        conv = next(node for node in made.values() if node.op_type == "Conv")
+        kinds = {item.name: item.data_type for item in onnx.load(str(tmp_path / "q.onnx")).graph.initializer}
+        assert kinds[made[conv.input[1]].input[0]] == onnx.TensorProto.INT8
+
     def test_a_graph_without_weights_is_refused(self, tmp_path: Path) -> None:
         nodes = [
             helper.make_node("GlobalAveragePool", ["input"], ["a"], name="pool"),
@@ -279,6 +352,22 @@ class TestHalf:
         images = samples(8, seed=1)
         found = logits(tmp_path / "half.onnx", images)
         assert found.dtype == np.float32 and sqnr_db(logits(source, images), found) > 40.0
+
+    def test_resize_keeps_its_scales_in_float(self, tmp_path: Path) -> None:
+        weights = {
+            "scales": np.asarray([1, 1, 2, 2], np.float32),
+            "head": np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Resize", ["input", "", "scales"], ["a"], name="up", mode="nearest"),
+            helper.make_node("GlobalAveragePool", ["a"], ["b"], name="pool"),
+            helper.make_node("Flatten", ["b"], ["c"], name="flat"),
+            helper.make_node("Gemm", ["c", "head"], ["logits"], name="gemm", transB=1),
+        ]
+        path = graphs.save(nodes, weights, tmp_path / "m.onnx")
+        ir.save(half.to_half(graph.prepare(graph.load(path))), tmp_path / "half.onnx")
+        images = samples(4, seed=1)
+        assert sqnr_db(logits(path, images), logits(tmp_path / "half.onnx", images)) > 40.0
 
     def test_weights_beyond_half_are_refused(self, tmp_path: Path) -> None:
         nodes = [
