@@ -39,8 +39,8 @@ with open_graph(Path(sys.argv[1])) as runner:
     before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
 began = time.perf_counter()
-images = (found for found, _ in batches(ImageSamples(samples, imagenet.PREPROCESSING), 16))
-statistics = calibrate.calibrate(model, names, images, open_runner=open_graph, memory_mb=256)
+feeds = ({"input": found} for found, _ in batches(ImageSamples(samples, imagenet.PREPROCESSING), 16))
+statistics = calibrate.calibrate(model, names, feeds, open_runner=open_graph)
 print(json.dumps({"samples": statistics.samples, "tensors": len(names), "seconds": time.perf_counter() - began,
                   "extra_peak_mb": memory_mb("VmHWM") - before}))
 """
@@ -48,7 +48,7 @@ print(json.dumps({"samples": statistics.samples, "tensors": len(names), "seconds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--samples", type=int, nargs="+", default=[100, 1000])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

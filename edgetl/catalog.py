@@ -197,8 +197,39 @@ def _check(spec: Target | Recipe, document: Mapping[str, Any], reader: _Reader) 
         _check_target(spec, reader)
         _check_hardware(spec.hardware, reader)
         return
+    _check_recipe(spec, reader)
+    for name, estimator in (("activations", spec.activations), ("weights", spec.weights)):
+        if estimator is not None:
+            _check_estimator(estimator, "percentile" in document[name], (name,), reader)
+
+
+def _check_recipe(spec: Recipe, reader: _Reader) -> None:
+    """Which tables and corrections a kind of recipe has."""
+    wanted = {"static": ("activations", "weights"), "dynamic": ("weights",), "float16": ()}[spec.kind]
     for name in ("activations", "weights"):
-        _check_estimator(getattr(spec, name), "percentile" in document[name], (name,), reader)
+        there = getattr(spec, name) is not None
+        if there and name not in wanted:
+            reader.problem((name,), f"'{name}' does not belong to kind = \"{spec.kind}\", which chooses no such ranges")
+        elif not there and name in wanted:
+            reader.problem((), f"'{name}' is missing; kind = \"{spec.kind}\" needs it")
+    reason = _NOT_FOR_WEIGHTS.get(spec.weights.method) if spec.weights is not None else None
+    if spec.weights is not None and reason:
+        reader.problem(
+            ("weights", "method"),
+            f"'weights.method' is \"{spec.weights.method}\", which is for activations: {reason}; "
+            'write "mse", "minmax" or "percentile"',
+        )
+    if spec.kind != "static":
+        for name, off in _CORRECTIONS.items():
+            if getattr(spec, name) != off:
+                reader.problem((name,), f"'{name}' needs kind = \"static\"; this recipe is {spec.kind}")
+
+
+_NOT_FOR_WEIGHTS = {
+    "entropy": "a channel of weights has too few values",
+    "search": "the estimators that it tries are tried on activations",
+}
+_CORRECTIONS = {"equalization": "none", "smoothing": "none", "rounding": "nearest", "bias_correction": "none"}
 
 
 def _check_target(spec: Target, reader: _Reader) -> None:

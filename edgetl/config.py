@@ -163,14 +163,18 @@ class Quantize(_Section):
     """How int8 engines are calibrated."""
 
     recipe: str = "int8-mse"
-    """A recipe of calibration/ by name, or a file of your own by path."""
+    """For int8: a recipe of calibration/ by name, or a file of your own by path."""
+    fp16_recipe: str = "fp16"
+    """For fp16: a recipe of kind "float16", by name or by path."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where ONNX Runtime computes the activations of calibration; cuda needs onnxruntime-gpu and an NVIDIA GPU."""
     samples: int = Field(default=256, ge=1)
     """Calibration samples, drawn from train, stratified by class."""
     data: Path | None = None
     """A folder or manifest to draw calibration samples from instead of train."""
     seed: int = 0
     """Seed of the draw."""
-    memory_mb: int = Field(default=256, ge=16)
+    memory_mb: int = Field(default=512, ge=16)
     """Memory for activations that calibration may hold at once, in MB."""
 
 
@@ -416,7 +420,9 @@ def _absolute(config: Config, folder: Path) -> Config:
     return config.model_copy(
         update={
             "data": data,
-            "quantize": quantize.model_copy(update={"recipe": _file_of(quantize.recipe, folder)}),
+            "quantize": quantize.model_copy(
+                update={name: _file_of(getattr(quantize, name), folder) for name in ("recipe", "fp16_recipe")}
+            ),
             "bundle": bundle,
             "model": config.model.model_copy(update={"weights": weights}),
             "target": entries,

@@ -76,23 +76,39 @@ class Target:
 class Estimator:
     """How a range is read from statistics."""
 
-    method: Literal["minmax", "percentile", "mse"]
+    method: Literal["minmax", "percentile", "entropy", "mse", "search"]
+    """search: of minmax, percentile and mse, the one whose whole graph comes nearest to the float graph; of activations
+    alone."""
     percentile: float = 99.99
     """Only for "percentile": the share of values, in percent, that the range covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How ranges are chosen. Read from ``calibration/<name>.toml`` by :mod:`edgetl.catalog`."""
+    """How a graph is brought to fewer bits. Read from ``calibration/<name>.toml`` by :mod:`edgetl.catalog`."""
 
     name: str
     """The file's stem."""
     description: str
     """One line for ``edgetl recipes``."""
-    activations: Estimator
-    weights: Estimator
-    bias_correction: Literal["none", "input-mean"] = "none"
-    """input-mean: take out of the bias what rounding the weights adds to the output at the mean calibration input."""
+    kind: Literal["static", "dynamic", "float16"] = "static"
+    """static: int8 with ranges from calibration; dynamic: int8 weights, and ranges of activations found anew in each
+    inference; float16: no integers at all."""
+    activations: Estimator | None = None
+    """Ranges of activations; only, and always, with kind = "static"."""
+    weights: Estimator | None = None
+    """Ranges of weights, per output channel; not with kind = "float16"."""
+    equalization: Literal["none", "cross-layer"] = "none"
+    """cross-layer: bring the channels between two convolutions to like ranges before calibration."""
+    smoothing: Literal["none", "search"] = "none"
+    """search: SmoothQuant behind each LayerNormalization, with the strength that serves best, "off" included."""
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    """adaround: round the weights of the worst layers so that the error of their outputs is smallest."""
+    bias_correction: Literal["none", "input-mean", "sequential"] = "none"
+    """input-mean: take out of the bias what rounding the weights adds to the output at the mean calibration input.
+    sequential: layer after layer, take out the mean difference between the quantized and the float graph."""
+    keep_float: tuple[str, ...] = ()
+    """Operators, or names of nodes, that stay in float; with kind = "float16", in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -84,11 +84,14 @@ def _refused(folder: Path, text: str, load: Any = catalog.target, name: str = "m
 
 
 def test_names_are_the_stems_of_the_repository() -> None:
-    assert catalog.target_names() == tuple(path.stem for path in TARGET_FILES)
-    assert catalog.recipe_names() == tuple(path.stem for path in RECIPE_FILES)
+    assert catalog.target_names() == tuple(sorted(path.stem for path in TARGET_FILES))
+    assert catalog.recipe_names() == tuple(sorted(path.stem for path in RECIPE_FILES))
     assert {"x86-64-cpu", "arm64-cpu", "intel-cpu", "rtx-pc", "raspberry-pi-5"} <= set(catalog.target_names())
     assert {"jetson-orin-nano", "jetson-agx-orin", "jetson-xavier-nx"} <= set(catalog.target_names())
-    assert catalog.recipe_names() == ("int8-minmax", "int8-mse", "int8-percentile")
+    assert catalog.recipe_names() == (
+        "fp16", "int8-dynamic", "int8-entropy", "int8-minmax", "int8-mse", "int8-mse-corrected", "int8-percentile",
+        "int8-search", "int8-smoothquant",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", TARGET_FILES, ids=lambda path: path.stem)
@@ -123,14 +126,36 @@ def test_a_shipped_recipe_loads(path: Path) -> None:
     recipe = catalog.recipe(path.stem)
     assert recipe.name == path.stem
     assert recipe == catalog.recipe(str(path))
+    assert path.read_text(encoding="utf-8").startswith("#"), "a recipe begins with what it is for"
+    assert hash(recipe), "frozen, and made of frozen values"
 
 
-def test_the_recipes_do_what_their_names_say() -> None:
-    minmax, mse, percentile = (catalog.recipe(f"int8-{name}") for name in ("minmax", "mse", "percentile"))
-    assert (minmax.activations.method, minmax.weights.method) == ("minmax", "minmax")
-    assert (mse.activations.method, mse.weights.method) == ("mse", "mse")
-    assert (percentile.activations.method, percentile.activations.percentile) == ("percentile", 99.99)
-    assert percentile.weights.method == "minmax"
+NONE: dict[str, str] = {"equalization": "none", "smoothing": "none", "rounding": "nearest", "bias_correction": "none"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "activations", "weights", "corrections"),
+    [
+        ("int8-minmax", "static", "minmax", "minmax", {}),
+        ("int8-percentile", "static", "percentile", "minmax", {}),
+        ("int8-entropy", "static", "entropy", "minmax", {}),
+        ("int8-mse", "static", "mse", "mse", {"bias_correction": "input-mean"}),
+        ("int8-mse-corrected", "static", "mse", "mse", {"bias_correction": "sequential", "rounding": "adaround"}),
+        ("int8-search", "static", "search", "mse", {"bias_correction": "sequential", "rounding": "adaround"}),
+        ("int8-smoothquant", "static", "mse", "mse", {"bias_correction": "sequential", "smoothing": "search"}),
+        ("int8-dynamic", "dynamic", None, "mse", {}),
+        ("fp16", "float16", None, None, {}),
+    ],
+)
+def test_the_recipes_do_what_their_names_say(
+    name: str, kind: str, activations: str | None, weights: str | None, corrections: dict[str, str]
+) -> None:
+    recipe = catalog.recipe(name)
+    methods = [item.method if item is not None else None for item in (recipe.activations, recipe.weights)]
+    assert (recipe.kind, *methods) == (kind, activations, weights)
+    assert {key: getattr(recipe, key) for key in NONE} == {**NONE, **corrections}
+    assert recipe.activations is None or recipe.activations.percentile == 99.99
+    assert recipe.keep_float == ()
 
 
 # --- the documentation -------------------------------------------------------------------------------------------
@@ -151,7 +176,7 @@ def _documented(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, str, s
     """Key, type and default of every field, as rows of the README."""
     types = get_type_hints(kind)
     for field in fields(kind):
-        inner = types[field.name]
+        inner = _without_none(types[field.name])
         if get_origin(inner) is tuple and is_dataclass(get_args(inner)[0]):
             inner = get_args(inner)[0]
         key = f"{prefix}{field.name}"
@@ -160,6 +185,12 @@ def _documented(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, str, s
             yield from _documented(inner, f"{key}.")
         elif key != "name":
             yield key, _words(types[field.name]), _default(field.default)
+
+
+def _without_none(kind: Any) -> Any:
+    """The dataclass of an optional table."""
+    found = [part for part in get_args(kind) if is_dataclass(part)]
+    return found[0] if len(found) == 1 and type(None) in get_args(kind) else kind
 
 
 def _default(value: Any) -> str:
@@ -204,6 +235,50 @@ def test_the_readme_states_backend_and_precisions(name: str) -> None:
     assert row.endswith(f"| {target.backend} | {', '.join(target.precisions)} |")
 
 
+def _when(name: str) -> list[str]:
+    """The cells of a recipe's row in the README."""
+    text = (ROOT / "calibration" / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{re.escape(name)}` \|.*$", text, re.MULTILINE)
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+WORDS = {
+    "minmax": "full",
+    "percentile": "99.99 percent",
+    "entropy": "Kullback-Leibler",
+    "mse": "squared",
+    "search": "best",
+}
+
+
+@pytest.mark.parametrize("name", catalog.recipe_names())
+def test_the_readme_states_the_estimators_of_a_recipe(name: str) -> None:
+    recipe = catalog.recipe(name)
+    _, activations, weights, when = _when(name)
+    for estimator, cell in ((recipe.activations, activations), (recipe.weights, weights)):
+        word = WORDS[estimator.method] if estimator is not None else "in" if recipe.kind == "dynamic" else "none"
+        assert word in cell, cell
+    assert when
+
+
+@pytest.mark.parametrize("kind", get_args(get_type_hints(Recipe)["kind"]))
+@pytest.mark.parametrize("table", ["activations", "weights"])
+def test_the_readme_states_which_tables_a_kind_has(kind: str, table: str, tmp_path: Path) -> None:
+    _, *cells = _when(kind)
+    needed = dict(zip(("activations", "weights"), cells, strict=True))
+    other = [name for name, word in needed.items() if word == "required" and name != table]
+    text = f'schema = 1\ndescription = "a recipe"\nkind = "{kind}"\n'
+    rest = "".join(f'[{name}]\nmethod = "mse"\n' for name in other)
+    given = f'[{table}]\nmethod = "mse"\n'
+    if needed[table] == "required":
+        assert catalog.recipe(_write(tmp_path, text + rest + given)).kind == kind
+        assert f"'{table}' is missing" in _refused(tmp_path, text + rest, catalog.recipe)
+    else:
+        assert needed[table] == "refused"
+        assert catalog.recipe(_write(tmp_path, text + rest)).kind == kind
+        assert f"'{table}' does not belong" in _refused(tmp_path, text + rest + given, catalog.recipe)
+
+
 # --- a file of the user's ----------------------------------------------------------------------------------------
 
 
@@ -220,7 +295,14 @@ def test_a_target_by_path(tmp_path: Path) -> None:
 
 def test_a_recipe_by_path(tmp_path: Path) -> None:
     recipe = catalog.recipe(_write(tmp_path, RECIPE))
+    assert recipe.activations is not None
     assert (recipe.name, recipe.activations.percentile) == ("mine", 99.9)
+
+
+@pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
+def test_a_copy_of_a_shipped_recipe_is_a_recipe_of_the_users(tmp_path: Path, path: Path) -> None:
+    recipe = catalog.recipe(_write(tmp_path, path.read_text(encoding="utf-8")))
+    assert recipe == replace(catalog.recipe(path.stem), name="mine")
 
 
 def test_a_relative_path_needs_only_its_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,17 +393,35 @@ def test_a_wrong_target_is_refused_with_its_line(tmp_path: Path, old: str, new: 
 
 
 REFUSED_RECIPES = [
-    ('method = "percentile"', 'method = "entropy"', 5, "'activations.method' must be one of"),
+    ('method = "percentile"', 'method = "kl"', 5, "'activations.method' must be one of"),
     ('method = "percentile"', 'method = "percentil"', 5, "did you mean 'percentile'?"),
     ('method = "percentile"', 'method = "mse"', 6, "'activations.percentile' belongs to method = \"percentile\""),
     ("percentile = 99.9", "percentile = 50", 6, "'activations.percentile' is 50.0; it must be above 50"),
     ("percentile = 99.9", "percentile = 100.1", 6, "at most 100"),
     ("percentile = 99.9", 'percentile = "99"', 6, "'activations.percentile' must be a number"),
-    ('[weights]\nmethod = "minmax"\n', "", 1, "'weights' is missing; it is a table"),
+    ('[weights]\nmethod = "minmax"\n', "", 1, "'weights' is missing; kind = \"static\" needs it"),
     ('[weights]\nmethod = "minmax"\n', "[weights]\n", 8, "'weights.method' is missing"),
     ("[weights]", "[[weights]]", 8, "'weights' must be a table"),
     ("[activations]", "[activation]", 4, "unknown key 'activation'; did you mean 'activations'?"),
+    ('[activations]\nmethod = "percentile"\npercentile = 99.9\n', "", 1, "'activations' is missing; kind = \"static\""),
+    ('method = "minmax"', 'method = "entropy"', 9, "'weights.method' is \"entropy\", which is for activations"),
+    ('method = "minmax"', 'method = "search"', 9, "'weights.method' is \"search\", which is for activations"),
+    ('method = "minmax"', 'method = "mse"\npercentile = 99', 10, "'weights.percentile' belongs to method"),
+    ('"a recipe"\n', '"a recipe"\nkind = "int8"\n', 3, '\'kind\' must be one of "static", "dynamic", "float16"'),
+    ('"a recipe"\n', '"a recipe"\nkind = "dinamic"\n', 3, "did you mean 'dynamic'?"),
+    ('"a recipe"\n', '"a recipe"\nkind = "dynamic"\n', 5, "'activations' does not belong to kind = \"dynamic\""),
+    ('"a recipe"\n', '"a recipe"\nkind = "float16"\n', 5, "'activations' does not belong to kind = \"float16\""),
+    ('"a recipe"\n', '"a recipe"\nkind = "float16"\n', 9, "'weights' does not belong to kind = \"float16\""),
+    ('"a recipe"\n', '"a recipe"\nkindd = "static"\n', 3, "unknown key 'kindd'; did you mean 'kind'?"),
+    ('"a recipe"\n', '"a recipe"\nbias_corection = "none"\n', 3, "did you mean 'bias_correction'?"),
+    ('"a recipe"\n', '"a recipe"\nbias_correction = true\n', 3, "it is True, a boolean"),
+    ('"a recipe"\n', '"a recipe"\nrounding = "adaruond"\n', 3, "did you mean 'adaround'?"),
+    ('"a recipe"\n', '"a recipe"\nkeep_float = "Softmax"\n', 3, "'keep_float' must be a list, each item a string"),
+    ('"a recipe"\n', '"a recipe"\nkeep_float = [\n  "Softmax",\n  7,\n]\n', 5, "'keep_float.1' must be a string"),
 ]
+_DYNAMIC = RECIPE.replace('"a recipe"', '"a recipe"\nkind = "dynamic"').replace(
+    '[activations]\nmethod = "percentile"\npercentile = 99.9\n\n', ""
+)
 
 
 @pytest.mark.parametrize(("old", "new", "line", "expected"), REFUSED_RECIPES)
@@ -331,6 +431,37 @@ def test_a_wrong_recipe_is_refused_with_its_line(tmp_path: Path, old: str, new: 
     found = [part for part in message.splitlines() if expected in part]
     assert found, message
     assert found[0].startswith(f"{tmp_path / 'mine.toml'}:{line}: "), message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("equalization", "cross-layer"),
+        ("smoothing", "search"),
+        ("rounding", "adaround"),
+        ("bias_correction", "input-mean"),
+        ("bias_correction", "sequential"),
+    ],
+)
+def test_a_correction_needs_a_static_recipe(tmp_path: Path, key: str, value: str) -> None:
+    assert catalog.recipe(_write(tmp_path, _DYNAMIC)).kind == "dynamic"
+    line = f'kind = "dynamic"\n{key} = "{value}"'
+    message = _refused(tmp_path, _DYNAMIC.replace('kind = "dynamic"', line), catalog.recipe)
+    assert message == f"{tmp_path / 'mine.toml'}:4: '{key}' needs kind = \"static\"; this recipe is dynamic"
+    assert (
+        getattr(
+            catalog.recipe(
+                _write(
+                    tmp_path,
+                    _DYNAMIC.replace("dynamic", "static")
+                    .replace("[weights]", '[activations]\nmethod = "search"\n[weights]')
+                    .replace('kind = "static"', line.replace("dynamic", "static")),
+                )
+            ),
+            key,
+        )
+        == value
+    )
 
 
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
@@ -374,6 +505,38 @@ def test_any_value_anywhere_loads_or_is_explained(
         hash(target)  # frozen, and made of frozen values
 
 
+_RECIPE_KEYS = sorted({*_rows(ROOT / "calibration" / "README.md"), "activations", "weights"})
+
+
+@given(
+    keys=st.dictionaries(
+        st.sampled_from(_RECIPE_KEYS),
+        st.one_of(
+            _VALUES,
+            st.sampled_from(
+                [
+                    f'"{word}"'
+                    for word in ("static", "dynamic", "float16", "mse", "search", "entropy", "sequential", "none")
+                ]
+            ),
+        ),
+        max_size=6,
+    )
+)
+def test_any_recipe_loads_or_is_explained(tmp_path_factory: pytest.TempPathFactory, keys: dict[str, str]) -> None:
+    keys = {"schema": "1", "description": '"x"', **keys}
+    text = "\n".join(f"{key} = {value}" for key, value in keys.items())
+    path = _write(tmp_path_factory.getbasetemp(), text, "any-recipe.toml")
+    try:
+        recipe = catalog.recipe(path)
+    except EdgetlError as error:
+        assert error.exit_code == 2
+        assert all(part.startswith(f"{path}:") for part in error.message.splitlines())
+    else:
+        assert (recipe.activations is not None) == (recipe.kind == "static")
+        assert (recipe.weights is not None) == (recipe.kind != "float16")
+
+
 # --- packaging ---------------------------------------------------------------------------------------------------
 
 
@@ -414,4 +577,4 @@ def test_the_wheel_carries_the_repositorys_files_and_one_import_name(tmp_path: P
     )
     file, *found = result.stdout.split()
     assert Path(file).is_relative_to(tmp_path)
-    assert found == [path.stem for path in TARGET_FILES]
+    assert found == sorted(path.stem for path in TARGET_FILES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from typing import Any
 
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError
+from edgetl.runtime import products
 from edgetl.runtime.nvidia import Machine
+from edgetl.runtime.runner import EngineNode
 from edgetl.runtime.tensorrt import TITLES, Cuda, Library, logger_of
 from edgetl.specs import BatchRange
 from edgetl.store import versions_of
 
 ENGINE_NAME = "model.engine"
+_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "UINT8": "int8", "FP8": "fp8"}
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 _MESSAGE_LENGTH = 300
 _MESSAGES = 20
 
@@ -133,6 +138,75 @@ def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
         return builder, network, parser, []
     errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
     return builder, network, parser, errors or ["the parser refuses the model and gives no reason"]
+
+
+def network_nodes(trt: ModuleType, network: Any) -> tuple[EngineNode, ...]:
+    """What the parser made of a graph: layers before the builder fuses them, in the order of the network.
+
+    A convolution or matrix product computes in int8 where both its factors come from dequantizers, as TensorRT's
+    explicit quantization asks for; which products and pairs the builder then joins only the engine itself can tell.
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
+
+    Args:
+        trt: The imported library.
+        network: From :func:`parse`, with its parser alive.
+
+    Returns:
+        The layers without constants, and without those that only constants are fed to (dequantized weights). Dynamic
+        dimensions count as 1.
+    """
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    ends = {network.get_input(index).name for index in range(network.num_inputs)}
+    dequantized: set[str] = set()
+    nodes: list[EngineNode] = []
+    for layer in layers:
+        inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
+        reads = [tensor for tensor in inputs if tensor is not None]
+        outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+        if layer.type == trt.LayerType.DEQUANTIZE:
+            dequantized.update(tensor.name for tensor in outputs)
+        if ends.isdisjoint(tensor.name for tensor in reads):
+            continue
+        ends.update(tensor.name for tensor in outputs)
+        eight_bits = [tensor.name in dequantized for tensor in reads[:2]] == [True, True]
+        multiply_adds = _layer_multiply_adds(trt, layer, reads, outputs)
+        kinds = [tensor.dtype.name for tensor in (reads[0], outputs[0])]
+        precision, written = (_PRECISIONS.get(kind, kind.lower()) for kind in kinds)
+        nodes.append(
+            EngineNode(
+                name=layer.name,
+                kind=layer.type.name,
+                precision="int8" if multiply_adds and eight_bits else precision,
+                multiply_adds=multiply_adds,
+                provider="parser",
+                inputs=tuple(tensor.name for tensor in reads if tensor.name in ends),
+                outputs=tuple(tensor.name for tensor in outputs),
+                output_precision=written,
+                origins=tuple(_ONNX_LAYER.findall(layer.metadata)),
+            )
+        )
+    return tuple(nodes)
+
+
+def _layer_multiply_adds(trt: ModuleType, layer: Any, inputs: list[Any], outputs: list[Any]) -> int:
+    """Of a layer of a network, whose weights are its second input or, without a shape of their own, its constants."""
+    shapes = [[abs(size) for size in tensor.shape] for tensor in inputs]  # -1, a dynamic dimension, counts as 1
+    output = [abs(size) for size in outputs[0].shape]
+    if layer.type == trt.LayerType.MATRIX_MULTIPLY:
+        return products.matrix_product(shapes[0], output)
+    if layer.type not in (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION):
+        return 0
+    if len(shapes) > 1:
+        weights = shapes[1]
+    else:
+        layer.__class__ = trt.IConvolutionLayer if layer.type == trt.LayerType.CONVOLUTION else trt.IDeconvolutionLayer
+        channels = (layer.num_output_maps, shapes[0][1] // layer.num_groups)
+        if layer.type == trt.LayerType.DECONVOLUTION:
+            channels = (shapes[0][1], layer.num_output_maps // layer.num_groups)
+        weights = [*channels, *layer.kernel_size_nd]
+    if layer.type == trt.LayerType.CONVOLUTION:
+        return products.convolution(output, weights)
+    return products.transposed_convolution(shapes[0], weights)
 
 
 def _parser_error(error: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from edgetl.errors import BundleError
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import EngineNode, Runner
 from edgetl.specs import BatchRange, Precision, Target
 
 Status = Literal["ready", "built", "build-on-device"]
@@ -101,4 +101,19 @@ class Backend(Protocol):
         Raises:
             MissingExtraError: The library is not installed.
             ProviderError: The recorded provider or device is not on this machine. Never a fallback.
+        """
+
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """The nodes of the graph that the engine really runs, after its own optimisations.
+
+        Args:
+            folder: With ``engine.json``.
+            threads: As for :meth:`open`.
+
+        Returns:
+            In the order of their execution; empty where the library has no such graph, or does not tell.
+
+        Raises:
+            MissingExtraError: The library is not installed.
+            ProviderError: The recorded provider or device is not on this machine.
         """

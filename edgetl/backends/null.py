@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends.base import CompileRequest, EngineRecord
-from edgetl.runtime.runner import Placement, Runner, Tensors, TensorSpec, check_feeds
+from edgetl.runtime.runner import EngineNode, Placement, Runner, Tensors, TensorSpec, check_feeds
 from edgetl.specs import Precision, Target
 
 
@@ -63,6 +63,10 @@ class NullBackend:
         """Open the written ports."""
         record = EngineRecord.read(folder)
         return _NullRunner(folder / record.files[0], record.provider)
+
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """None: nothing is computed."""
+        return ()
 
 
 class _NullRunner:

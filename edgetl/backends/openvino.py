@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.backends.onnxruntime import why_not_this_processor
 from edgetl.errors import MissingExtraError, TargetError
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import EngineNode, Runner
 from edgetl.specs import Precision, Target
 from edgetl.store import versions_of
+
+if TYPE_CHECKING:
+    from edgetl.runtime.openvino import OpenVinoRunner
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 """What the float layers run in; without it OpenVINO takes bf16 where the processor can, and says nothing."""
@@ -61,8 +65,25 @@ class OpenVinoBackend:
         record.write(request.folder)
         return record
 
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """The nodes of OpenVINO's own executed graph, in the order of their execution.
+
+        Args:
+            folder: With ``engine.json``.
+            threads: As for :meth:`open`.
+
+        Raises:
+            MissingExtraError: openvino is not installed.
+            ProviderError: The recorded device is not on this machine.
+        """
+        with self._open(folder, threads) as runner:
+            return runner.nodes()
+
     def open(self, folder: Path, *, threads: int | None = None) -> Runner:
         """Compile for the recorded device, in the recorded precision."""
+        return self._open(folder, threads)
+
+    def _open(self, folder: Path, threads: int | None) -> OpenVinoRunner:
         from edgetl.runtime.openvino import OpenVinoRunner
 
         record = EngineRecord.read(folder)

@@ -24,7 +24,7 @@ from edgetl.backends._trt_build import (
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import ProviderError
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import EngineNode, Runner
 from edgetl.runtime.tensorrt import Cuda, TensorRTRunner, device_index, import_library
 from edgetl.specs import Precision, Target
 
@@ -128,6 +128,23 @@ class TensorRTBackend:
         del threads
         engine, provider = engine_to_open(folder, self.name)
         return TensorRTRunner(engine, library="tensorrt", provider=provider)
+
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """The engine's layers after fusion, from its inspector; empty where it was built without details.
+
+        Args:
+            folder: With ``engine.json``.
+            threads: Not used.
+
+        Raises:
+            MissingExtraError: The library or cuda-python is not installed.
+            ProviderError: No such GPU, or another version of the library.
+            BundleError: There is no record of this backend in the folder.
+        """
+        del threads
+        engine, provider = engine_to_open(folder, self.name)
+        with TensorRTRunner(engine, library="tensorrt", provider=provider) as runner:
+            return runner.nodes()
 
     def _leave_sources(self, request: CompileRequest, reason: str) -> EngineRecord:
         target = request.target

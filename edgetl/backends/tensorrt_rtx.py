@@ -17,6 +17,7 @@ from edgetl.backends._trt_build import (
     build_versions,
     engine_to_open,
     installed_version,
+    network_nodes,
     parse,
     write_bytes,
     write_record,
@@ -24,7 +25,7 @@ from edgetl.backends._trt_build import (
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import TargetError
 from edgetl.runtime.nvidia import Machine, this_machine
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import EngineNode, Runner
 from edgetl.runtime.tensorrt import TensorRTRunner, device_index, import_library
 from edgetl.specs import Precision, Target
 
@@ -128,6 +129,23 @@ class TensorRTRTXBackend:
         engine, provider = engine_to_open(folder, self.name)
         return TensorRTRunner(engine, library="tensorrt_rtx", provider=provider)
 
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """The engine's layers after fusion, from its inspector; empty where it was built without details.
+
+        Args:
+            folder: With ``engine.json``.
+            threads: Not used.
+
+        Raises:
+            MissingExtraError: The library or cuda-python is not installed.
+            ProviderError: No such GPU, or another version of the library.
+            BundleError: There is no record of this backend in the folder.
+        """
+        del threads
+        engine, provider = engine_to_open(folder, self.name)
+        with TensorRTRunner(engine, library="tensorrt_rtx", provider=provider) as runner:
+            return runner.nodes()
+
 
 def accepts(model: Path) -> list[str]:
     """Ask TensorRT-RTX's ONNX parser, which is TensorRT's, about a graph; needs no GPU.
@@ -144,6 +162,28 @@ def accepts(model: Path) -> list[str]:
     trt = import_library("tensorrt_rtx", needed_for=f"asking TensorRT's parser about {model.name}")
     *_, errors = parse(trt, model.read_bytes())
     return errors
+
+
+def parsed(model: Path) -> tuple[EngineNode, ...]:
+    """What TensorRT-RTX's ONNX parser, which is TensorRT's, makes of a graph; needs no GPU.
+
+    Args:
+        model: ONNX file without external data.
+
+    Returns:
+        Layers before fusion; see :func:`edgetl.backends._trt_build.network_nodes`.
+
+    Raises:
+        MissingExtraError: TensorRT-RTX is not installed.
+        TargetError: The parser refuses the graph.
+    """
+    trt = import_library("tensorrt_rtx", needed_for=f"asking TensorRT's parser about {model.name}")
+    _, network, parser, errors = parse(trt, model.read_bytes())
+    if errors:
+        raise TargetError(f"TensorRT-RTX refuses {model.name}: " + "; ".join(errors))
+    nodes = network_nodes(trt, network)
+    del parser  # held until here: the network refers to weights that the parser owns
+    return nodes
 
 
 def split_capabilities(trt: ModuleType, target: Target) -> tuple[list[str], list[str]]:

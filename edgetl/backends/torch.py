@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
 from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Placement, Runner, Tensors, TensorSpec, check_feeds
+from edgetl.runtime.runner import EngineNode, Placement, Runner, Tensors, TensorSpec, check_feeds
 from edgetl.specs import Precision, Target
 from edgetl.store import versions_of
 
@@ -160,6 +160,10 @@ class TorchBackend:
         module, deploy = read_checkpoint(folder)
         device = EngineRecord.read(folder).provider if (folder / "engine.json").exists() else "cpu"
         return TorchRunner(module, deploy.input_shape, device=device, threads=threads)
+
+    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
+        """None: eager PyTorch runs a module, and has no graph of its own."""
+        return ()
 
 
 class TorchRunner:

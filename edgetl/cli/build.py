@@ -20,7 +20,6 @@ Force = Annotated[list[str] | None, typer.Option("--force", metavar="STAGE", hel
 _VERBS = {
     "train": ("train", "Fine-tune, and stop at the checkpoint."),
     "export": ("export", "Everything up to the ONNX graph."),
-    "calibrate": ("calibrate", "Everything up to the activation statistics."),
 }
 
 
@@ -48,7 +47,7 @@ def _compile(
     json: Json = False,
 ) -> None:
     if not (path / "manifest.json").is_file():
-        _show_artifacts("compile", _run(path, target, assignments, store, until="compile", force=force), json)
+        show_artifacts("compile", run_until(path, target, assignments, store, until="compile", force=force), json)
         return
     from edgetl.pipeline import on_device
 
@@ -73,7 +72,7 @@ def _build(
     force: Force = None,
     json: Json = False,
 ) -> None:
-    outcome = _run(path, target, assignments, store, until="bundle", dry_run=dry_run, force=force)
+    outcome = run_until(path, target, assignments, store, until="bundle", dry_run=dry_run, force=force)
     if json:
         print_json("build", _document(outcome))
         return
@@ -94,12 +93,13 @@ def _stage_command(until: str) -> Any:
         force: Force = None,
         json: Json = False,
     ) -> None:
-        _show_artifacts(until, _run(path, target, assignments, store, until=until, force=force), json)
+        show_artifacts(until, run_until(path, target, assignments, store, until=until, force=force), json)
 
     return command
 
 
-def _show_artifacts(until: str, outcome: Outcome, json: bool) -> None:
+def show_artifacts(until: str, outcome: Outcome, json: bool) -> None:
+    """Print where the results of stages are."""
     if json:
         print_json(until, _document(outcome))
         return
@@ -107,7 +107,7 @@ def _show_artifacts(until: str, outcome: Outcome, json: bool) -> None:
         print_text(f"{name}: {folder}")
 
 
-def _run(
+def run_until(
     path: Path,
     target: list[str] | None,
     assignments: list[str] | None,
@@ -117,6 +117,7 @@ def _run(
     dry_run: bool = False,
     force: list[str] | None,
 ) -> Outcome:
+    """Build a project until after a stage; see :func:`edgetl.pipeline.build`."""
     config = load_config(path, assignments)
     from edgetl.pipeline import build
     from edgetl.store import Store

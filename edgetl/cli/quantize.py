@@ -5,28 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgetl.cli.options import Json
-from edgetl.cli.terminal import TerminalReporter, print_json, print_text
+from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgetl.pipeline.own_model import QuantizedModel
+
+_FEW, _MANY = 5, 1_000_000
+"""Layers that are shown."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command(name="quantize", help="Quantize any ONNX image classifier to int8 for a target; no training.")(
-        _quantize
-    )
+    app.command(name="quantize", help="Quantize any ONNX model to int8 for a target; no training.")(_quantize)
 
 
 def _quantize(
     model: Annotated[Path, typer.Argument(help="The float graph.", show_default=False)],
-    data: Annotated[Path, typer.Option("--data", help="Images to calibrate with: a folder or a manifest.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="To calibrate with: images (a folder or a manifest), or a .npz file with an array for each input.",
+        ),
+    ],
     target: Annotated[str, typer.Option("--target", help="A target by name or file: edgetl targets.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The quantized graph.")],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Images to use, at most.")] = 256,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Of the data, at most.")] = 256,
     recipe: Annotated[str, typer.Option("--recipe", help="A recipe by name or file: edgetl recipes.")] = "int8-mse",
     seed: Annotated[int, typer.Option("--seed", help="Of the draw of samples.")] = 0,
     size: Annotated[int | None, typer.Option("--size", min=8, max=4096, help="Where the input is dynamic.")] = None,
@@ -37,6 +47,7 @@ def _quantize(
     interpolation: Annotated[str | None, typer.Option("--interpolation", help="bicubic, bilinear, nearest.")] = None,
     mean: Annotated[str | None, typer.Option("--mean", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
     std: Annotated[str | None, typer.Option("--std", help="Per channel on the scale 0 to 1: 0.5,0.5,0.5")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show all layers, not the worst five alone.")] = False,
     json: Json = False,
 ) -> None:
     from edgetl.pipeline import own_model
@@ -50,6 +61,12 @@ def _quantize(
         "mean": _triple("--mean", mean),
         "std": _triple("--std", std),
     }
+    contract = {name: value for name, value in given.items() if value is not None}
+    if data.suffix == ".npz" and contract:
+        raise UsageError(
+            f"{', '.join(sorted(contract))} say how images are made into an input; {data.name} is fed as it is",
+            hint="leave out --size, --resize, --crop-pct, --interpolation, --mean and --std",
+        )
     done = own_model.quantize_model(
         model,
         data,
@@ -58,7 +75,7 @@ def _quantize(
         recipe=recipe,
         samples=samples,
         seed=seed,
-        preprocessing={name: value for name, value in given.items() if value is not None},
+        preprocessing=contract,
         reporter=TerminalReporter(),
     )
     if json:
@@ -70,6 +87,43 @@ def _quantize(
     if done.left_in_float:
         print_text("in float: " + ", ".join(f"{count} {name}" for name, count in done.left_in_float.items()))
     print_text(f"against the float graph: SQNR {done.sqnr_db:.1f} dB, top-1 agreement {done.agreement:.3f}")
+    _print_layers(done, _MANY if layers else _FEW)
+
+
+def _print_layers(done: QuantizedModel, most: int) -> None:
+    """The layers that lose most, and what corrections did."""
+    from edgetl.pipeline.quantized import remarks
+
+    for remark in remarks(done.notes, done.notes):
+        print_text(remark)
+    if done.layers is None:
+        return
+    found, before = done.layers["layers"], done.notes.get("before_correction", {})
+    shown = found[:most]
+    what = f"the {len(shown)} layers of {len(found)} that lose most" if len(shown) < len(found) else "all layers"
+    rest = "; --layers shows all" if len(shown) < len(found) else ""
+    print_text()
+    print_text(f"{what}, SQNR in dB on {done.layers['samples']} samples, worst first{rest}")
+    columns = ["layer", "operator", "alone", *(["before corrections"] if before else []), "in the graph"]
+    rows = [
+        [
+            loss["node"],
+            loss["operator"],
+            _decibel(loss["isolated_db"]),
+            *([_decibel(before.get(loss["node"]))] if before else []),
+            _decibel(loss["accumulated_db"]),
+        ]
+        for loss in shown
+    ]
+    print_table(columns, rows, right=(2, 3, 4))
+
+
+def _decibel(value: float | None) -> str:
+    from edgetl.quantize.layers import NO_NOISE_DB
+
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < NO_NOISE_DB else "no loss"
 
 
 def _triple(flag: str, text: str | None) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from typing import Any
 from edgetl.errors import EdgetlError
 
 SCHEMA = 1
+_BAR = 14
+"""Columns of a progress bar: with its text, count and times, a line fits into 80."""
 
 
 def print_json(kind: str, document: Any) -> None:
@@ -75,14 +78,14 @@ class TerminalReporter:
         sys.stderr.write(f"{_bold(stage.ljust(10))} {what} …\n")
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Move the bar."""
+        """Move the bar, which tells the time that went by and, where the total is known (not 0), the time left."""
         if not sys.stderr.isatty():
             return
         if what != self._what:
             self._close()
             self._open(what, total)
-        self._bar.update(self._task, completed=done, total=total)
-        if done >= total:
+        self._bar.update(self._task, completed=done, total=total or None)
+        if total and done >= total:
             self._close()
 
     def finished(self, stage: str, what: str, *, cached: bool, seconds: float) -> None:
@@ -98,24 +101,42 @@ class TerminalReporter:
 
     def _open(self, what: str, total: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+        from rich.text import Text
+
+        class Times(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(times(task.elapsed or 0.0, task.time_remaining))
 
         self._bar = Progress(
             TextColumn("           {task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=_BAR),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            Times(),
             console=Console(stderr=True),
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(what, total=total)
+        atexit.register(self._close)  # an error leaves the bar where it is, and the cursor hidden
+        self._task = self._bar.add_task(what, total=total or None)
         self._what = what
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            atexit.unregister(self._close)
         self._bar, self._what = None, ""
+
+
+def times(elapsed_s: float, left_s: float | None) -> str:
+    """The time that went by and the time left, as "0:12 gone, 1:05:10 left"; None: not known."""
+    return f"{_clock(elapsed_s)} gone" + (f", {_clock(left_s)} left" if left_s is not None else "")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _styled(text: str, code: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, learning, proof, publish
+from edgetl.pipeline import engines, learning, precisions, proof, publish
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun
 from edgetl.store import Store
@@ -17,7 +17,7 @@ from edgetl.tomlfile import did_you_mean
 STAGES = ("data", "train", "export", "calibrate", "compile", "verify", "bench", "bundle")
 """Where a build can be told to stop."""
 FORCEABLE = (
-    *("data", "backbone", "finetune", "export", "calibrate", "quantize", "half"),
+    *("data", "backbone", "finetune", "export", "calibrate", "equalize", "quantize", "half"),
     *("compile", "reference", "verify", "bench", "bundle"),
 )
 """What the store keeps results of, and ``force`` can name: what a build's output calls them."""
@@ -105,13 +105,17 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         return Outcome(stopped_after="export", artifacts=artifacts)
 
     quantized = any(candidate.precision == "int8" for candidate in candidates) or stop("calibrate")
-    statistics = engines.calibrate(session, dataset, checkpoint, exported) if quantized else None
+    statistics = precisions.calibrate(session, dataset, checkpoint, exported) if quantized else None
     if statistics:
         artifacts["calibrate"] = statistics.folder
     if stop("calibrate"):
         return Outcome(stopped_after="calibrate", artifacts=artifacts)
 
-    graphs = {item.name: engines.graph_for(session, item, exported, statistics) for item in candidates}
+    prepared = precisions.equalize(session, dataset, checkpoint, exported, statistics) if statistics else None
+    graphs = {
+        item.name: precisions.graph_for(session, dataset, checkpoint, item, exported, prepared, statistics)
+        for item in candidates
+    }
     made = [engines.compile_engine(session, item, graphs[item.name]) for item in candidates]
     artifacts.update({f"compile {engine.candidate.name}": engine.artifact.folder for engine in made})
     if stop("compile"):
@@ -119,7 +123,9 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
 
     asked, reference = learning.ask_reference(session, dataset, checkpoint)
     artifacts["reference"] = asked.folder
-    proven = [proof.verify(session, dataset, checkpoint, engine, reference) for engine in made]
+    proven = [
+        proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name]) for engine in made
+    ]
     timings = proof.bench(session, dataset, checkpoint, exported, made) if not stop("verify") else proof.NO_TIMINGS
     decisions = proof.decide(proven, timings)
     record = Record(
@@ -129,7 +135,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         checkpoint=checkpoint,
         history=tuple(history),
         exported=exported,
-        statistics=statistics,
+        statistics=prepared.statistics if prepared else None,
         graphs=graphs,
         golden=asked,
         reference=reference,

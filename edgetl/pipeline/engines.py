@@ -11,19 +11,16 @@ from edgetl.backends import torch as torch_backend
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.benchmark import environment
 from edgetl.config import Config, TargetEntry
-from edgetl.data import load as loading
-from edgetl.data.dataset import Dataset, Sample
-from edgetl.data.leaks import check_leaks
+from edgetl.data.dataset import Dataset
 from edgetl.data.loader import ImageSamples, batches
-from edgetl.data.splits import draw_calibration
 from edgetl.errors import ConfigError, MissingExtraError
 from edgetl.pipeline.learning import samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.runner import Runner, run_images
-from edgetl.specs import BatchRange, Precision, Recipe, Target
+from edgetl.specs import BatchRange, Precision, Target
 from edgetl.store import Artifact, code_digest, versions_of
 
-_RUN_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "pillow", "numpy")
+RUN_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "pillow", "numpy")
 _EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxslim", "onnx-ir")
 
 
@@ -109,10 +106,16 @@ def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, 
         ConfigError: The recipe's file is not valid.
         MissingExtraError: A library is not installed.
     """
-    catalog.recipe(config.quantize.recipe)
+    for name, kinds in ((config.quantize.recipe, ("static", "dynamic")), (config.quantize.fp16_recipe, ("float16",))):
+        found = catalog.recipe(name)
+        if found.kind not in kinds:
+            raise ConfigError(
+                f"the recipe {found.name} is of kind {found.kind}; wanted is {' or '.join(kinds)}",
+                hint="edgetl recipes",
+            )
     _need("train", "fine-tuning", "torch", "torchvision", "timm", "safetensors")
     if exported:
-        _need("export", "exporting to ONNX", "onnx", "onnx-ir", "onnxscript", "onnxslim")
+        _need("export", "exporting to ONNX", "onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors")
         if backends.backend("onnxruntime").version() is None:
             raise MissingExtraError("onnxruntime", extra="ort", needed_for="checking and calibrating the ONNX graph")
     for candidate in candidates if compiled else ():
@@ -129,7 +132,7 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
         "config": session.config_digest("export"),
         "checked_on": samples_digest(dataset.test[: config.batch.max]),
         "code": code_digest("export", "backends/torch.py", "runtime", "data/loader.py", "pipeline/engines.py"),
-        "versions": versions_of(*_EXPORT_PACKAGES, *_RUN_PACKAGES),
+        "versions": versions_of(*_EXPORT_PACKAGES, *RUN_PACKAGES),
     }
 
     def make(folder: Path) -> None:
@@ -165,61 +168,6 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
         f"largest difference from PyTorch {facts['max_abs_error']:.1e}"
     )
     return artifact
-
-
-def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:
-    """Statistics of every activation that any scheme may ask for: independent of the targets."""
-    from edgetl.quantize import calibrate as calibration
-    from edgetl.quantize import graph, placement
-    from edgetl.quantize.schemes import SCHEMES
-
-    config = session.config.quantize
-    samples = calibration_samples(config_of=session, dataset=dataset)
-    deploy = torch_backend.read_deploy(checkpoint.folder)
-    inputs = {
-        "model": exported.digest,
-        "samples": sorted(sample.digest for sample in samples),
-        "preprocessing": deploy.preprocessing.digest(),
-        "code": code_digest("quantize", "runtime", "data/loader.py", "specs.py", "pipeline/engines.py"),
-        "versions": versions_of("onnx-ir", "onnxscript", *_RUN_PACKAGES),
-    }
-
-    def make(folder: Path) -> None:
-        model = graph.prepare(graph.load(exported / "model.onnx"))
-        size = graph.fixed_batch(model) or 16
-        statistics = calibration.calibrate(
-            model,
-            placement.points(model, list(SCHEMES.values())),
-            (images for images, _ in batches(ImageSamples(samples, deploy.preprocessing), size)),
-            open_runner=open_graph,
-            memory_mb=config.memory_mb,
-            progress=lambda seen: session.reporter.progress("calibration samples", seen, len(samples)),
-            describe=lambda index: str(samples[index].path),
-        )
-        calibration.save(statistics, folder)
-
-    return session.stage("calibrate", f"activation statistics of {len(samples)} samples", inputs, make)
-
-
-def calibration_samples(*, config_of: Session, dataset: Dataset) -> tuple[Sample, ...]:
-    """Drawn from train, or from the folder that ``quantize.data`` names; never from test."""
-    config = config_of.config
-    if config.quantize.data is None:
-        return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
-    own = loading.load_samples(config.quantize.data, classes=dataset.classes, max_pixels=config.data.max_pixels)
-    check_leaks({"calibration": own, "val": dataset.val, "test": dataset.test})
-    return draw_calibration(own, config.quantize.samples, config.quantize.seed)
-
-
-def graph_for(session: Session, candidate: Candidate, exported: Artifact, statistics: Artifact | None) -> Artifact:
-    """The graph with the candidate's precision in it; the float graph where the engine converts by itself."""
-    if candidate.precision == "int8":
-        assert statistics is not None  # the pipeline calibrates where a candidate is int8
-        recipe = catalog.recipe(session.config.quantize.recipe)
-        return _quantized(session, candidate.target.scheme, recipe, exported, statistics)
-    if candidate.precision == "fp16" and candidate.target.backend != "openvino":
-        return _half(session, exported)
-    return exported
 
 
 def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> Engine:
@@ -271,61 +219,8 @@ def _version(candidate: Candidate) -> str | None:
     return version
 
 
-def open_graph(model: Path) -> Runner:
-    """A plain ONNX file on ONNX Runtime's CPU provider."""
+def open_graph(model: Path, *, provider: str = "CPUExecutionProvider") -> Runner:
+    """A plain ONNX file on an execution provider of ONNX Runtime."""
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(model)
-
-
-def _quantized(session: Session, scheme: str, recipe: Recipe, exported: Artifact, statistics: Artifact) -> Artifact:
-    from edgetl.quantize import schemes
-
-    wanted = schemes.scheme(scheme)
-    inputs = {
-        "model": exported.digest,
-        "statistics": statistics.digest,
-        "scheme": scheme,
-        "recipe": asdict(recipe),
-        "code": code_digest("quantize", "specs.py", "pipeline/engines.py"),
-        "versions": versions_of("onnx-ir", "onnxscript", "numpy"),
-    }
-
-    def make(folder: Path) -> None:
-        import onnx_ir as ir
-
-        from edgetl.quantize import calibrate as calibration
-        from edgetl.quantize import graph, placement
-
-        model = graph.prepare(graph.load(exported / "model.onnx"))
-        done = placement.quantize(model, calibration.load(statistics.folder).sketches, wanted, recipe)
-        ir.save(done.model, folder / "model.onnx")
-        facts = {
-            "scheme": scheme,
-            "recipe": recipe.name,
-            "quantized": dict(done.quantized),
-            "left_in_float": dict(done.left_in_float),
-            "params": {
-                name: [chosen.scale, chosen.zero_point, chosen.low, chosen.high] for name, chosen in done.params.items()
-            },
-        }
-        (folder / "quantize.json").write_text(json.dumps(facts), encoding="utf-8")
-
-    return session.stage("quantize", f"{recipe.name} in the scheme {scheme}", inputs, make)
-
-
-def _half(session: Session, exported: Artifact) -> Artifact:
-    inputs = {
-        "model": exported.digest,
-        "code": code_digest("quantize/half.py", "quantize/graph.py", "pipeline/engines.py"),
-        "versions": versions_of("onnx-ir", "onnxscript"),
-    }
-
-    def make(folder: Path) -> None:
-        import onnx_ir as ir
-
-        from edgetl.quantize import graph, half
-
-        ir.save(half.to_half(graph.prepare(graph.load(exported / "model.onnx"))), folder / "model.onnx")
-
-    return session.stage("half", "the graph in float16", inputs, make)
+    return OnnxRuntimeRunner(model, provider=provider)

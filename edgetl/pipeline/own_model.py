@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,22 @@ from edgetl.benchmark import latency
 from edgetl.data.load import load_samples
 from edgetl.data.loader import ImageSamples, batches
 from edgetl.data.splits import draw_calibration
-from edgetl.errors import ModelError, TargetError, UsageError
+from edgetl.errors import DataError, ModelError, TargetError, UsageError
 from edgetl.parity.compare import sqnr_db
 from edgetl.pipeline.engines import open_graph
+from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent
-from edgetl.quantize import calibrate, graph, placement, schemes
+from edgetl.quantize import graph, recipes, schemes
+from edgetl.quantize.recipes import Tools
+from edgetl.quantize.walk import batches_of
 from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Runner, run_images
+from edgetl.runtime.runner import Runner
 from edgetl.store import storage_errors
 
+_INTEGER_OPERATORS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger"}
+)
 _CHECKED = 64
 _BATCH = 16
 
@@ -46,9 +53,13 @@ class QuantizedModel:
     size_before_bytes: int
     size_after_bytes: int
     sqnr_db: float
-    """Of the outputs on samples of the data, quantized against float, both on ONNX Runtime."""
+    """Of the first output on samples of the data, quantized against float, both on ONNX Runtime."""
     agreement: float
     """Share of those samples on which both name the same class."""
+    layers: dict[str, Any] | None
+    """The layer report, worst layers first; None of a recipe without one."""
+    notes: dict[str, Any]
+    """What changes of the float graph, corrections and searches did."""
 
 
 def quantize_model(
@@ -60,19 +71,20 @@ def quantize_model(
     recipe: str = "int8-mse",
     samples: int = 256,
     seed: int = 0,
-    memory_mb: int = 256,
+    memory_mb: int = 512,
     preprocessing: dict[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> QuantizedModel:
-    """Quantize an ONNX image classifier for a target.
+    """Quantize an ONNX model for a target.
 
     Args:
-        model: With one float32 input of shape (N, 3, H, W); not changed.
-        data: Images: a folder at any depth, or a manifest.
+        model: Not changed. With images for data, it has one float32 input of shape (N, 3, H, W).
+        data: Images: a folder at any depth, or a manifest. Or an .npz file of arrays by input name, of any dtypes and
+            one length, fed as they are: for models of text, tables or anything else.
         output: Of the quantized graph. Written whole or not at all.
         target: Name or file; its scheme is used.
         recipe: Name or file.
-        samples: How many images to calibrate with, at most.
+        samples: How many samples to calibrate with, at most.
         seed: Of their draw.
         memory_mb: Of activations alive at once.
         preprocessing: Fields of :class:`ImagePreprocessing` that are stronger than the model's metadata.
@@ -80,8 +92,8 @@ def quantize_model(
 
     Raises:
         ModelError: Not such a model.
-        TargetError: The target has no int8 scheme.
-        DataError: No usable image.
+        TargetError: The target has no int8 scheme, or cannot run such a recipe.
+        DataError: No usable sample.
         StorageError: The output cannot be written.
     """
     reporter = reporter or Silent()
@@ -94,40 +106,99 @@ def quantize_model(
     scheme, chosen = schemes.scheme(wanted.scheme), catalog.recipe(recipe)
     _check_output(model, output)
     loaded = graph.load(model)
-    _check_quantizable(model, loaded)
+    _check_quantizable(model, loaded, images=data.suffix != ".npz")
     prepared = graph.prepare(loaded)
-    contract = preprocessing_of(prepared, preprocessing or {})
-    drawn = draw_calibration(load_samples(data, max_pixels=contract.max_pixels), samples, seed)
-    images = ImageSamples(drawn, contract)
-    reporter.started("calibrate", f"{len(drawn)} samples of {data}")
-    statistics = calibrate.calibrate(
-        prepared,
-        placement.points(prepared, [scheme]),
-        (found for found, _ in batches(images, graph.fixed_batch(prepared) or _BATCH)),
+    source = _arrays(data, samples, seed) if data.suffix == ".npz" else None
+    if source is None:
+        contract = preprocessing_of(prepared, preprocessing or {})
+        source = _pictures(data, contract, prepared, samples, seed)
+        prepared.metadata_props["edgetl.preprocessing"] = json.dumps(contract.to_json(), sort_keys=True)
+    tools = Tools(
+        samples=source.feeds,
         open_runner=open_graph,
         memory_mb=memory_mb,
-        progress=lambda seen: reporter.progress("calibration samples", seen, len(drawn)),
-        describe=lambda index: str(drawn[index].path),
+        progress=lambda what, done, total: reporter.progress(what, done, total or source.count),
+        describe=source.describe,
     )
+    reporter.started("calibrate", f"{source.count} samples of {data}")
+    statistics = recipes.calibrate(prepared, tools, [scheme])
+    changes: dict[str, Any] = {}
+    if recipes.changes_graph(chosen):
+        reporter.started("equalize", f"channels as {chosen.name} wants them")
+        changed = recipes.change(prepared, statistics, chosen, tools)
+        prepared, statistics = changed.model, changed.statistics
+        changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
+        changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])
     reporter.started("quantize", f"{chosen.name} in the scheme {scheme.name}")
-    done = placement.quantize(prepared, statistics.sketches, scheme, chosen)
-    done.model.metadata_props["edgetl.preprocessing"] = json.dumps(contract.to_json(), sort_keys=True)
+    done = recipes.make(prepared, statistics, scheme, chosen, tools)
     with storage_errors(output.parent), _whole(output) as draft:
         import onnx_ir as ir
 
         ir.save(done.model, draft)
-        quality, agreement = _compare(model, draft, images)
+        quality, agreement = _compare(model, draft, source, graph.fixed_batch(prepared))
     return QuantizedModel(
         output=output,
         scheme=scheme.name,
         recipe=chosen.name,
-        samples=len(drawn),
+        samples=source.count,
         quantized=dict(done.quantized),
         left_in_float=dict(done.left_in_float),
         size_before_bytes=model.stat().st_size,
         size_after_bytes=output.stat().st_size,
         sqnr_db=quality,
         agreement=agreement,
+        layers=asdict(done.report) if done.report is not None else None,
+        notes={**changes, **done.notes},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Samples to calibrate with."""
+
+    count: int
+    feeds: Callable[[], Iterator[dict[str, NDArray[Any]]]]
+    """Gives them anew each time, in batches."""
+    describe: Callable[[int], str]
+
+
+def _pictures(data: Path, contract: ImagePreprocessing, model: Any, most: int, seed: int) -> _Source:
+    drawn = draw_calibration(load_samples(data, max_pixels=contract.max_pixels), most, seed)
+    images = ImageSamples(drawn, contract)
+    name, size = str(model.graph.inputs[0].name), graph.fixed_batch(model) or _BATCH
+    return _Source(
+        count=len(drawn),
+        feeds=lambda: ({name: found} for found, _ in batches(images, size)),
+        describe=lambda index: str(drawn[index].path),
+    )
+
+
+def _arrays(data: Path, most: int, seed: int) -> _Source:
+    """Samples that are arrays already.
+
+    Raises:
+        DataError: Not such a file, arrays of different lengths, or none.
+    """
+    if not data.is_file():
+        raise DataError(f"there is no {data}")
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{data} is no .npz file of plain arrays: {error}") from None
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or not all(lengths.values()):
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
+        raise DataError(f"{data} needs one array per input, all with as many samples; it holds {found}")
+    count = next(iter(lengths.values()))
+    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
+    return _Source(
+        count=len(chosen),
+        feeds=lambda: (
+            {name: array[chosen[start : start + _BATCH]] for name, array in arrays.items()}
+            for start in range(0, len(chosen), _BATCH)
+        ),
+        describe=lambda index: f"{chosen[index]} of {data.name}",
     )
 
 
@@ -139,22 +210,31 @@ def _check_output(model: Path, output: Path) -> None:
         raise UsageError(f"the output {output} is a folder", hint=f"-o {output / (model.stem + '-int8.onnx')}")
 
 
-def _check_quantizable(path: Path, model: Any) -> None:
+def _check_quantizable(path: Path, model: Any, *, images: bool) -> None:
     """Refuse what calibration cannot run, with a message about the user's file and not about a copy of it.
 
     Args:
         path: Of the model.
         model: onnx_ir.Model, as it was read.
+        images: Whether it will be fed with images, and not with arrays for each input.
     """
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear", "QLinearConv") for node in model.graph):
+    if any(node.op_type in _INTEGER_OPERATORS for node in model.graph):
         raise ModelError(f"{path} is quantized already", hint="give the float graph that it was made from")
+    if not images:
+        return
     with open_graph(path) as runner:
         if len(runner.inputs) != 1:
             names = ", ".join(spec.name for spec in runner.inputs)
-            raise ModelError(f"edgetl quantize feeds one input; {path} has {len(runner.inputs)}: {names}")
+            raise ModelError(
+                f"images are for one input; {path} has {len(runner.inputs)}: {names}",
+                hint="--data FILE.npz, with an array for each input",
+            )
         spec = runner.inputs[0]
         if spec.dtype != "float32":
-            raise ModelError(f"edgetl quantize starts from a float32 graph; '{spec.name}' of {path} is {spec.dtype}")
+            raise ModelError(
+                f"images are fed as float32; the input '{spec.name}' of {path} is {spec.dtype}",
+                hint="--data FILE.npz, with an array for each input",
+            )
 
 
 def preprocessing_of(model: Any, given: dict[str, Any]) -> ImagePreprocessing:
@@ -296,15 +376,15 @@ def _calling(runner: Runner, feeds: dict[str, NDArray[np.generic]]) -> Any:
     return lambda: runner.run(feeds)
 
 
-def _compare(model: Path, quantized: Path, images: ImageSamples) -> tuple[float, float]:
-    """SQNR in dB and top-1 agreement of two graphs on some of the images."""
-    few = ImageSamples(images.samples[:_CHECKED], images.preprocessing)
+def _compare(model: Path, quantized: Path, source: _Source, fixed: int | None) -> tuple[float, float]:
+    """SQNR in dB and top-1 agreement of two graphs on some of the samples."""
     results: tuple[list[NDArray[np.float64]], ...] = ([], [])
+    parts = batches_of(source.feeds(), size=fixed or min(_BATCH, source.count), most=_CHECKED)
     with open_graph(model) as before, open_graph(quantized) as after:
-        size = before.inputs[0].shape[0]
-        for found, _ in batches(few, size if isinstance(size, int) else _BATCH):
+        name = before.outputs[0].name
+        for feeds in parts:
             for runner, outputs in zip((before, after), results, strict=True):
-                outputs.append(run_images(runner, found).astype(np.float64))
+                outputs.append(np.asarray(runner.run(feeds)[name], dtype=np.float64))
     first, second = (np.concatenate(outputs) for outputs in results)
     flat = [array.reshape(len(array), -1) for array in (first, second)]
     return sqnr_db(first, second), float((flat[0].argmax(1) == flat[1].argmax(1)).mean())

@@ -12,10 +12,10 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.latency import Latency as Measured
 from edgetl.data.dataset import Sample
-from edgetl.pipeline import engines
+from edgetl.pipeline import precisions, quantized
 from edgetl.pipeline.proof import FP32, PYTORCH, Decision
 from edgetl.pipeline.record import Record
-from edgetl.quantize import calibrate
+from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch
 from edgetl.report import model
 
@@ -74,7 +74,9 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         confusions=_confusions(record),
         training=tuple(_phase(phase) for phase in record.history),
         calibration=_calibration(record),
-        quantizations=_quantizations(record),
+        quantizations=quantized.operators(record),
+        fusions=quantized.fusions(record),
+        layers=quantized.layers(record),
         data=_data(record),
         preprocessing=tuple(
             model.Fact(name=name, value=str(value)) for name, value in deploy.preprocessing.to_json().items()
@@ -186,7 +188,7 @@ def _calibration(record: Record) -> model.Calibration | None:
     if record.statistics is None or graph is None:
         return None
     facts = json.loads((graph / "quantize.json").read_text(encoding="utf-8"))
-    statistics = calibrate.load(record.statistics.folder)
+    statistics = artifact.load(record.statistics.folder)
     tensors = [
         _histogram(name, statistics.sketches[name], *facts["params"][name])
         for name in facts["params"]
@@ -204,7 +206,8 @@ def _calibration(record: Record) -> model.Calibration | None:
 def _histogram(
     name: str, sketch: Sketch, scale: float, zero_point: int, low: float, high: float
 ) -> model.TensorHistogram:
-    values, counts = sketch.points()
+    lower, upper, counts = sketch.pieces()
+    values = (lower + upper) / 2
     edges = np.linspace(sketch.low, max(sketch.high, sketch.low + 1e-12), _BINS + 1)
     bins, _ = np.histogram(values, bins=edges, weights=counts.astype(np.float64))
     # Half a step beyond the ends is still rounded to them.
@@ -221,36 +224,11 @@ def _histogram(
     )
 
 
-def _quantizations(record: Record) -> tuple[model.Quantization, ...]:
-    found: dict[str, tuple[dict[str, dict[str, int]], list[str]]] = {}
-    for item in record.decisions:
-        candidate = item.proven.engine.candidate
-        path = record.graphs[candidate.name] / "quantize.json"
-        if path.exists():
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            found.setdefault(facts["scheme"], (facts, []))[1].append(candidate.target.name)
-    return tuple(
-        model.Quantization(
-            scheme=scheme,
-            targets=tuple(targets),
-            operators=tuple(
-                model.OperatorCount(
-                    operator=operator,
-                    quantized=facts["quantized"].get(operator, 0),
-                    float_=facts["left_in_float"].get(operator, 0),
-                )
-                for operator in sorted({*facts["quantized"], *facts["left_in_float"]})
-            ),
-        )
-        for scheme, (facts, targets) in found.items()
-    )
-
-
 def _data(record: Record) -> model.DataSummary:
     dataset = record.dataset
     splits: dict[str, Sequence[Sample]] = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     if record.statistics:
-        splits["calibration"] = engines.calibration_samples(config_of=record.session, dataset=dataset)
+        splits["calibration"] = precisions.calibration_samples(config_of=record.session, dataset=dataset)
     return model.DataSummary(
         splits=tuple(
             model.Split(

@@ -20,6 +20,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.data.loader import ImageSamples, batches
 from edgetl.errors import BudgetError, ParityError
 from edgetl.parity.compare import Comparison, compare
+from edgetl.pipeline import fused
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
@@ -40,6 +41,8 @@ class Proven:
     """provider, share, nodes, kinds; None where it could not run here."""
     predictions: tuple[int, ...] = ()
     """Predicted class of each test sample."""
+    fusion: dict[str, Any] | None = None
+    """What became of the Q/DQ pairs, from :mod:`edgetl.pipeline.fused`; None where nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +73,33 @@ class Decision:
     """The limits of its budget that it misses, in words."""
 
 
-def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Engine, reference: Reference) -> Proven:
-    """Run an engine on the test split and compare it with PyTorch; an engine that cannot run here stays unproven."""
+def verify(
+    session: Session, dataset: Dataset, checkpoint: Artifact, engine: Engine, reference: Reference, graph: Artifact
+) -> Proven:
+    """Run an engine on the test split and compare it with PyTorch; an engine that cannot run here stays unproven.
+
+    Args:
+        session: The build.
+        dataset: Its data.
+        checkpoint: The trained network.
+        engine: To be proved.
+        reference: PyTorch's answers.
+        graph: That the engine was compiled from.
+    """
     if engine.record.status != "ready":
-        return Proven(engine=engine, comparison=None, placement=None)
+        found = _parsed(session, engine, graph)
+        _tell(session, engine, found)
+        return Proven(engine=engine, comparison=None, placement=None, fusion=found)
     deploy = torch_backend.read_deploy(checkpoint.folder)
     inputs = {
         "engine": engine.artifact.digest,
+        "graph": graph.digest,
         "test": samples_digest(dataset.test),
         "preprocessing": deploy.preprocessing.digest(),
         "batch": session.config.export.batch.model_dump(),
         "machine": [environment.cpu_name(), *environment.gpu_names()],
-        "versions": versions_of("pillow", "numpy"),
-        "code": code_digest("runtime", "backends", "data/loader.py", "pipeline/proof.py"),
+        "versions": versions_of("pillow", "numpy", "onnx-ir"),
+        "code": code_digest("runtime", "backends", "data/loader.py", "pipeline/proof.py", *fused.CODE),
     }
 
     def make(folder: Path) -> None:
@@ -95,7 +112,7 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
                 session.reporter.progress("test samples", sum(map(len, found)), len(samples))
             placement = runner.placement()
         np.savez(folder / "outputs.npz", logits=np.concatenate(found))
-        facts = {**asdict(placement), "share": placement.share}
+        facts = {**asdict(placement), "share": placement.share, "int8": fused.of_engine(engine, graph)}
         (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
 
     artifact = session.stage("verify", engine.candidate.name, inputs, make)
@@ -107,11 +124,15 @@ def verify(session: Session, dataset: Dataset, checkpoint: Artifact, engine: Eng
         f"{engine.candidate.name}: top-1 {comparison.top1:.4f}, PyTorch {comparison.top1_reference:.4f}, "
         f"agreement {comparison.agreement:.4f}, SQNR {comparison.sqnr_db:.1f} dB; {comparison.statement}"
     )
+    placement = json.loads((artifact / "placement.json").read_text(encoding="utf-8"))
+    fusion = placement.pop("int8")
+    _tell(session, engine, fusion)
     return Proven(
         engine=engine,
         comparison=comparison,
-        placement=json.loads((artifact / "placement.json").read_text(encoding="utf-8")),
+        placement=placement,
         predictions=tuple(int(index) for index in logits.argmax(1)),
+        fusion=fusion,
     )
 
 
@@ -217,6 +238,30 @@ def gate(config: Config, decisions: list[Decision]) -> None:
             "the latency budget was missed:\n  " + "\n  ".join(budgets),
             hint="a smaller backbone or image_size, another precision, or a larger budget",
         )
+
+
+def _parsed(session: Session, engine: Engine, graph: Artifact) -> dict[str, Any] | None:
+    """What TensorRT's parser makes of the graph of an engine that does not run here."""
+    if not fused.can_parse(engine, graph):
+        return None
+    inputs = {
+        "graph": graph.digest,
+        "parser": fused.tensorrt_rtx_version(),
+        "code": code_digest("runtime", "backends", "pipeline/proof.py", *fused.CODE),
+    }
+
+    def make(folder: Path) -> None:
+        facts = {"int8": fused.of_parser(graph)}
+        (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    artifact = session.stage("verify", f"{engine.candidate.name}, its graph alone", inputs, make)
+    found: dict[str, Any] | None = json.loads((artifact / "placement.json").read_text(encoding="utf-8"))["int8"]
+    return found
+
+
+def _tell(session: Session, engine: Engine, fusion: dict[str, Any] | None) -> None:
+    for line in fused.told(engine.candidate.name, fusion) if fusion else ():
+        session.reporter.note(line)
 
 
 def _decide_target(items: list[Proven], timings: Timings) -> list[Decision]:

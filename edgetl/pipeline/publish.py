@@ -12,7 +12,7 @@ from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import EdgetlError
-from edgetl.pipeline import present
+from edgetl.pipeline import present, quantized
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
 from edgetl.report.html import render
@@ -60,6 +60,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "artifacts": [item.proven.engine.artifact.digest for item in record.decisions],
         "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest, record.golden.digest],
         "statistics": record.statistics.digest if record.statistics else "",
+        "graphs": {name: graph.digest for name, graph in record.graphs.items()},
         "config": session.config_digest(),
         "signer": signer,
         "code": code_digest("bundle", "report", "pipeline", "runtime/bundle.py"),
@@ -130,6 +131,9 @@ def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None)
         "latency": latencies,
     }
     (folder / "bench.json").write_text(json.dumps(bench, indent=1), encoding="utf-8")
+    found = quantized.document(record)
+    if found["graphs"]:
+        (folder / "quantization.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _manifest(record: Record) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def _engine(item: Decision) -> dict[str, Any]:
         "note": record.note or item.reason,
         "versions": record.versions,
         "size_bytes": engine.size_bytes,
-        "placement": item.proven.placement or {},
+        "placement": quantized.placement(item),
         "parity": item.proven.comparison.to_json() if item.proven.comparison else {},
         "latency": item.latency.to_json() if item.latency else {},
     }

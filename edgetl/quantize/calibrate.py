@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,46 +13,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ModelError
-from edgetl.quantize.graph import fixed_batch
-from edgetl.quantize.sketch import BUCKETS, Sketch
+from edgetl.quantize.graph import add_initializer, fixed_batch, name_output
+from edgetl.quantize.sketch import SketchBuilder
+from edgetl.quantize.statistics import Statistics
 from edgetl.runtime.runner import Runner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_COPIES = 2
-"""Of every activation alive at once: the engine's own buffer, and the array that it hands over."""
+_COPIES = 3
+"""Of every activation alive at once: the engine's own buffer, the array that it hands over, and the one that is being
+counted meanwhile."""
+_SPATIAL = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"})
 
+Feeds = Mapping[str, NDArray[np.generic]]
+"""Input name → array; the leading dimension is the batch."""
 OpenRunner = Callable[[Path], Runner]
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """What calibration found out about a model, independent of any engine."""
-
-    sketches: Mapping[str, Sketch]
-    """By activation."""
-    samples: int
-    """How many samples were seen."""
 
 
 def calibrate(
     model: ir.Model,
     names: list[str],
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Feeds],
     *,
     open_runner: OpenRunner,
-    memory_mb: int = 256,
+    memory_mb: int = 512,
     progress: Progress | None = None,
     describe: Callable[[int], str] = str,
 ) -> Statistics:
     """Collect the statistics of activations.
 
+    The model computes one sample at a time, unless its batch is fixed: kernels may add in another order for another
+    batch size, and the result would then depend on how samples are batched. So it depends on nothing but the samples.
+
     Args:
-        model: From :func:`edgetl.quantize.graph.prepare`, with one float32 input; not changed.
-        names: Activations of the model, from :func:`edgetl.quantize.placement.points`.
-        batches: float32 arrays of shape (N, ...), N arbitrary and changing.
+        model: From :func:`edgetl.quantize.graph.prepare`; not changed.
+        names: Float activations of the model, from :func:`edgetl.quantize.placement.points`.
+        batches: Arrays of shape (N, ...) for every input, N arbitrary and changing.
         open_runner: Opens an ONNX file that outputs the activations.
         memory_mb: How many MB of activations may be alive at once. Where a single sample has more, the activations
             are computed in several groups.
@@ -61,139 +59,195 @@ def calibrate(
 
     Raises:
         DataError: There is no sample, or a sample makes an activation NaN or infinite; both are named.
-        ModelError: The model has more than one input.
+        ModelError: The samples are for other inputs than the model has.
     """
-    if len(model.graph.inputs) != 1:
-        raise ModelError(
-            f"calibration feeds one input; the model has {', '.join(str(v.name) for v in model.graph.inputs)}"
-        )
-    budget = memory_mb * 1_000_000 // _COPIES
-    groups, per_sample = _groups(model, names, budget)
     fixed = fixed_batch(model)
-    step = fixed or int(np.clip(budget // max(per_sample, 1), 1, 32))
-    input_name = str(model.graph.inputs[0].name)
-    sketches = {name: _Accumulator() for name in names}
+    axes = _channel_axes(model, names)
+    unknown = [name for name in names if axes[name] is None]
+    if unknown:
+        raise ModelError(f"the model has no activation '{unknown[0]}'")
+    found = {name: SketchBuilder() for name in names}
     seen = 0
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder, ExitStack() as stack:
-        runners = [
-            stack.enter_context(open_runner(_with_outputs(model, group, Path(folder) / f"group{number}.onnx")))
-            for number, group in enumerate(groups)
-        ]
-        for batch in batches:
-            for start in range(0, len(batch), step):
-                part = np.ascontiguousarray(batch[start : start + step], dtype=np.float32)
-                if input_name in sketches:
-                    _add(sketches[input_name], input_name, part, describe, seen)
-                for runner in runners:
-                    outputs = runner.run({input_name: _filled(part, fixed)})
-                    for name in list(outputs):
-                        if name in sketches and name != input_name:
-                            values = outputs.pop(name)
-                            own = values[: len(part)] if values.ndim and len(values) == fixed else values
-                            _add(sketches[name], name, own, describe, seen)
-                seen += len(part)
+
+        def opened(feeds: Feeds) -> list[tuple[list[str], Runner]]:
+            groups = _groups(model, names, feeds, memory_mb * 1_000_000 // _COPIES)
+            paths = [
+                with_outputs(model, group, Path(folder) / f"group{number}.onnx", apart=names)
+                for number, group in enumerate(groups)
+            ]
+            return [(group, stack.enter_context(open_runner(path))) for group, path in zip(groups, paths, strict=True)]
+
+        for feeds, count, group, values, last in _computed(_steps(model, batches, fixed or 1), opened):
+            # The model's own outputs come of every group, and are counted with one.
+            for name in group:
+                array = values[name] if name in values else feeds[name]
+                for index, sample in enumerate(_own(array, count, fixed or 1)):
+                    if not found[name].add(sample, channel_axis=axes[name]):
+                        raise _not_finite(name, describe(seen + index))
+            if last:
+                seen += count
                 if progress:
                     progress(seen)
     if not seen:
-        raise DataError("there is no calibration sample")
-    return Statistics(sketches={name: found.sketch() for name, found in sketches.items()}, samples=seen)
+        raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
+    return Statistics(sketches={name: builder.sketch() for name, builder in found.items()}, samples=seen)
 
 
-def save(statistics: Statistics, folder: Path) -> None:
-    """Write ``calibration.npz`` into a folder: per activation its filled buckets, extremes and channel sums."""
-    arrays: dict[str, NDArray[np.generic]] = {"samples": np.asarray(statistics.samples)}
-    arrays["names"] = np.asarray(list(statistics.sketches))
-    for index, sketch in enumerate(statistics.sketches.values()):
-        filled = np.flatnonzero(sketch.counts)
-        arrays[f"{index}_buckets"], arrays[f"{index}_counts"] = filled.astype(np.uint16), sketch.counts[filled]
-        arrays[f"{index}_extremes"] = np.asarray([sketch.low, sketch.high])
-        arrays[f"{index}_channel_sums"] = sketch.channel_sums
-    np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
+def _computed(
+    steps: Iterable[tuple[Feeds, int]], opened: Callable[[Feeds], list[tuple[list[str], Runner]]]
+) -> Iterator[tuple[Feeds, int, list[str], Feeds, bool]]:
+    """What each group of activations is on each step, one ahead: the engine computes while the caller counts.
+
+    Yields:
+        The step's feeds and its number of real samples; the group's names, their values and the model's outputs; and
+        whether the group is the step's last.
+    """
+    runners: list[tuple[list[str], Runner]] = []
+    ready: tuple[Feeds, int, list[str], Future[dict[str, NDArray[np.generic]]], bool] | None = None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for feeds, count in steps:
+            runners = runners or opened(feeds)
+            for place, (group, runner) in enumerate(runners):
+                future = pool.submit(runner.run, feeds)
+                if ready is not None:
+                    yield *ready[:3], ready[3].result(), ready[4]
+                ready = feeds, count, group, future, place == len(runners) - 1
+        if ready is not None:
+            yield *ready[:3], ready[3].result(), ready[4]
 
 
-def load(folder: Path) -> Statistics:
-    """The inverse of :func:`save`."""
-    sketches = {}
-    with np.load(folder / "calibration.npz", allow_pickle=False) as arrays:
-        for index, name in enumerate(arrays["names"].tolist()):
-            counts = np.zeros(BUCKETS, dtype=np.int64)
-            counts[arrays[f"{index}_buckets"]] = arrays[f"{index}_counts"]
-            low, high = arrays[f"{index}_extremes"].tolist()
-            sums = arrays[f"{index}_channel_sums"]
-            sketches[name] = Sketch(counts=counts, low=low, high=high, channel_sums=sums)
-        return Statistics(sketches=sketches, samples=int(arrays["samples"]))
+def with_outputs(model: ir.Model, names: Iterable[str], path: Path, *, apart: Iterable[str] = ()) -> Path:
+    """Save a copy of a model that outputs the named activations too.
 
+    Args:
+        model: Not changed.
+        names: Values of its graph.
+        path: Of the copy.
+        apart: Values that an engine is to compute as if they were outputs: an engine that adds a residual within the
+            convolution before it rounds otherwise, and then statistics would depend on which values are asked for
+            together. One element of each becomes an output.
 
-class _Accumulator:
-    """A sketch under construction; merging frozen ones would copy 512 KB per tensor and step."""
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(BUCKETS, dtype=np.int64)
-        self.low, self.high = np.inf, -np.inf
-        self.channel_sums: NDArray[np.float64] = np.zeros(0)
-
-    def add(self, part: Sketch) -> None:
-        self.counts += part.counts
-        self.low, self.high = min(self.low, part.low), max(self.high, part.high)
-        self.channel_sums = self.channel_sums + part.channel_sums if self.channel_sums.size else part.channel_sums
-
-    def sketch(self) -> Sketch:
-        return Sketch(counts=self.counts, low=self.low, high=self.high, channel_sums=self.channel_sums)
-
-
-def _filled(part: NDArray[np.float32], fixed: int | None) -> NDArray[np.float32]:
-    """A batch of the size that the model is fixed to; what is missing is copies of the last sample."""
-    missing = (fixed or 0) - len(part)
-    return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing > 0 else part
-
-
-def _add(
-    found: _Accumulator, name: str, values: NDArray[np.generic], describe: Callable[[int], str], seen: int
-) -> None:
-    part = Sketch.of(values.astype(np.float32, copy=False))
-    if not part.finite:
-        bad = ~np.isfinite(values.astype(np.float32, copy=False))
-        samples = np.flatnonzero(bad.reshape(len(values), -1).any(axis=1)) if values.ndim else np.zeros(1, dtype=int)
-        raise DataError(
-            f"calibration sample {describe(seen + int(samples[0]))} makes the activation '{name}' NaN or infinite",
-            hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow",
-        )
-    found.add(part)
-
-
-def _groups(model: ir.Model, names: list[str], budget: int) -> tuple[list[list[str]], int]:
-    """Activations in groups that each fit the budget at one sample, and the bytes per sample of the largest."""
-    sizes = dict.fromkeys(names, 0)
-    values = [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]
-    for value in values:
-        if value.name in sizes and value.shape is not None:
-            sizes[value.name] = 4 * int(np.prod([size if isinstance(size, int) else 1 for size in value.shape]))
-    groups: list[list[str]] = [[]]
-    filled = largest = 0
-    for name in names:
-        if groups[-1] and filled + sizes[name] > budget:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += sizes[name]
-        largest = max(largest, filled)
-    return groups, largest
-
-
-def _with_outputs(model: ir.Model, names: list[str], path: Path) -> Path:
-    """Save a copy of the model that outputs the named activations too."""
+    Returns:
+        The path.
+    """
     import onnx_ir as ir
 
     copy = model.clone()
     graph = copy.graph
     there = {value.name for value in graph.outputs}
     found = {output.name: output for node in graph for output in node.outputs}
-    found.update({value.name: value for value in graph.inputs})
     for name in names:
-        value = found[name]
-        if name not in there and not value.is_graph_input():
+        if name not in there and name in found:
+            value = found[name]
             if value.dtype is None:
                 value.dtype = ir.DataType.FLOAT
             graph.outputs.append(value)
+    for name in apart:
+        if name in found and not found[name].is_graph_output():
+            _keep_apart(graph, found[name])
     ir.save(copy, path)
     return path
+
+
+def _keep_apart(graph: ir.Graph, value: ir.Value) -> None:
+    """Let a second node read a value, so that no engine fuses over it; a Slice that no engine folds into a constant."""
+    import onnx_ir as ir
+
+    if value.shape is None or not len(value.shape):
+        return
+    rank = len(value.shape)
+    bounds = [
+        add_initializer(graph, f"{value.name}_{what}", np.asarray(list(content), dtype=np.int64))
+        for what, content in (("from", [0] * rank), ("to", [1] * rank), ("axes", range(rank)))
+    ]
+    node = ir.node("Slice", [value, *bounds], name=f"{value.name}_apart")
+    name_output(node, f"{value.name}_corner", like=value, shape=ir.Shape([None] * rank))
+    graph.append(node)
+    graph.outputs.append(node.outputs[0])
+
+
+def _steps(model: ir.Model, batches: Iterable[Feeds], size: int) -> Iterator[tuple[Feeds, int]]:
+    """Samples in steps of a size, and how many of each step are real: the last is filled up with copies."""
+    wanted = [str(value.name) for value in model.graph.inputs]
+    waiting: dict[str, NDArray[np.generic]] | None = None
+    for batch in batches:
+        if set(batch) != set(wanted):
+            raise ModelError(f"the model's inputs are {', '.join(wanted)}; the samples are for {', '.join(batch)}")
+        lengths = {len(array) for array in batch.values()}
+        if len(lengths) != 1:
+            raise ModelError(f"the arrays of a batch have different lengths: {sorted(lengths)}")
+        joined = {
+            name: array if waiting is None else np.concatenate([waiting[name], array]) for name, array in batch.items()
+        }
+        total = len(joined[wanted[0]])
+        for start in range(0, total - size + 1, size):
+            yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in joined.items()}, size
+        rest = total % size
+        waiting = {name: array[total - rest :] for name, array in joined.items()} if rest else None
+    if waiting is not None:
+        rest = len(waiting[wanted[0]])
+        indices = np.minimum(np.arange(size), rest - 1)
+        yield {name: array[indices] for name, array in waiting.items()}, rest
+
+
+def _own(values: NDArray[np.generic], count: int, size: int) -> Iterator[NDArray[np.float32]]:
+    """The samples of an activation without those that only fill a batch; one whole where it has no batch axis."""
+    floats = np.asarray(values, dtype=np.float32)
+    if floats.ndim and len(floats) % size == 0:  # windows and heads may be folded into the leading dimension
+        yield from floats.reshape(size, len(floats) // size, *floats.shape[1:])[:count]
+    else:
+        yield floats
+
+
+def _not_finite(name: str, sample: str) -> DataError:
+    return DataError(
+        f"calibration sample {sample} makes the activation '{name}' NaN or infinite",
+        hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow",
+    )
+
+
+def _channel_axes(model: ir.Model, names: list[str]) -> dict[str, int | None]:
+    """The channel axis of each activation, from the end: before space in images, last in tokens and rows."""
+    axes: dict[str, int | None] = {}
+    for value in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
+        if value.name in names:
+            nodes = [*value.consumers(), *([value.producer()] if value.producer() is not None else [])]
+            rank = len(value.shape) if value.shape is not None else 0
+            spatial = rank > 3 or any(node is not None and node.op_type in _SPATIAL for node in nodes)
+            axes[str(value.name)] = 1 - rank if spatial and rank > 2 else -1
+    return {name: axes.get(name) for name in names}
+
+
+def _groups(model: ir.Model, names: list[str], feeds: Feeds, budget: int) -> list[list[str]]:
+    """Activations in groups that each fit the budget for one step; one of unknown size is a group of its own."""
+    known = sizes(model, feeds)
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name in names:
+        size = known.get(name, budget)
+        if groups[-1] and filled + size > budget:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def sizes(model: ir.Model, feeds: Feeds) -> dict[str, int]:
+    """Bytes of every activation whose shape follows from the inputs' as they are fed."""
+    import onnx_ir as ir
+    import onnx_ir.passes.common as passes
+
+    copy = model.clone()
+    for node in copy.graph:  # or what was inferred for other shapes would stay
+        for output in node.outputs:
+            output.shape = None
+    for value in copy.graph.inputs:
+        value.shape = ir.Shape(feeds[str(value.name)].shape)
+    passes.ShapeInferencePass()(copy)
+    found = {}
+    for value in [*copy.graph.inputs, *(output for node in copy.graph for output in node.outputs)]:
+        if value.shape is not None and all(isinstance(size, int) for size in value.shape):
+            found[str(value.name)] = 4 * int(np.prod([int(str(size)) for size in value.shape]))
+    return found

@@ -23,7 +23,8 @@ def load(path: Path) -> ir.Model:
 
     Raises:
         MissingExtraError: onnx-ir is not installed.
-        ModelError: Not there, not ONNX, too old an operator set, or weights outside the model's own folder.
+        ModelError: Not there, not ONNX, of an operator set too old to be converted, or weights outside the model's own
+            folder.
     """
     try:
         import onnx_ir as ir
@@ -39,12 +40,7 @@ def load(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
     _read_external_data(model, path)
     opset = model.graph.opset_imports.get("", 0)
-    if opset < MINIMUM_OPSET:
-        raise ModelError(
-            f"{path} has operator set {opset}; scales per channel need {MINIMUM_OPSET} or later",
-            hint="export the model again with a newer operator set",
-        )
-    return model
+    return _to_minimum(model, path, opset) if opset < MINIMUM_OPSET else model
 
 
 def prepare(model: ir.Model) -> ir.Model:
@@ -118,6 +114,26 @@ def name_output(node: ir.Node, name: str, *, like: ir.Value, shape: ir.Shape | N
     if like.dtype is not None:
         output.dtype = like.dtype
     return output
+
+
+def _to_minimum(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    """An older model in the first operator set that can hold scales per channel, by ONNX's own converter."""
+    import onnx
+    import onnx.version_converter
+    import onnx_ir as ir
+
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), MINIMUM_OPSET)
+        onnx.checker.check_model(proto)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{path} has operator set {opset}; scales per channel need {MINIMUM_OPSET} or later, "
+            f"and ONNX's converter cannot bring it there: {reason}",
+            hint="export the model again with a newer operator set",
+        ) from None
+    converted: ir.Model = ir.from_proto(proto)
+    return converted
 
 
 def _pool_from_mean(model: ir.Model) -> None:

@@ -18,12 +18,18 @@ class IntegerType:
     high: int
     symmetric: bool
     """True: the zero point is 0."""
+    scale_type: Literal["float32", "float16"] = "float32"
+    """Type of the scale in the graph, and of what is quantized."""
 
 
 UINT8 = IntegerType(name="uint8", low=0, high=255, symmetric=False)
 INT8 = IntegerType(name="int8", low=-128, high=127, symmetric=False)
 INT8_SYMMETRIC = IntegerType(name="int8", low=-128, high=127, symmetric=True)
 INT8_NARROW = IntegerType(name="int8", low=-127, high=127, symmetric=True)
+
+
+INT8_HALF = IntegerType(name="int8", low=-128, high=127, symmetric=True, scale_type="float16")
+INT8_NARROW_HALF = IntegerType(name="int8", low=-127, high=127, symmetric=True, scale_type="float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +49,23 @@ class Scheme:
     """Operators without weights that the engine computes in integers where all their inputs are quantized."""
     transparent: frozenset[str]
     """Operators that only move values: input and output share one quantization."""
+    float_outputs: frozenset[str] = frozenset({"MatMul", "Gemm"})
+    """Weighted operators that may put out floats: their outputs are quantized only for a consumer in integers."""
     activation_functions: frozenset[str] = frozenset({"Relu", "Clip"})
     """Folded into the weighted operator before them: the quantizer stands behind them."""
-    pair_sum_limit: int | None = None
-    """Largest magnitude that two integer weights of one sign in one output channel may add up to; None without limit.
-
-    Processors without VNNI multiply unsigned by signed bytes in pairs and add each pair in 16 bits, with saturation
-    (vpmaddubsw): 255 · 128 = 32,640 is the largest multiple that fits. Depthwise convolutions are computed another
-    way, product by product, and are exempt.
-    """
+    shared_scales: frozenset[str] = frozenset()
+    """Operators whose inputs and output are to have one quantization, or the engine would quantize anew between."""
+    pair_sums_saturate: bool = False
+    """Whether the processor multiplies unsigned by signed bytes in pairs and adds each pair in 16 bits, with saturation
+    (vpmaddubsw): weights are then rounded so that no pair can. See :mod:`edgetl.quantize.saturation`."""
+    pairs_behind_transparent: bool = True
+    """Whether an operator that only moves values has a pair behind it, too, or moves the integers between two."""
     minimum_channels: int = 1
     """A convolution or matrix product with fewer input or output channels stays in float."""
+    dynamic: bool = False
+    """Whether the engine multiplies integers whose scale is found at run time (MatMulInteger) faster than floats."""
+    rest: Literal["float32", "float16"] = "float32"
+    """What everything that is not quantized computes in; float16 is converted in the graph."""
 
 
 _TRANSPARENT = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"})
@@ -68,6 +80,20 @@ _ONNXRUNTIME = Scheme(
     weighted=_WEIGHTED,
     elementwise=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}),
     transparent=_TRANSPARENT,
+    dynamic=True,
+)
+_TENSORRT = Scheme(
+    name="tensorrt",
+    activations=INT8_HALF,
+    weights=INT8_NARROW_HALF,
+    bias="float",
+    placement="inputs",
+    weighted=_WEIGHTED,
+    elementwise=frozenset({"GlobalAveragePool", "AveragePool"}),
+    transparent=_TRANSPARENT,
+    shared_scales=frozenset({"Concat"}),
+    minimum_channels=16,
+    rest="float16",
 )
 
 
@@ -81,19 +107,36 @@ SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         _ONNXRUNTIME,
-        _variant(_ONNXRUNTIME, name="onnxruntime-x86", pair_sum_limit=128),
+        _variant(_ONNXRUNTIME, name="onnxruntime-x86", pair_sums_saturate=True),
         _variant(_ONNXRUNTIME, name="onnxruntime-arm64", activations=INT8),
-        _variant(_ONNXRUNTIME, name="openvino", bias="float"),
-        Scheme(
-            name="tensorrt",
-            activations=INT8_SYMMETRIC,
-            weights=INT8_NARROW,
+        # OpenVINO folds no pair behind an operator that only moves values, and quantizes anew between the scales of a
+        # Concat's inputs. It does not guard itself against saturation either (docs/saturation.md).
+        _variant(
+            _ONNXRUNTIME,
+            name="openvino",
             bias="float",
-            placement="inputs",
-            weighted=_WEIGHTED,
-            elementwise=frozenset({"GlobalAveragePool", "AveragePool"}),
-            transparent=_TRANSPARENT,
-            minimum_channels=16,
+            dynamic=False,
+            pair_sums_saturate=True,
+            pairs_behind_transparent=False,
+            shared_scales=frozenset({"Concat"}),
+        ),
+        _variant(
+            _ONNXRUNTIME,
+            name="openvino-vnni",
+            bias="float",
+            dynamic=False,
+            pairs_behind_transparent=False,
+            shared_scales=frozenset({"Concat"}),
+        ),
+        _TENSORRT,
+        # DLA computes whole subgraphs in int8: every tensor between its layers needs a scale.
+        _variant(
+            _TENSORRT,
+            name="tensorrt-dla",
+            placement="inputs-and-outputs",
+            elementwise=frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}),
+            float_outputs=frozenset(),
+            minimum_channels=1,
         ),
     )
 }

@@ -2,56 +2,63 @@
 
 A float32 is counted in the bucket of its upper sixteen bits (sign, exponent, seven bits of mantissa: a bfloat16).
 No range has to be guessed beforehand, merging is addition, and neither the order of the samples nor the size of a
-batch can change a count. A bucket is at most 1/128 of its value wide; minimum and maximum are exact.
+batch can change a count. A bucket is at most 1/128 of its value wide. Minimum and maximum, of all values and of each
+channel, are exact. Sums and sums of squares are taken per sample in float32, in an order that only the sample's shape
+decides, and added exactly from there on. ``benchmarks/sketches.py`` compares this with bins of equal width.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.quantize.exactsum import ExactSum
+
 BUCKETS = 1 << 16
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sketch:
     """Statistics of all values of one tensor."""
 
     counts: NDArray[np.int64]
     """Shape (65536,): number of values by the upper sixteen bits of their float32."""
-    low: float
-    """Smallest value; inf of an empty sketch."""
-    high: float
-    """Largest value; -inf of an empty sketch."""
-    channel_sums: NDArray[np.float64]
-    """Shape (channels,): sum of the values of each channel, axis 1; empty for a tensor without one."""
+    channel_low: NDArray[np.float32]
+    """Shape (channels,): smallest value of each channel; one channel where the tensor has no such axis."""
+    channel_high: NDArray[np.float32]
+    """Shape (channels,): largest value of each channel."""
+    channel_sums: ExactSum
+    """Sum of the values of each channel."""
+    channel_squares: ExactSum
+    """Sum of the squared values of each channel."""
 
     @classmethod
-    def empty(cls) -> Sketch:
-        """A sketch of no values: the neutral element of :meth:`merge`."""
-        return cls(counts=np.zeros(BUCKETS, dtype=np.int64), low=np.inf, high=-np.inf, channel_sums=np.zeros(0))
-
-    @classmethod
-    def of(cls, values: NDArray[np.float32]) -> Sketch:
+    def of(cls, values: NDArray[np.float32], *, channel_axis: int | None = 1) -> Sketch:
         """The sketch of an array.
 
         Args:
-            values: float32, any shape; axis 0 is the batch and axis 1 the channels, where there are as many. NaN and
-                Inf are counted in buckets of their own; see :attr:`finite`.
+            values: float32, any shape; axis 0 is the batch. NaN and Inf are counted in buckets of their own and
+                left out of the sums; see :attr:`finite`.
+            channel_axis: The axis of the channels; None, or an axis that is not there: one channel.
         """
-        flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-        if not flat.size:
-            return cls.empty()
-        counts = np.zeros(BUCKETS, dtype=np.int64)
-        upper = flat.view(np.uint16)[1::2] if np.little_endian else flat.view(np.uint16)[0::2]
-        for start in range(0, upper.size, _CHUNK):  # bincount widens to int64: in pieces, or it doubles the memory
-            counts += np.bincount(upper[start : start + _CHUNK], minlength=BUCKETS)
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = _channel_sums(np.asarray(values, dtype=np.float32))
-        return cls(counts=counts, low=float(flat.min()), high=float(flat.max()), channel_sums=sums)
+        building = SketchBuilder()
+        for sample in np.atleast_1d(values):
+            building.add(sample, channel_axis=None if channel_axis is None else channel_axis - 1)
+        return building.sketch()
+
+    @property
+    def low(self) -> float:
+        """Smallest value; inf of an empty sketch."""
+        return float(self.channel_low.min(initial=np.inf))
+
+    @property
+    def high(self) -> float:
+        """Largest value; -inf of an empty sketch."""
+        return float(self.channel_high.max(initial=-np.inf))
 
     @property
     def total(self) -> int:
@@ -63,57 +70,180 @@ class Sketch:
         """Whether there is neither NaN nor Inf among the values."""
         return not (self.counts[0x7F80:0x8000].any() or self.counts[0xFF80:].any())
 
+    @property
+    def mean(self) -> float:
+        """Mean of all values; NaN of an empty sketch."""
+        return float(self.channel_sums.values().sum() / self.total) if self.total else float("nan")
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of all squared values; NaN of an empty sketch."""
+        return float(self.channel_squares.values().sum() / self.total) if self.total else float("nan")
+
+    @property
+    def channel_reach(self) -> NDArray[np.float64]:
+        """Largest magnitude in each channel, shape (channels,)."""
+        return np.maximum(np.abs(self.channel_low), np.abs(self.channel_high)).astype(np.float64)
+
+    def channel_means(self) -> NDArray[np.float64]:
+        """Mean of each channel, shape (channels,)."""
+        return self.channel_sums.values() * (self.channel_sums.size / max(self.total, 1))
+
     def merge(self, other: Sketch) -> Sketch:
-        """The sketch of both sets of values together; associative and commutative, bit for bit."""
+        """The sketch of both sets of values together; associative and commutative, bit for bit.
+
+        Raises:
+            ValueError: The two have different numbers of channels, and neither is empty.
+        """
+        if not self.total or not other.total:
+            return self if self.total else other
+        if self.channel_low.shape != other.channel_low.shape:
+            raise ValueError(f"sketches of {self.channel_low.size} and {other.channel_low.size} channels do not merge")
         return Sketch(
             counts=self.counts + other.counts,
-            low=float(np.minimum(self.low, other.low)),  # np.minimum keeps NaN, Python's min may lose it
-            high=float(np.maximum(self.high, other.high)),
-            channel_sums=self.channel_sums + other.channel_sums
-            if self.channel_sums.shape == other.channel_sums.shape
-            else (self.channel_sums if self.channel_sums.size else other.channel_sums),
+            channel_low=np.minimum(self.channel_low, other.channel_low),
+            channel_high=np.maximum(self.channel_high, other.channel_high),
+            channel_sums=self.channel_sums.merge(other.channel_sums),
+            channel_squares=self.channel_squares.merge(other.channel_squares),
         )
 
-    def channel_means(self) -> NDArray[np.float64] | None:
-        """Mean of each channel, shape (channels,); None for a tensor without channels."""
-        if not self.channel_sums.size:
-            return None
-        return self.channel_sums * (self.channel_sums.size / self.total)
+    def pooled(self, other: Sketch) -> Sketch:
+        """Both sets of values together where their channels are not the same ones: as one channel, without sums."""
+        nothing = ExactSum(size=1)
+        return Sketch(
+            counts=self.counts + other.counts,
+            channel_low=np.asarray([min(self.low, other.low)], dtype=np.float32),
+            channel_high=np.asarray([max(self.high, other.high)], dtype=np.float32),
+            channel_sums=nothing,
+            channel_squares=nothing,
+        )
 
-    def points(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The distribution as weighted points, ascending.
+    def pieces(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """The distribution as pieces of the number line, ascending.
 
         Returns:
-            Values, float64, shape (n,): the middle of each bucket that is not empty, within [low, high]; and the
-            number of values in each, int64, shape (n,).
+            Lower ends and upper ends, float64, shape (n,), within [low, high]; zero, and anything that has only one
+            possible value, is a piece without width. The number of values in each, int64, shape (n,).
         """
         filled = _ASCENDING[self.counts[_ASCENDING] > 0]
-        return np.clip(_MIDDLE[filled], self.low, self.high), self.counts[filled]
+        low, high = self.low, self.high
+        return np.clip(_LOWER[filled], low, high), np.clip(_UPPER[filled], low, high), self.counts[filled]
 
     def quantile(self, share: float) -> float:
-        """The value below which ``share`` (0 to 1) of all values lie, to the resolution of a bucket."""
-        values, counts = self.points()
-        rank = share * (int(counts.sum()) - 1)
-        return float(values[np.searchsorted(np.cumsum(counts) - 1, rank, side="left")])
+        """The value below which ``share`` (0 to 1) of all values lie, to the resolution of a bucket.
+
+        Values are taken to lie evenly within their bucket, and between two values it is interpolated, as
+        ``numpy.quantile`` does; 0 and 1 give the exact extremes.
+        """
+        lower, upper, counts = self.pieces()
+        ends = np.cumsum(counts)
+        rank = share * (int(ends[-1]) - 1)
+
+        def value(whole: int) -> float:
+            if whole in (0, int(ends[-1]) - 1):
+                return self.high if whole else self.low
+            place = int(np.searchsorted(ends, whole, side="right"))
+            count = int(counts[place])
+            inside = (whole - (int(ends[place]) - count)) / (count - 1) if count > 1 else 0.5
+            return float(lower[place] + inside * (upper[place] - lower[place]))
+
+        below, above = value(math.floor(rank)), value(math.ceil(rank))
+        return below + (rank - math.floor(rank)) * (above - below)
 
 
-def _channel_sums(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rows are summed in float32, pairwise, as NumPy does along contiguous axes; everything above in float64."""
-    if values.ndim < 2:
-        return np.zeros(0)
-    rows = values.reshape(values.shape[0], values.shape[1], -1).sum(axis=2)
-    sums: NDArray[np.float64] = rows.sum(axis=0, dtype=np.float64)
-    return sums
+class SketchBuilder:
+    """A sketch under construction, sample by sample."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BUCKETS, dtype=np.int64)
+        self._waiting: list[NDArray[np.uint16]] = []
+        self._waiting_size = 0
+        self._low: NDArray[np.float32] | None = None
+        self._high: NDArray[np.float32] | None = None
+        self._moments = ExactSum(size=0)
+        """Sums, and behind them sums of squares: one vector, because each addition has a cost of its own."""
+
+    def add(self, sample: NDArray[np.float32], *, channel_axis: int | None) -> bool:
+        """Count the values of one sample.
+
+        Args:
+            sample: float32, any shape, without a batch axis.
+            channel_axis: Of the sample's axes; None, or one that is not there: one channel.
+
+        Returns:
+            False where there is NaN or Inf among them.
+        """
+        values = np.ascontiguousarray(sample, dtype=np.float32)
+        if not values.size:
+            return True
+        upper = (
+            values.reshape(-1).view(np.uint16)[1::2] if np.little_endian else values.reshape(-1).view(np.uint16)[::2]
+        )
+        self._count(upper)
+        rows = _by_channel(values, channel_axis)
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        finite = bool(np.isfinite(low).all() and np.isfinite(high).all())  # NaN wins in min and max
+        if self._low is None or self._high is None:
+            self._low, self._high = low, high
+            self._moments = ExactSum(size=2 * len(rows))
+        else:
+            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        if finite:
+            with np.errstate(over="ignore"):
+                sums, squares = rows.sum(axis=1), np.einsum("ij,ij->i", rows, rows)
+            if not np.isfinite(sums).all() or not np.isfinite(squares).all():  # beyond 1.8e19 squared: the slow way
+                sums = rows.sum(axis=1, dtype=np.float64)
+                squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            self._moments.add(np.concatenate([sums, squares]).astype(np.float64))
+        return finite
+
+    def sketch(self) -> Sketch:
+        """What was counted so far."""
+        self._flush()
+        nothing = np.zeros(0, dtype=np.float32)
+        channels = self._moments.size // 2
+        return Sketch(
+            counts=self._counts.copy(),
+            channel_low=nothing if self._low is None else self._low,
+            channel_high=nothing if self._high is None else self._high,
+            channel_sums=self._moments.part(0, channels),
+            channel_squares=self._moments.part(channels, 2 * channels),
+        )
+
+    def _count(self, upper: NDArray[np.uint16]) -> None:
+        """Small arrays wait for each other: a histogram of 65,536 buckets costs something of its own."""
+        if upper.size >= _CHUNK:
+            for start in range(0, upper.size, _CHUNK):  # bincount widens to int64: in pieces that fit the cache
+                self._counts += np.bincount(upper[start : start + _CHUNK], minlength=BUCKETS)
+            return
+        self._waiting.append(upper.copy())  # the copy is half the size, and lets the sample go
+        self._waiting_size += upper.size
+        if self._waiting_size >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._counts += np.bincount(np.concatenate(self._waiting), minlength=BUCKETS)
+            self._waiting, self._waiting_size = [], 0
 
 
-def _middles() -> NDArray[np.float64]:
-    """The middle of every bucket as float64; zeros of both signs are exactly zero."""
-    bits = (np.arange(BUCKETS, dtype=np.uint32) << 16) | 0x8000
-    bits[[0x0000, 0x8000]] = 0
+def _by_channel(values: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+    """Shape (channels, n)."""
+    if axis is None or not -values.ndim <= axis < values.ndim:
+        return values.reshape(1, -1)
+    moved = np.moveaxis(values, axis, 0)
+    return moved.reshape(moved.shape[0], -1)
+
+
+def _edges() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest and the largest value of every bucket as float64; zeros of both signs are exactly zero."""
+    bits = np.arange(BUCKETS, dtype=np.uint32) << 16
     with np.errstate(invalid="ignore"):  # the buckets of NaN
-        return bits.view(np.float32).astype(np.float64)
+        near, far = (edge.view(np.float32).astype(np.float64) for edge in (bits, bits | 0xFFFF))
+    far[[0x0000, 0x8000]] = 0.0  # denormals this small are zeros to every engine
+    return np.minimum(near, far), np.maximum(near, far)
 
 
-_MIDDLE = _middles()
+_LOWER, _UPPER = _edges()
 # Negative floats grow in magnitude with their bits: from -Inf down to -0.0, then from 0.0 up.
 _ASCENDING = np.concatenate([np.arange(0xFF80, 0x7FFF, -1), np.arange(0x0000, 0x7F81)])

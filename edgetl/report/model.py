@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgetl.report.quantized import Fusion, LayerReport
+
 EngineStatus = Literal["ready", "built", "build-on-device"]
 Outcome = Literal["passed", "failed", "waived", "not-run"]
 
@@ -304,6 +306,10 @@ class Report:
     training: tuple[TrainingPhase, ...] = ()
     calibration: Calibration | None = None
     quantizations: tuple[Quantization, ...] = ()
+    fusions: tuple[Fusion, ...] = ()
+    """Of the int8 engines of which it is known."""
+    layers: tuple[LayerReport, ...] = ()
+    """One per quantized graph."""
     data: DataSummary | None = None
     preprocessing: tuple[Fact, ...] = ()
     """The preprocessing contract."""

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import heatmap, panels, plots
+from edgetl.report import fusion, heatmap, layers, panels, plots
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report
 from edgetl.report.numbers import DASH, integer, plain, points_of, significant
@@ -38,6 +38,8 @@ def sections(report: Report) -> list[Section]:
         ("training", "Fine-tuning", _training),
         ("calibration", "Calibration", _calibration),
         ("quantization", "Quantization", _quantization),
+        ("fusion", "What runs in int8", fusion.body),
+        ("layers", "Layers", layers.body),
         ("data", "Data", _data),
         ("input", "Preprocessing and labels", _preprocessing),
         ("environment", "Environment", _environment),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
-from edgetl.runtime.runner import Placement, Tensors, TensorSpec, check_feeds
+from edgetl.runtime import products
+from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -26,6 +27,23 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+
+_KERNEL_TIME = "_kernel_time"
+
+_PRECISIONS = {
+    "float": "fp32",
+    "double": "fp64",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "uint8": "int8",
+    "int8": "int8",
+}
+
+_INTEGER_KINDS = re.compile(r"QLinear|QGemm|QAttention|DynamicQuantize(MatMul|LSTM)|MatMulInteger|ConvInteger")
+"""Operators that compute in 8-bit integers although some, or all, of their inputs are float."""
+
+_ADDED_SUFFIX = re.compile(r"(_token_\d+|_nchwc)+$")
+"""What the passes that change the layout of tensors append to a node's name."""
 
 # An ONNX file, written here because the runtime has no onnx: IR 8, operator set 13, y = Identity(x), float32[1].
 _IDENTITY = bytes.fromhex(
@@ -79,17 +97,24 @@ class OnnxRuntimeRunner:
 
     def placement(self) -> Placement:
         """Count the nodes of the optimised graph by provider, from the profile of one inference on zeros."""
+        return Placement.of(self._provider, self.nodes())
+
+    def nodes(self, *, optimised: Path | None = None) -> tuple[EngineNode, ...]:
+        """The nodes of the optimised graph in the order of their execution, from the profile of one inference on zeros.
+
+        Dynamic dimensions are 1. A node in the body of a loop stands there once for every time that it ran. Which
+        tensors a node reads and writes is in the optimised graph alone: :mod:`edgetl.backends.onnxruntime` reads it.
+
+        Args:
+            optimised: Where to write the optimised graph, as ONNX; None: nowhere.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            session = self._open(profile=Path(folder) / "profile")
+            session = self._open(profile=Path(folder) / "profile", optimised=optimised)
             session.run(self._names, {spec.name: _zeros(spec) for spec in self._inputs})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        nodes: Counter[str] = Counter()
-        kinds: Counter[str] = Counter()
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                nodes[event["args"].get("provider", "unknown")] += 1
-                kinds[event["args"].get("op_name", "unknown")] += 1
-        return Placement(provider=self._provider, nodes=dict(nodes), kinds=dict(kinds))
+        return tuple(
+            _node(event) for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME)
+        )
 
     def __enter__(self) -> OnnxRuntimeRunner:
         return self
@@ -99,7 +124,7 @@ class OnnxRuntimeRunner:
     ) -> None:
         self._session = None
 
-    def _open(self, *, profile: Path | None) -> Any:
+    def _open(self, *, profile: Path | None, optimised: Path | None = None) -> Any:
         ort = _library()
         ort.set_default_logger_severity(4)  # a provider that cannot start is our error, not a line on the terminal
         there = ort.get_available_providers()
@@ -117,6 +142,10 @@ class OnnxRuntimeRunner:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+            # Kernels that pack their weights drop the originals, and then the profile does not tell their shapes.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
         if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
@@ -166,3 +195,53 @@ def _spec(node: Any) -> TensorSpec:
 
 def _zeros(spec: TensorSpec) -> NDArray[np.generic]:
     return np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], dtype=spec.dtype)
+
+
+def _node(event: dict[str, Any]) -> EngineNode:
+    """A node from the event of its execution."""
+    facts = event["args"]
+    kind = facts.get("op_name", "unknown")
+    inputs, outputs = _tensors(facts.get("input_type_shape", [])), _tensors(facts.get("output_type_shape", []))
+    types = [name for name, _ in inputs] or [name for name, _ in outputs] or ["unknown"]
+    name = event["name"][: -len(_KERNEL_TIME)]
+    return EngineNode(
+        name=name,
+        kind=kind,
+        precision="int8" if _INTEGER_KINDS.match(kind) else _PRECISIONS.get(types[0], types[0]),
+        multiply_adds=_multiply_adds(kind, [shape for _, shape in inputs], [shape for _, shape in outputs]),
+        provider=facts.get("provider", "unknown"),
+        output_precision=_PRECISIONS.get(outputs[0][0], outputs[0][0]) if outputs else "",
+        origins=(_ADDED_SUFFIX.sub("", name),),
+    )
+
+
+def _tensors(found: list[dict[str, list[int]]]) -> list[tuple[str, list[int]]]:
+    """Type and shape of each tensor in the profile's ``input_type_shape``; an absent optional one is left out there."""
+    return [next(iter(tensor.items())) for tensor in found if tensor]
+
+
+_SECOND_FACTOR = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
+"""Operator → which input the weights are, where scale and zero point of the first come between; else the second."""
+
+
+def _multiply_adds(kind: str, inputs: list[list[int]], outputs: list[list[int]]) -> int:
+    """Of ONNX Runtime's operators; those of Einsum are not known, because a profile has no attributes."""
+    place = _SECOND_FACTOR.get(kind, 1)
+    if len(inputs) <= place or not outputs:
+        return 0
+    first, second, output = inputs[0], inputs[place], outputs[0]
+    if kind.endswith(("Conv", "ConvInteger")):
+        return products.convolution(output, second)
+    if kind.endswith("ConvTranspose"):
+        return products.transposed_convolution(first, second)
+    if kind == "MatMulNBits":
+        return products.matrix_product(first[-1:], output)  # its packed weights tell no shape
+    if kind.endswith("Gemm") or "MatMul" in kind:
+        return products.matrix_product(first, output)
+    if kind in ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM") and len(inputs) > 2:
+        return products.recurrent(first, second, inputs[2])
+    if kind.endswith("Attention"):
+        if len(second) == 2:
+            return products.packed_attention(first, second)
+        return products.attention(first, second, inputs[2]) if len(inputs) > 2 else 0
+    return 0

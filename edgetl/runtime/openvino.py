@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
-from edgetl.runtime.runner import Placement, Tensors, TensorSpec, check_feeds
+from edgetl.runtime import products
+from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
 
 _DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
 
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
@@ -51,10 +53,12 @@ class OpenVinoRunner:
         if threads:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            self._compiled: Any = core.compile_model(core.read_model(model), device, settings)
+            graph = core.read_model(model)
+            self._compiled: Any = core.compile_model(graph, device, settings)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot compile {model.name}: {error}") from error
         self._request: Any = self._compiled.create_infer_request()
+        self._operators = {op.get_friendly_name(): op.get_type_name() for op in graph.get_ops()}
         self._inputs = tuple(_spec(port) for port in self._compiled.inputs)
         self._outputs = tuple(_spec(port) for port in self._compiled.outputs)
 
@@ -76,15 +80,58 @@ class OpenVinoRunner:
 
     def placement(self) -> Placement:
         """The nodes of OpenVINO's own executed graph, by operator and the precision that it really runs in."""
-        kinds: Counter[str] = Counter()
-        for node in self._compiled.get_runtime_model().get_ordered_ops():
-            info = node.get_rt_info()
-            kind = str(info["layerType"].value) if "layerType" in info else node.get_type_name()
-            if kind in ("Const", "Constant", "Input", "Parameter", "Output", "Result"):
-                continue
-            precision = str(info["runtimePrecision"].value) if "runtimePrecision" in info else "?"
-            kinds[f"{kind}:{precision}"] += 1
-        return Placement(provider=self._device, nodes={self._device: sum(kinds.values())}, kinds=dict(kinds))
+        executed = self._executed()
+        kinds = Counter(f"{_info(op, 'layerType')}:{_info(op, 'runtimePrecision')}" for op in executed)
+        return Placement.of(self._device, self._nodes(executed), kinds=kinds)
+
+    def nodes(self) -> tuple[EngineNode, ...]:
+        """The nodes of OpenVINO's own executed graph, in the order of their execution.
+
+        Found after one inference on zeros, with every dynamic dimension 1: until then a graph with a dynamic batch has
+        no shapes.
+        """
+        return self._nodes(self._executed())
+
+    def _executed(self) -> list[Any]:
+        """Operators of the executed graph, without constants, and without what only constants are fed to."""
+        zeros = {
+            spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], dtype=spec.dtype)
+            for spec in self._inputs
+        }
+        self._request.infer(zeros, share_inputs=True)
+        found: dict[str, Any] = {}
+        inputs = {"Input", "Parameter"}
+        alive: set[str] = set()
+        for op in self._compiled.get_runtime_model().get_ordered_ops():
+            name, kind = op.get_friendly_name(), _info(op, "layerType")
+            if kind in inputs or alive & set(_sources(op)):
+                alive.add(name)
+                if kind not in inputs and kind not in ("Output", "Result"):
+                    found[name] = op
+        return list(found.values())
+
+    def _nodes(self, executed: list[Any]) -> tuple[EngineNode, ...]:
+        inputs = {spec.name for spec in self._inputs}
+        alive = {op.get_friendly_name() for op in executed} | inputs
+        return tuple(self._node(op, alive) for op in executed)
+
+    def _node(self, op: Any, alive: set[str]) -> EngineNode:
+        name = op.get_friendly_name()
+        origins = tuple(part for part in _info(op, "originalLayersNames").split(",") if part)
+        written = _info(op, "outputPrecisions").split(",")[0]
+        precision = _info(op, "runtimePrecision")
+        return EngineNode(
+            name=name,
+            kind=_info(op, "layerType"),
+            precision=_PRECISIONS.get(precision, precision),
+            multiply_adds=_multiply_adds(op),
+            provider=self._device,
+            inputs=tuple(source for source in _sources(op) if source in alive),
+            outputs=(name,),
+            output_precision=_PRECISIONS.get(written, written),
+            origins=origins,
+            operators=tuple(self._operators[part] for part in origins if part in self._operators),
+        )
 
     def __enter__(self) -> OpenVinoRunner:
         return self
@@ -124,3 +171,41 @@ def _spec(port: Any) -> TensorSpec:
     )
     kind = port.get_element_type().get_type_name()
     return TensorSpec(name=port.get_any_name(), shape=shape, dtype=_DTYPES.get(kind, kind))
+
+
+def _info(op: Any, key: str) -> str:
+    """An entry of a runtime graph's node; where a plugin leaves it out, the operator's type or "?"."""
+    info = op.get_rt_info()
+    if key in info:
+        return str(info[key].value)
+    return str(op.get_type_name()) if key == "layerType" else ("" if key == "originalLayersNames" else "?")
+
+
+def _sources(op: Any) -> list[str]:
+    return [port.get_source_output().get_node().get_friendly_name() for port in op.inputs()]
+
+
+def _shape(port: Any) -> list[int]:
+    """A shape after inference; what is dynamic even then counts as 1."""
+    return [int(size.get_length()) if size.is_static else 1 for size in port.get_partial_shape()]
+
+
+def _multiply_adds(op: Any) -> int:
+    """Of a node of the runtime graph, whose inputs are the data and the weights."""
+    kind = _info(op, "layerType").lower()
+    shapes = [_shape(port) for port in op.inputs()]
+    if len(shapes) < 2:
+        return 0
+    output = _shape(op.outputs()[0])
+    if kind in ("convolution", "groupconvolution"):
+        return products.convolution(output, shapes[1])
+    if kind == "deconvolution":
+        return products.transposed_convolution(shapes[0], shapes[1])
+    if kind in ("fullyconnected", "matmul", "gemm"):
+        return products.matrix_product(shapes[0], output)
+    if kind == "scaleddotproductattention" and len(shapes) > 2:
+        return products.attention(shapes[0], shapes[1], shapes[2])
+    if kind in ("rnncell", "rnnseq", "grucell", "gruseq", "lstmcell", "lstmseq"):
+        weights = [shape for shape in shapes[1:] if len(shape) == 3][-2:]
+        return products.recurrent(shapes[0], *weights) if len(weights) == 2 else 0
+    return 0

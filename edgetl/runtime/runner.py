@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
@@ -27,6 +28,46 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineNode:
+    """A node of the graph that an engine really runs, after its own optimisations."""
+
+    name: str
+    """The engine's name of it."""
+    kind: str
+    """Operator of the optimised graph, as the engine calls it: QLinearConv, FullyConnected …"""
+    precision: str
+    """What it computes in: int8 (signed or not), fp16, bf16, fp32; else the engine's own word."""
+    multiply_adds: int = 0
+    """Of one inference, at batch 1 where the engine lets one choose it; 0 for what is neither a convolution nor a
+    matrix product."""
+    provider: str = ""
+    """The execution provider or device that runs it."""
+    inputs: tuple[str, ...] = ()
+    """Tensors that it reads, without constants; empty where only constants are read or the engine does not tell."""
+    outputs: tuple[str, ...] = ()
+    """Tensors that it writes; empty where the engine does not tell."""
+    output_precision: str = ""
+    """Of its first output, in the words of ``precision``; empty where the engine does not tell."""
+    origins: tuple[str, ...] = ()
+    """Nodes of the graph that was compiled which were fused into this one, where the engine tells."""
+    operators: tuple[str, ...] = ()
+    """Operators of those nodes, where ``kind`` does not say them: HSwish of an Eltwise; in the engine's words."""
+
+
+def int8_share(multiply_adds: Mapping[str, int]) -> float | None:
+    """Share of the multiply-adds that run in 8-bit integers.
+
+    Args:
+        multiply_adds: Precision → number.
+
+    Returns:
+        0 to 1; None where there are none, or the engine does not tell.
+    """
+    total = sum(multiply_adds.values())
+    return multiply_adds.get("int8", 0) / total if total else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where the nodes of an engine's optimised graph really run."""
 
@@ -36,12 +77,40 @@ class Placement:
     """Provider or device → number of nodes of the optimised graph."""
     kinds: Mapping[str, int] = field(default_factory=dict)
     """Operator of the optimised graph, with its precision where the engine tells it → number of nodes."""
+    multiply_adds: Mapping[str, int] = field(default_factory=dict)
+    """Precision → multiply-adds of one inference that run in it; empty where the engine does not tell."""
+
+    @classmethod
+    def of(cls, provider: str, nodes: Iterable[EngineNode], *, kinds: Mapping[str, int] | None = None) -> Placement:
+        """The counts of an engine's nodes.
+
+        Args:
+            provider: The one that was asked for.
+            nodes: Of the optimised graph.
+            kinds: Counted already, where they say more than the operator; None: count the operators.
+        """
+        nodes = tuple(nodes)
+        multiply_adds: Counter[str] = Counter()
+        for node in nodes:
+            if node.multiply_adds:
+                multiply_adds[node.precision] += node.multiply_adds
+        return cls(
+            provider=provider,
+            nodes=dict(Counter(node.provider for node in nodes)),
+            kinds=dict(Counter(node.kind for node in nodes) if kinds is None else kinds),
+            multiply_adds=dict(multiply_adds),
+        )
 
     @property
     def share(self) -> float:
         """Share of the nodes that run on the provider that was asked for, 0 to 1."""
         total = sum(self.nodes.values())
         return self.nodes.get(self.provider, 0) / total if total else 1.0
+
+    @property
+    def int8_share(self) -> float | None:
+        """Share of the multiply-adds that really run in 8-bit integers, 0 to 1; None where the engine tells none."""
+        return int8_share(self.multiply_adds)
 
 
 class Runner(Protocol):

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter, deque
 from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ProviderError, TargetError, UsageError
 from edgetl.runtime.nvidia import this_machine
-from edgetl.runtime.runner import Placement, Tensors, TensorSpec, check_feeds
+from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -37,6 +38,9 @@ _DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
+# Types as an engine's inspector writes them, in words that no layout has.
+_PRECISIONS = {"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16"}
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 _PROVIDER = re.compile(r"(?:gpu|cuda)(?::(\d+))?", re.IGNORECASE)
 _LOGGERS: dict[str, Any] = {}
 
@@ -278,11 +282,17 @@ class TensorRTRunner:
         """
         if self._resources is None:
             raise UsageError("the engine was closed")
+        text = self._information()
+        found = Placement.of(self._provider, layer_nodes(text, self._provider), kinds=layer_kinds(text))
+        return replace(found, nodes={self._provider: self._engine.num_layers})
+
+    def nodes(self) -> tuple[EngineNode, ...]:
+        """The engine's layers after fusion, from its inspector; empty where the engine was built without details."""
+        return layer_nodes(self._information(), self._provider)
+
+    def _information(self) -> str:
         inspector = self._engine.create_engine_inspector()
-        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return Placement(
-            provider=self._provider, nodes={self._provider: self._engine.num_layers}, kinds=layer_kinds(text)
-        )
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
         """Free device memory, the context, the engine and the stream; a second call does nothing."""
@@ -401,6 +411,52 @@ def layer_kinds(text: str) -> dict[str, int]:
             kind = output.get("DataType") or output.get("Datatype") or output.get("Format/Datatype") or ""
             kinds[f"{layer['LayerType']} {kind}".strip()] += 1
     return dict(kinds)
+
+
+def layer_nodes(text: str, provider: str) -> tuple[EngineNode, ...]:
+    """The layers of an engine that was built with detailed verbosity.
+
+    Multiply-adds are known of convolutions alone, from the number of their weights: a matrix product's layer does not
+    tell which dimension is summed over. A layer computes in the type of its first input.
+
+    Args:
+        text: JSON of ``EngineInspector.get_engine_information``.
+        provider: Of the engine.
+
+    Returns:
+        In the engine's order; empty where it does not tell.
+    """
+    try:
+        layers = json.loads(text).get("Layers", [])
+    except (ValueError, AttributeError):
+        return ()
+    return tuple(_layer_node(layer, provider) for layer in layers if isinstance(layer, dict) and "LayerType" in layer)
+
+
+def _layer_node(layer: dict[str, Any], provider: str) -> EngineNode:
+    inputs, outputs = layer.get("Inputs") or [], layer.get("Outputs") or []
+    weights, maps = (layer.get("Weights") or {}).get("Count", 0), layer.get("OutMaps", 0)
+    size = prod(abs(length) for length in outputs[0].get("Dimensions", [0])) if outputs else 0
+    return EngineNode(
+        name=str(layer.get("Name", "")),
+        kind=str(layer["LayerType"]),
+        precision=_layer_precision(inputs or outputs),
+        multiply_adds=size * weights // maps if maps else 0,
+        provider=provider,
+        inputs=tuple(str(tensor.get("Name", "")) for tensor in inputs),
+        outputs=tuple(str(tensor.get("Name", "")) for tensor in outputs),
+        output_precision=_layer_precision(outputs),
+        origins=tuple(_ONNX_LAYER.findall(str(layer.get("Metadata", "")))),
+    )
+
+
+def _layer_precision(tensors: list[dict[str, Any]]) -> str:
+    """Of the first of some tensors: TensorRT 10 writes type and layout into one text, as "Int8 NC/32HW32"."""
+    if not tensors:
+        return "unknown"
+    text = tensors[0].get("DataType") or tensors[0].get("Datatype") or tensors[0].get("Format/Datatype") or "unknown"
+    words = re.findall(r"BFloat16|BF16|FP8|FP16|FP32|Float|Half|Int8|Int32|Int64|Bool", str(text))
+    return _PRECISIONS.get(words[0], words[0].lower()) if words else "unknown"
 
 
 def _named(shape: tuple[int, ...], name: str) -> tuple[int | str, ...]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edgetl.backends import backend, names
 from edgetl.backends import onnxruntime as ort_backend
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
+from edgetl.backends.onnxruntime import OnnxRuntimeBackend
 from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, UnknownNameError, UsageError
 from edgetl.runtime import onnxruntime as ort_runtime
 from edgetl.runtime.nvidia import this_machine
@@ -234,3 +235,70 @@ def test_a_record_with_unknown_fields_is_of_another_version(tmp_path: Path) -> N
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "new": 1}), encoding="utf-8")
     with pytest.raises(BundleError):
         EngineRecord.read(tmp_path)
+
+
+# --- the nodes of the engine's own graph -----------------------------------------------------------------------------
+
+
+def test_nodes_have_shapes_precisions_and_tensors(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    compiled(small_graph(), tmp_path / "engine", here())
+    nodes = OnnxRuntimeBackend().nodes(tmp_path / "engine", threads=1)
+    assert sum(node.multiply_adds for node in nodes) == 3 * 2  # x (1, 3) · w (3, 2)
+    assert {node.precision for node in nodes} == {"fp32"}
+    assert nodes[0].inputs == ("x",) and nodes[-1].outputs == ("y",)
+    with backend("onnxruntime").open(tmp_path / "engine") as runner:
+        found = runner.placement()
+    assert dict(found.multiply_adds) == {"fp32": 6} and found.int8_share == 0.0
+    assert sum(found.nodes.values()) == len(nodes)
+
+
+def test_nodes_need_onnx_ir(
+    small_graph: SmallGraph, here: MakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(small_graph(), tmp_path / "engine", here())
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(MissingExtraError, match="needs the Python package 'onnx_ir'"):
+        OnnxRuntimeBackend().nodes(tmp_path / "engine")
+
+
+def test_nodes_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        OnnxRuntimeBackend().nodes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "outputs", "multiply_adds", "precision"),
+    [
+        ("QLinearConv", [("uint8", [1, 4, 4, 3]), ("float", []), ("uint8", []), ("int8", [8, 3, 3, 3])],
+         [("uint8", [1, 4, 4, 8])], 16 * 8 * 27, "int8"),
+        ("FusedConv", [("float", [1, 6, 4, 4]), ("float", [6, 1, 3, 3])], [("float", [1, 6, 4, 4])], 864, "fp32"),
+        ("ConvTranspose", [("float", [1, 2, 3, 3]), ("float", [2, 5, 2, 2])], [("float", [1, 5, 4, 4])], 360, "fp32"),
+        ("QGemm", [("int8", [1, 7]), ("float", []), ("int8", []), ("int8", [5, 7])], [("float", [1, 5])], 35, "int8"),
+        ("MatMulIntegerToFloat", [("uint8", [1, 9, 4]), ("int8", [4, 2])], [("float", [1, 9, 2])], 72, "int8"),
+        ("DynamicQuantizeMatMul", [("float", [1, 4]), ("int8", [4, 2])], [("float", [1, 2])], 8, "int8"),
+        ("MatMul", [("float16", [2, 3, 4]), ("float16", [2, 4, 5])], [("float16", [2, 3, 5])], 120, "fp16"),
+        ("MatMulNBits", [("float", [1, 64]), ("uint8", [8, 2, 16])], [("float", [1, 8])], 512, "fp32"),
+        ("LSTM", [("float", [3, 2, 5]), ("float", [1, 28, 5]), ("float", [1, 28, 7])], [("float", [3, 1, 2, 7])],
+         2016, "fp32"),
+        ("MaxPool", [("uint8", [1, 2, 4, 4])], [("uint8", [1, 2, 2, 2])], 0, "int8"),
+        ("Gemm", [("float", [1, 2])], [("float", [1, 2])], 0, "fp32"),
+        ("Shape", [("int64", [1])], [("int64", [1])], 0, "int64"),
+        ("Anything", [], [], 0, "unknown"),
+    ],
+)  # fmt: skip
+def test_a_node_of_the_profile(
+    kind: str, inputs: list[tuple[str, list[int]]], outputs: list[tuple[str, list[int]]], multiply_adds: int,
+    precision: str,
+) -> None:  # fmt: skip
+    event = {
+        "name": "conv_1_token_12_kernel_time",
+        "args": {
+            "op_name": kind,
+            "provider": "CPUExecutionProvider",
+            "input_type_shape": [{name: shape} for name, shape in inputs],
+            "output_type_shape": [{name: shape} for name, shape in outputs],
+        },
+    }
+    node = ort_runtime._node(event)
+    assert (node.kind, node.multiply_adds, node.precision) == (kind, multiply_adds, precision)
+    assert (node.name, node.origins) == ("conv_1_token_12", ("conv_1",))

@@ -13,7 +13,8 @@ import pytest
 from edgetl.backends import backend
 from edgetl.backends import openvino as openvino_backend
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
-from edgetl.errors import MissingExtraError, ModelError, ProviderError, TargetError, UsageError
+from edgetl.backends.openvino import OpenVinoBackend
+from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, TargetError, UsageError
 from edgetl.runtime.openvino import OpenVinoRunner, why_no_device
 from edgetl.specs import BatchRange, Precision, Target
 
@@ -168,3 +169,18 @@ def test_not_installed(
     assert backend("openvino").why_not_here(cpu(here), "fp32") == "openvino is not installed"
     with pytest.raises(MissingExtraError):
         compiled(small_graph(), tmp_path / "engine", cpu(here))
+
+
+def test_nodes_are_those_of_the_executed_graph(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:
+    compiled(small_graph(), tmp_path / "engine", cpu(here))
+    nodes = OpenVinoBackend().nodes(tmp_path / "engine", threads=1)
+    assert sum(node.multiply_adds for node in nodes) == 3 * 2  # x (1, 3) · w (3, 2), with a dynamic batch
+    assert {node.provider for node in nodes} == {"CPU"} and nodes[0].inputs == ("x",)
+    with OpenVinoRunner(tmp_path / "engine" / "model.xml") as runner:
+        runner.run({"x": np.ones((5, 3), np.float32)})
+        assert dict(runner.placement().multiply_adds) == {"fp32": 6}  # whatever batch ran before
+
+
+def test_nodes_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        OpenVinoBackend().nodes(tmp_path)

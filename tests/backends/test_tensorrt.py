@@ -19,7 +19,7 @@ from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.tensorrt import TensorRTBackend, device_command, wrong_device
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError, UsageError
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
-from edgetl.runtime.tensorrt import Cuda, device_index, layer_kinds
+from edgetl.runtime.tensorrt import Cuda, device_index, layer_kinds, layer_nodes
 from edgetl.specs import BatchRange, Precision, Target
 
 MakeTarget = Callable[..., Target]
@@ -362,3 +362,22 @@ def test_a_broken_engine_on_the_gpu(tmp_path: Path) -> None:
     _record(tmp_path / "engine")
     with pytest.raises(ProviderError, match="does not accept"):
         TensorRTBackend().open(tmp_path / "engine")
+
+
+def test_layer_nodes_count_convolutions_from_their_weights() -> None:
+    convolution = {
+        "Name": "conv + relu", "LayerType": "CaskConvolution", "OutMaps": 8, "Weights": {"Type": "Int8", "Count": 216},
+        "Inputs": [{"Name": "x", "Dimensions": [1, 3, 4, 4], "Format/Datatype": "Int8 NC/4HW4"}],
+        "Outputs": [{"Name": "y", "Dimensions": [1, 8, 4, 4], "Format/Datatype": "Half NCHW"}],
+        "Metadata": "[ONNX Layer: conv]\u001e[ONNX Layer: relu]",
+    }  # fmt: skip
+    bare = {"LayerType": "Reformat", "Outputs": []}
+    found, other = layer_nodes(json.dumps({"Layers": [convolution, bare, "only a name"]}), "gpu")
+    assert (found.precision, found.output_precision, found.multiply_adds) == ("int8", "fp16", 16 * 216)
+    assert (found.inputs, found.outputs, found.origins) == (("x",), ("y",), ("conv", "relu"))
+    assert (other.kind, other.precision, other.multiply_adds) == ("Reformat", "unknown", 0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"Layers": ["only", "names"]}'])
+def test_layer_nodes_of_an_engine_that_does_not_tell(text: str) -> None:
+    assert layer_nodes(text, "gpu") == ()

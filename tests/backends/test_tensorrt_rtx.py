@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgetl.backends.base import Backend, CompileRequest
-from edgetl.backends.tensorrt_rtx import TensorRTRTXBackend, accepts, wrong_gpu
+from edgetl.backends.tensorrt_rtx import TensorRTRTXBackend, accepts, parsed, wrong_gpu
 from edgetl.errors import MissingExtraError, ProviderError, TargetError, UsageError
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
 from edgetl.specs import BatchRange, Precision, Target
@@ -274,3 +274,20 @@ def test_built_and_run_on_the_gpu(tmp_path: Path, trt_graph: MakeGraph, trt_targ
         with pytest.raises(UsageError, match="given was"):
             runner.run({"image": np.zeros((9, 16, 32, 32), np.float16)})
         assert runner.placement().share == 1.0
+
+
+@installed
+@pytest.mark.parametrize(("kind", "precision"), [("int8", "int8"), ("fp16", "fp16"), ("fp32", "fp32")])
+def test_the_parser_tells_what_a_convolution_would_compute_in(trt_graph: MakeGraph, kind: str, precision: str) -> None:
+    nodes = parsed(trt_graph(kind))
+    (convolution,) = (node for node in nodes if node.multiply_adds)
+    assert convolution.precision == precision
+    assert convolution.multiply_adds == 32 * 32 * 32 * 16 * 9  # (32, 32, 32) outputs of 16 channels and 3 x 3 taps
+    assert convolution.origins == ("conv",)
+    assert sum(node.kind in ("QUANTIZE", "DEQUANTIZE") for node in nodes) == (2 if kind == "int8" else 0)
+
+
+@installed
+def test_the_parser_refuses(trt_graph: MakeGraph) -> None:
+    with pytest.raises(TargetError, match="TensorRT-RTX refuses"):
+        parsed(trt_graph("int8-int32-bias"))

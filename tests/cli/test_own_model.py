@@ -118,7 +118,7 @@ def test_good_graphs_are_quantized_and_still_agree(quantize, tmp_path, changes, 
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"opset": 11}, 2, ["operator set 11"]),
+        ({"opset": 5}, 2, ["cannot load model.onnx"]),
         ({"inputs": 2}, 2, ["one input", "x, z"]),
         ({"channels": 1}, 2, ["(N, 3, H, W)"]),
         ({"height": "H"}, 2, ["dynamic height", "--size"]),
@@ -281,3 +281,131 @@ def test_bench_of_any_graph_and_of_what_cannot_be_timed(command, tmp_path):
     code, _, err = command("bench", two, "--provider", "NoSuchProvider")
     assert code == 8
     assert "NoSuchProvider" in err
+
+
+def text_model():
+    """Token identifiers and a mask, both int64: embedding, two products over rows, masked mean, three classes."""
+    generator = np.random.default_rng(1)
+    weights = {
+        "table": generator.normal(size=(50, 16)),
+        "w1": generator.normal(size=(16, 32)) * 0.3,
+        "w2": generator.normal(size=(32, 3)) * 0.3,
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"], name="embed"),
+        helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT, name="cast"),
+        helper.make_node("Unsqueeze", ["m", "last"], ["m3"], name="column"),
+        helper.make_node("Mul", ["e", "m3"], ["em"], name="masked"),
+        helper.make_node("MatMul", ["em", "w1"], ["h"], name="up"),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["t"], name="down"),
+        helper.make_node("ReduceMean", ["t"], ["y"], axes=[1], keepdims=0, name="mean"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "text",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["N", "length"]) for name in ("ids", "mask")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+        + [numpy_helper.from_array(np.asarray([2], np.int64), "last")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    generator = np.random.default_rng(2)
+    ids = generator.integers(0, 50, (40, 12))
+    path = tmp_path / "tokens.npz"
+    np.savez(path, ids=ids, mask=(ids > 5).astype(np.int64))
+    return path
+
+
+@pytest.fixture
+def quantize_text(command, tokens, tmp_path):
+    output = tmp_path / "text" / "int8.onnx"
+
+    def call(*more, data=tokens, recipe="int8-mse"):
+        place = ("--target", "x86-64-cpu", "-o", output, "--recipe", recipe)
+        return command("quantize", save(text_model(), tmp_path, "text.onnx"), "--data", data, *place, *more)
+
+    call.output = output
+    return call
+
+
+@pytest.mark.parametrize("recipe", ["int8-mse", "int8-mse-corrected", "int8-dynamic"])
+def test_a_model_of_two_integer_inputs_is_quantized_from_arrays(quantize_text, recipe):
+    code, out, err = quantize_text("--json", "--samples", "20", recipe=recipe)
+    assert code == 0, err
+    found = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))["result"]
+    assert found["samples"] == 20
+    assert found["quantized"]["MatMul"] == 2
+    assert found["sqnr_db"] > 20
+    done = onnx.load(quantize_text.output)
+    onnx.checker.check_model(done)
+    assert [entry.type.tensor_type.elem_type for entry in done.graph.input] == [TensorProto.INT64] * 2
+    assert not [entry for entry in done.metadata_props if entry.key == "edgetl.preprocessing"]
+    if recipe == "int8-dynamic":
+        assert found["layers"] is None
+        return
+    assert {layer["node"] for layer in found["layers"]["layers"]} == {"up", "down"}
+    alone = [layer["isolated_db"] for layer in found["layers"]["layers"]]
+    assert alone == sorted(alone)
+    assert ("before_correction" in found["notes"]) == (recipe == "int8-mse-corrected")
+
+
+def test_arrays_that_do_not_fit(quantize_text, tokens, tmp_path):
+    def saved(name, **arrays):
+        np.savez(tmp_path / name, **arrays)
+        return tmp_path / name
+
+    ids = np.zeros((4, 12), np.int64)
+    (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
+    for data, code, words in [
+        (saved("one.npz", ids=ids), 2, ["ids", "mask"]),
+        (saved("float.npz", ids=ids, mask=ids.astype(np.float32)), 2, ["mask", "int64", "float32"]),
+        (saved("uneven.npz", ids=ids, mask=ids[:3]), 3, ["ids 4", "mask 3"]),
+        (saved("empty.npz", ids=ids[:0], mask=ids[:0]), 3, ["ids 0"]),
+        (saved("none.npz"), 3, ["nothing"]),
+        (saved("objects.npz", ids=ids, mask=np.array([None] * 4, dtype=object)), 3, ["no .npz file of plain arrays"]),
+        (tmp_path / "text.npz", 3, ["no .npz file"]),
+        (tmp_path / "nowhere.npz", 3, ["there is no"]),
+    ]:
+        found, _, err = quantize_text(data=data)
+        assert found == code, (data, err)
+        for word in words:
+            assert word in err, data
+        assert not quantize_text.output.exists()
+    code, _, err = quantize_text("--mean", "0.5,0.5,0.5", "--size", "64", data=tokens)
+    assert code == 2
+    assert "height, mean, width say how images" in err
+
+
+def test_images_are_refused_for_integer_inputs_and_arrays_named(quantize_text, shapes):
+    code, _, err = quantize_text(data=shapes / "val")
+    assert code == 2
+    assert "--data FILE.npz" in err
+
+
+def test_the_worst_five_layers_are_shown_and_all_where_asked(quantize, tmp_path):
+    model = classifier()
+    for index in range(6):  # a chain of convolutions behind the first
+        weight = np.random.default_rng(index).normal(size=(16, 16, 3, 3)).astype(np.float32) * 0.1
+        model.graph.initializer.append(numpy_helper.from_array(weight, f"more{index}"))
+        node = helper.make_node(
+            "Conv", ["r1" if index == 0 else f"m{index - 1}", f"more{index}"], [f"m{index}"], pads=[1] * 4
+        )
+        model.graph.node.insert(2 + index, node)
+    model.graph.node[8].input[0] = "m5"
+    path = save(model, tmp_path)
+    few, all_ = quantize(path)[1], quantize(path, "--layers", "--recipe", "int8-mse-corrected")[1]
+    assert "the 5 layers of 9 that lose most" in few
+    assert "--layers shows all" in few
+    rows = few[few.index("layer  ") :].splitlines()[1:]
+    assert len(rows) == 5
+    alone = [float(row.split()[2]) for row in rows]
+    assert alone == sorted(alone)
+    assert "all layers, SQNR in dB on" in all_
+    assert len(all_[all_.index("layer  ") :].splitlines()) == 10
+    assert "before corrections" in all_
+    assert "Bias correction moved" in all_

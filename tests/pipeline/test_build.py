@@ -37,7 +37,7 @@ def test_a_build_leaves_the_bundle_of_the_design(first_build):
     top = {path.name for path in bundle.iterdir()}
     assert top == {"manifest.json", "signature.json", "model.onnx", "engines", "golden", "reports"}
     reports = {path.name for path in (bundle / "reports").iterdir()}
-    assert reports >= {"parity.json", "bench.json", "report.html", "junit.xml"}
+    assert reports >= {"parity.json", "bench.json", "quantization.json", "report.html", "junit.xml"}
     manifest = manifest_of(bundle)
     everything = manifest["engines"] + manifest["rejected"]
     assert {(engine["target"], engine["precision"]) for engine in everything} == ENGINES
@@ -62,6 +62,32 @@ def test_the_small_network_learned_and_int8_kept_it(built):
         assert engine["parity"]["top1_reference"] > 0.95
         assert engine["parity"]["passed"]
         assert engine["latency"]["samples"] == 20
+
+
+def test_int8_engines_show_what_runs_in_int8_and_what_each_layer_loses(built):
+    document = json.loads((built.bundle / "reports" / "quantization.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(built.bundle)
+    everything = manifest["engines"] + manifest["rejected"]
+    ready = [engine for engine in everything if engine["precision"] == "int8" and engine["status"] == "ready"]
+    assert {engine["target"] for engine in ready} == {"x86-64-cpu", "intel-cpu"}
+    for engine in ready:
+        found = engine["placement"]["int8"]
+        assert found["view"] == "engine"
+        assert found["int8_share"] >= 0.99
+        assert found["fallen_back"] == {}
+        assert len(found["unfused"]) == sum(found["counts"].values()) >= 1
+        assert document["engines"][f"{engine['target']} int8"]["int8_share"] == found["int8_share"]
+    assert all("int8" not in engine["placement"] for engine in everything if engine["precision"] != "int8")
+    targets = [graph["targets"] for graph in document["graphs"]]
+    assert sorted(targets) == [["intel-cpu"], ["jetson-orin-nano"], ["x86-64-cpu"]]
+    page = (built.bundle / "reports" / "report.html").read_text(encoding="utf-8")
+    for graph in document["graphs"]:
+        layers = graph["layers"]["layers"]
+        assert len(layers) >= 3
+        assert layers == sorted(layers, key=lambda loss: loss["isolated_db"])
+        assert all(loss["accumulated_db"] > 5 for loss in layers)
+        assert layers[0]["node"] in page
+    assert 'id="fusion"' in page and 'id="layers"' in page
 
 
 def test_a_second_build_does_nothing_and_imports_no_heavy_library(edgetl, built):

@@ -1,380 +1,256 @@
+"""Which nodes become integer ones and where pairs stand, node by node: the rules of docs/schemes.md."""
+
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper
 
-from edgetl.errors import ModelError
-from edgetl.parity.compare import sqnr_db
-from edgetl.quantize import calibrate, graph, half, placement
+from edgetl.quantize import calibrate, graph, insertion, placement
+from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
-from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.specs import Estimator, Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 import graphs
 
-CORRECTED = Recipe(
-    name="t", description="", activations=Estimator(method="mse"), weights=Estimator(method="mse"),
-    bias_correction="input-mean",
-)  # fmt: skip
-PLAIN = Recipe(name="t", description="", activations=Estimator(method="minmax"), weights=Estimator(method="minmax"))
+BOTH_SIDES = sorted(name for name, scheme in SCHEMES.items() if scheme.placement == "inputs-and-outputs")
+INT32 = sorted(name for name, scheme in SCHEMES.items() if scheme.bias == "int32")
+FLOAT_BIAS = sorted(set(SCHEMES) - set(INT32))
 
 
-def samples(count: int, seed: int = 0) -> np.ndarray:
-    # One sign, as real images after normalisation of a dark background: rounding errors of weights then add up.
-    return np.random.default_rng(seed).uniform(0, 2, size=(count, 3, 16, 16)).astype(np.float32)
+def recipe(*keep: str) -> Recipe:
+    return Recipe(
+        name="t",
+        description="",
+        activations=Estimator(method="minmax"),
+        weights=Estimator(method="minmax"),
+        keep_float=keep,
+    )
 
 
-def statistics(model: ir.Model) -> calibrate.Statistics:
-    names = placement.points(model, list(SCHEMES.values()))
-    return calibrate.calibrate(model, names, [samples(24)], open_runner=OnnxRuntimeRunner)
+class Made:
+    """A quantized graph, to be asked about its nodes."""
 
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return graphs.residual(tmp_path_factory.mktemp("graph") / "residual.onnx")
-
-
-@pytest.fixture(scope="module")
-def found(source: Path) -> calibrate.Statistics:
-    return statistics(graph.prepare(graph.load(source)))
-
-
-def quantized(
-    source: Path, found: calibrate.Statistics, scheme: str, recipe: Recipe, path: Path
-) -> placement.Quantized:
-    done = placement.quantize(graph.prepare(graph.load(source)), found.sketches, SCHEMES[scheme], recipe)
-    ir.save(done.model, path)
-    onnx.checker.check_model(str(path), full_check=True)
-    return done
-
-
-def logits(path: Path, images: np.ndarray) -> np.ndarray:
-    with OnnxRuntimeRunner(path) as runner:
-        return np.asarray(runner.run({"input": images})["logits"])
-
-
-def producers(path: Path) -> dict[str, onnx.NodeProto]:
-    return {output: node for node in onnx.load(str(path)).graph.node for output in node.output}
-
-
-class TestPrepare:
-    def test_it_folds_batchnorm_and_pools_and_changes_no_output(self, source: Path, tmp_path: Path) -> None:
+    def __init__(self, source: Path, scheme: str, path: Path, *keep: str) -> None:
         model = graph.prepare(graph.load(source))
-        ir.save(model, tmp_path / "prepared.onnx")
-        kinds = Counter(node.op_type for node in model.graph)
-        assert "BatchNormalization" not in kinds and "ReduceMean" not in kinds and kinds["GlobalAveragePool"] == 1
-        images = samples(4, seed=1)
-        np.testing.assert_allclose(logits(tmp_path / "prepared.onnx", images), logits(source, images), atol=1e-4)
+        shape = [1 if not isinstance(size, int) else size for size in model.graph.inputs[0].shape or []]
+        data = np.random.default_rng(0).uniform(-1, 1, size=(6, *shape[1:])).astype(np.float32)
+        names = placement.points(model, list(SCHEMES.values()))
+        found = calibrate.calibrate(model, names, [{"input": data}], open_runner=OnnxRuntimeRunner)
+        self.done: Quantized = insertion.quantize(model, found.sketches, SCHEMES[scheme], recipe(*keep))
+        ir.save(self.done.model, path)
+        onnx.checker.check_model(str(path), full_check=True)
+        self.proto = onnx.load(str(path))
+        self.makers = {output: node for node in self.proto.graph.node for output in node.output}
+        self.arrays = {item.name: onnx.numpy_helper.to_array(item) for item in self.proto.graph.initializer}
 
-    def test_every_activation_has_a_shape_and_a_name(self, source: Path) -> None:
-        model = graph.prepare(graph.load(source))
-        for node in model.graph:
-            assert node.name and all(output.name and output.shape is not None for output in node.outputs)
+    def maker(self, value: str) -> str:
+        """The operator behind a value; "constant" and "input" otherwise."""
+        if value in self.makers:
+            return str(self.makers[value].op_type)
+        return "constant" if value in self.arrays else "input"
+
+    def node(self, name: str) -> onnx.NodeProto:
+        return next(node for node in self.proto.graph.node if node.name == name)
+
+    def inputs(self, name: str) -> list[str]:
+        return [self.maker(value) for value in self.node(name).input]
+
+    def readers(self, name: str) -> set[str]:
+        output = self.node(name).output[0]
+        return {node.op_type for node in self.proto.graph.node if output in node.input}
+
+    def scale(self, value: str) -> float:
+        return float(self.arrays[self.makers[value].input[1]])
 
 
-class TestSchemes:
+class TestResidual:
+    @pytest.mark.parametrize("scheme", BOTH_SIDES)
+    def test_pairs_stand_on_both_sides_of_every_integer_node(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(graphs.residual(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        for name in ("expand_conv", "depthwise_conv", "project_conv", "residual_add"):
+            assert made.inputs(name)[:2] == ["DequantizeLinear"] * 2
+        for name in ("project_conv", "residual_add", "mean_pool_pool"):
+            assert made.readers(name) == {"QuantizeLinear"}
+        for name in ("expand_conv", "depthwise_conv"):  # the quantizer stands behind the function
+            (function,) = made.readers(name)
+            assert function in ("Relu", "Clip")
+        assert made.done.quantized["Conv"] == 4 and made.done.quantized["Add"] == 1
+
+    def test_tensorrt_quantizes_the_skip_branch_alone(self, tmp_path: Path) -> None:
+        made = Made(graphs.residual(tmp_path / "m.onnx"), "tensorrt", tmp_path / "q.onnx")
+        assert made.inputs("residual_add") == ["DequantizeLinear", "Conv"]
+        assert made.inputs("project_conv")[0] == "DequantizeLinear"
+        assert made.readers("project_conv") == {"Add"}
+        (stem,) = (node for node in made.proto.graph.node if node.input[0] == "input")
+        assert stem.op_type == "Conv" and made.maker(stem.input[1]) == "constant", "three input channels are too few"
+        assert made.inputs("classifier")[1] == "constant", "five classes are too few"
+
     @pytest.mark.parametrize("scheme", sorted(SCHEMES))
-    def test_the_quantized_graph_computes_nearly_the_same(
-        self, scheme: str, source: Path, found: calibrate.Statistics, tmp_path: Path
-    ) -> None:
-        quantized(source, found, scheme, CORRECTED, tmp_path / "q.onnx")
-        images = samples(32, seed=1)
-        assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 20.0
+    def test_types_zero_points_and_biases(self, scheme: str, tmp_path: Path) -> None:
+        made, wanted = Made(graphs.residual(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx"), SCHEMES[scheme]
+        for node in made.proto.graph.node:
+            if node.op_type == "QuantizeLinear":
+                zero_point = made.arrays[node.input[2]]
+                assert zero_point.dtype == np.dtype(wanted.activations.name)
+                assert not wanted.activations.symmetric or zero_point == 0
+            if node.op_type == "Conv" and made.maker(node.input[1]) == "DequantizeLinear":
+                dequantize = made.makers[node.input[1]]
+                integers, scales, zeros = (made.arrays[name] for name in dequantize.input)
+                assert integers.dtype == np.int8 and integers.min() >= -127 and not zeros.any()
+                assert scales.shape == (integers.shape[0],)
+                if len(node.input) > 2 and scheme in FLOAT_BIAS:
+                    assert made.arrays[node.input[2]].dtype == np.float32
+                elif len(node.input) > 2:
+                    bias = made.makers[node.input[2]]
+                    assert made.arrays[bias.input[0]].dtype == np.int32
+                    np.testing.assert_allclose(
+                        made.arrays[bias.input[1]], scales * np.float32(made.scale(node.input[0])), rtol=1e-6
+                    )
 
-    def test_onnxruntime_fuses_every_pair(self, source: Path, found: calibrate.Statistics, tmp_path: Path) -> None:
-        quantized(source, found, "onnxruntime-x86-vnni", CORRECTED, tmp_path / "q.onnx")
-        with OnnxRuntimeRunner(tmp_path / "q.onnx") as runner:
-            kinds = runner.placement().kinds
-        assert kinds["QLinearConv"] == 4 and kinds["QGemm"] == 1 and kinds["QLinearAdd"] == 1
-        assert kinds["QLinearGlobalAveragePool"] == 1 and kinds.get("QuantizeLinear", 0) == 1
-        assert not {"Conv", "Gemm", "Add", "Clip", "Relu", "DequantizeLinear"} & set(kinds)
-
-    def test_openvino_runs_the_convolutions_in_eight_bits(
-        self, source: Path, found: calibrate.Statistics, tmp_path: Path
-    ) -> None:
-        quantized(source, found, "openvino", CORRECTED, tmp_path / "q.onnx")
-        with OpenVinoRunner(tmp_path / "q.onnx") as runner:
-            kinds = runner.placement().kinds
-        convolutions = {kind: count for kind, count in kinds.items() if kind.startswith("Convolution")}
-        assert sum(convolutions.values()) == 4
-        assert all(kind.endswith((":u8", ":i8")) for kind in convolutions)
-
-    def test_tensorrt_has_float_biases_zero_points_of_zero_and_bare_fused_branches(
-        self, source: Path, found: calibrate.Statistics, tmp_path: Path
-    ) -> None:
-        done = quantized(source, found, "tensorrt", CORRECTED, tmp_path / "q.onnx")
-        assert all(chosen.zero_point == 0 for chosen in done.params.values())
-        made = producers(tmp_path / "q.onnx")
-        for node in made.values():
-            if node.op_type == "Conv":
-                assert node.input[2] not in made, "the bias is a float initializer"
-            if node.op_type == "Add":
-                kinds = sorted(made[name].op_type for name in node.input)
-                assert kinds == ["Conv", "DequantizeLinear"]
-        # The stem has three input channels, the classifier five outputs: fewer than sixteen stay in float.
-        assert made["logits"].input[0] in made and made["logits"].op_type == "Gemm"
-        assert done.left_in_float["Gemm"] == 1 and done.left_in_float["Conv"] == 1
-
-    def test_int32_biases_belong_to_onnxruntime(
-        self, source: Path, found: calibrate.Statistics, tmp_path: Path
-    ) -> None:
-        quantized(source, found, "onnxruntime-x86", CORRECTED, tmp_path / "q.onnx")
-        model = onnx.load(str(tmp_path / "q.onnx"))
-        kinds = {item.name: item.data_type for item in model.graph.initializer}
-        made = producers(tmp_path / "q.onnx")
-        biases = [made[node.input[2]] for node in made.values() if node.op_type in ("Conv", "Gemm")]
-        assert len(biases) == 5
-        assert all(kinds[node.input[0]] == onnx.TensorProto.INT32 for node in biases)
+    @pytest.mark.parametrize("scheme", BOTH_SIDES)
+    def test_a_chain_of_what_only_moves_values(self, scheme: str, tmp_path: Path) -> None:
+        net = graphs.Net()
+        net.conv("input", "a", 16, 3)
+        net.add("MaxPool", ["a"], "b", kernel_shape=[2, 2], strides=[2, 2])
+        net.add("Transpose", ["b"], "c", perm=[0, 1, 3, 2])
+        net.conv("c", "d", 16, 16)
+        net.classify("d", 16)
+        made = Made(net.save(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        assert made.inputs("b_node") == made.inputs("d_node")[:1] == ["DequantizeLinear"]
+        moves_integers = SCHEMES[scheme].pairs_behind_transparent
+        assert moves_integers == (not scheme.startswith("openvino"))
+        assert made.readers("b_node") == {"QuantizeLinear" if moves_integers else "Transpose"}
+        assert made.done.params["a"] == made.done.params["c"] or not moves_integers
 
 
-class TestBiasCorrection:
-    def test_it_takes_the_shift_of_the_mean_out(
-        self, source: Path, found: calibrate.Statistics, tmp_path: Path
-    ) -> None:
-        images = samples(64, seed=2)
-        expected = logits(source, images)
-        shifts = {}
-        for name, recipe in (("plain", PLAIN), ("corrected", CORRECTED)):
-            quantized(source, found, "onnxruntime-x86-vnni", recipe, tmp_path / f"{name}.onnx")
-            shifts[name] = np.abs((logits(tmp_path / f"{name}.onnx", images) - expected).mean(axis=0)).mean()
-        assert shifts["corrected"] < shifts["plain"]
+class TestConcat:
+    def joined(self, made: Made) -> list[str]:
+        return list(made.node("joined_node").input)
 
-    @pytest.mark.parametrize("bias", ["none", "zeros"])
-    def test_a_convolution_without_a_bias_gets_one(self, bias: str, tmp_path: Path) -> None:
-        random = np.random.default_rng(3)
-        weights = {
-            "w": random.uniform(0.001, 0.4, size=(16, 3, 3, 3)).astype(np.float32),
-            "head": random.normal(size=(5, 16)).astype(np.float32),
+    @pytest.mark.parametrize("scheme", ["tensorrt", "openvino", "openvino-vnni"])
+    def test_one_scale_across_its_inputs(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(graphs.concatenated(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        scales = {made.scale(made.node(name).input[0]) for name in ("last_node",)}
+        for value in self.joined(made):
+            if made.maker(value) == "DequantizeLinear":
+                scales.add(made.scale(value))
+        assert len(scales) == 1
+        params = [made.done.params[name] for name in made.done.params if name in ("left_relu", "right", "joined")]
+        assert len(set(params)) == 1
+
+    def test_onnxruntime_has_pairs_of_their_own_on_all_sides(self, tmp_path: Path) -> None:
+        made = Made(graphs.concatenated(tmp_path / "m.onnx"), "onnxruntime-x86", tmp_path / "q.onnx")
+        assert made.inputs("joined_node") == ["DequantizeLinear"] * 3 and made.readers("joined_node") == {
+            "QuantizeLinear"
         }
-        inputs = ["input", "w"]
-        if bias == "zeros":
-            weights["zeros"] = np.zeros(16, np.float32)
-            inputs.append("zeros")
-        nodes = [
-            helper.make_node("Conv", inputs, ["a"], name="conv"),
-            helper.make_node("GlobalAveragePool", ["a"], ["b"], name="pool"),
-            helper.make_node("Flatten", ["b"], ["c"], name="flat"),
-            helper.make_node("Gemm", ["c", "head"], ["logits"], name="head_gemm", transB=1),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        found = statistics(graph.prepare(graph.load(source)))
-        quantized(source, found, "tensorrt", CORRECTED, tmp_path / "q.onnx")
-        quantized(source, found, "openvino", CORRECTED, tmp_path / "q.onnx")
-        node = next(node for node in onnx.load(str(tmp_path / "q.onnx")).graph.node if node.op_type == "Conv")
-        arrays = {
-            item.name: onnx.numpy_helper.to_array(item)
-            for item in onnx.load(str(tmp_path / "q.onnx")).graph.initializer
-        }
-        assert np.abs(arrays[node.input[2]]).max() > 0.0
+        assert len({made.scale(value) for value in self.joined(made)}) == 3
+
+    @pytest.mark.parametrize("scheme", sorted(SCHEMES))
+    def test_the_shared_range_holds_all_of_them(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(graphs.concatenated(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        alone = Made(graphs.concatenated(tmp_path / "m.onnx"), "onnxruntime-arm64", tmp_path / "r.onnx")
+        highest = max(alone.done.params[name].high for name in ("left_relu", "right", "stem_relu"))
+        assert made.done.params["joined"].high >= 0.98 * highest
 
 
-class TestGraphs:
-    def test_shared_weights_are_quantized_for_each_user(self, tmp_path: Path) -> None:
-        random = np.random.default_rng(0)
-        weights = {
-            "w": random.normal(size=(3, 3, 1, 1)).astype(np.float32),
-            "b": random.normal(size=3).astype(np.float32),
-            "head": random.normal(size=(5, 3)).astype(np.float32),
-        }
-        nodes = [
-            helper.make_node("Conv", ["input", "w", "b"], ["a"], name="one"),
-            helper.make_node("Relu", ["a"], ["a2"], name="relu"),
-            helper.make_node("Conv", ["a2", "w", "b"], ["c"], name="two"),
-            helper.make_node("GlobalAveragePool", ["c"], ["d"], name="pool"),
-            helper.make_node("Flatten", ["d"], ["e"], name="flat"),
-            helper.make_node("Gemm", ["e", "head"], ["logits"], name="gemm", transB=1),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        done = quantized(
-            source,
-            statistics(graph.prepare(graph.load(source))),
-            "onnxruntime-x86-vnni",
-            CORRECTED,
-            tmp_path / "q.onnx",
-        )
-        assert done.quantized["Conv"] == 2
-        images = samples(16, seed=1)
-        assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 25.0
+def test_squeeze_and_excitation(tmp_path: Path) -> None:
+    source = graphs.squeezed(tmp_path / "m.onnx")
+    for scheme in sorted(SCHEMES):
+        made = Made(source, scheme, tmp_path / "q.onnx")
+        assert made.done.left_in_float["HardSwish"] == 2 and made.done.left_in_float["HardSigmoid"] == 1
+        for name in ("expand_node", "depthwise_node", "reduce_node", "excite_node", "project_node"):
+            assert made.inputs(name)[:2] == ["DequantizeLinear"] * 2, (scheme, name)
+        # HardSwish is computed on floats, and its result is quantized once.
+        assert made.readers("expand_swish_node") == {"QuantizeLinear"}
+        if scheme in BOTH_SIDES:
+            assert made.inputs("gated_node") == ["DequantizeLinear"] * 2
+            assert made.readers("gated_node") == {"QuantizeLinear"}
 
-    def test_names_that_the_model_has_already_are_not_taken(self, tmp_path: Path) -> None:
-        random = np.random.default_rng(0)
-        weights = {
-            "w": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
-            "a_scale": random.uniform(2, 3, size=(1, 16, 1, 1)).astype(np.float32),  # as our scale of "a" would be
-            "w_quantized": random.normal(size=(5, 16)).astype(np.float32),
-        }
-        nodes = [
-            helper.make_node("Conv", ["input", "w"], ["a"], name="conv"),
-            helper.make_node("Mul", ["a", "a_scale"], ["a_quantized"], name="a_quantize"),
-            helper.make_node("GlobalAveragePool", ["a_quantized"], ["b"], name="pool"),
-            helper.make_node("Flatten", ["b"], ["c"], name="flat"),
-            helper.make_node("Gemm", ["c", "w_quantized"], ["logits"], name="gemm", transB=1),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        found = statistics(graph.prepare(graph.load(source)))
-        images = samples(16, seed=1)
-        for scheme in SCHEMES:
-            quantized(source, found, scheme, CORRECTED, tmp_path / "q.onnx")
-            assert sqnr_db(logits(source, images), logits(tmp_path / "q.onnx", images)) > 20.0
 
-    def test_a_downsample_branch_gets_the_pair_of_its_residual_add(self, tmp_path: Path) -> None:
-        random = np.random.default_rng(0)
-        weights = {
-            "s": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
-            "w": random.normal(size=(16, 16, 1, 1)).astype(np.float32) / 4,
-            "d": random.normal(size=(16, 16, 1, 1)).astype(np.float32) / 4,
-            "head": random.normal(size=(5, 16)).astype(np.float32),
-        }
-        nodes = [
-            helper.make_node("Conv", ["input", "s"], ["i"], name="stem"),
-            helper.make_node("Conv", ["i", "w"], ["a"], name="main"),
-            helper.make_node("Conv", ["i", "d"], ["b"], name="downsample"),
-            helper.make_node("Add", ["a", "b"], ["c"], name="add"),
-            helper.make_node("GlobalAveragePool", ["c"], ["p"], name="pool"),
-            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-            helper.make_node("Gemm", ["f", "head"], ["logits"], name="gemm", transB=1),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        found = statistics(graph.prepare(graph.load(source)))
-        quantized(source, found, "tensorrt", CORRECTED, tmp_path / "q.onnx")
-        made = producers(tmp_path / "q.onnx")
-        (add,) = [node for node in made.values() if node.op_type == "Add"]
-        assert sorted(made[name].op_type for name in add.input) == ["Conv", "DequantizeLinear"]
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_a_transformer_has_integer_products_and_floats_between(scheme: str, tmp_path: Path) -> None:
+    made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+    for name in ("query", "key", "value", "hidden", "shrunk", "projected"):
+        assert made.inputs(f"{name}_product_node") == ["DequantizeLinear"] * 2, name
+        if scheme != "tensorrt-dla":  # which has pairs on all tensors
+            assert "DequantizeLinear" not in made.inputs(f"{name}_node"), f"the bias of {name} is added to floats"
+    for name in ("ln_1_node", "ln_2_node", "weights_node", "gelu_node", "residual_1_node", "residual_2_node"):
+        assert "DequantizeLinear" not in made.inputs(name), name
+    for kind, count in {"Softmax": 1, "LayerNormalization": 2, "Gelu": 1, "Div": 1}.items():
+        assert made.done.left_in_float[kind] == count and kind not in made.done.quantized
+    # Queries, keys and values read the one pair behind the normalisation.
+    assert len({made.node(f"{name}_product_node").input[0] for name in ("query", "key", "value")}) == 1
 
-    def test_a_channel_of_zeros_keeps_its_bias(self, tmp_path: Path) -> None:
-        random = np.random.default_rng(0)
-        weights = {
-            "w": random.normal(size=(16, 3, 1, 1)).astype(np.float32),
-            "b": np.full(16, 0.003, np.float32),
-            "head": np.eye(5, 16, dtype=np.float32),
-        }
-        weights["w"][0] = 0
-        nodes = [
-            helper.make_node("Conv", ["input", "w", "b"], ["a"], name="conv"),
-            helper.make_node("GlobalAveragePool", ["a"], ["p"], name="pool"),
-            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-            helper.make_node("Gemm", ["f", "head"], ["logits"], name="gemm", transB=1),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        found = statistics(graph.prepare(graph.load(source)))
-        quantized(source, found, "onnxruntime-x86", PLAIN, tmp_path / "q.onnx")
-        proto = onnx.load(str(tmp_path / "q.onnx"))
-        arrays = {item.name: onnx.numpy_helper.to_array(item) for item in proto.graph.initializer}
-        made = producers(tmp_path / "q.onnx")
-        conv = next(node for node in made.values() if node.op_type == "Conv")
-        integers, scale = (arrays[name] for name in made[conv.input[2]].input[:2])
-        assert (integers * scale)[0] == pytest.approx(0.003, rel=1e-3)
 
-    def test_weights_that_are_also_a_factor_stay_weights(self, tmp_path: Path) -> None:
-        random = np.random.default_rng(0)
-        weights = {
-            "w": random.normal(size=(1, 3, 1, 1)).astype(np.float32),
-            "head": random.normal(size=(5, 1)).astype(np.float32),
-        }
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["input"], ["g"], name="first_pool"),
-            helper.make_node("Mul", ["g", "w"], ["m"], name="factor"),
-            helper.make_node("Conv", ["input", "w"], ["a"], name="conv"),
-            helper.make_node("GlobalAveragePool", ["a"], ["p"], name="pool"),
-            helper.make_node("ReduceSum", ["m"], ["r"], name="sum", keepdims=0),
-            helper.make_node("Flatten", ["p"], ["f"], name="flat"),
-            helper.make_node("Gemm", ["f", "head"], ["x"], name="gemm", transB=1),
-            helper.make_node("Sub", ["x", "r"], ["logits"], name="sub"),
-        ]
-        source = graphs.save(nodes, weights, tmp_path / "m.onnx")
+class TestKept:
+    @pytest.mark.parametrize(
+        ("keep", "left"),
+        [
+            (("Add",), {"Add": 1}),
+            (("expand_conv",), {"Conv": 1}),
+            (("*_conv",), {"Conv": 3}),
+            (("?xpand_conv", "depthwise*"), {"Conv": 2}),
+            (("absent",), {}),
+        ],
+    )
+    def test_by_operator_name_and_pattern(self, keep: tuple[str, ...], left: dict[str, int], tmp_path: Path) -> None:
+        made = Made(graphs.residual(tmp_path / "m.onnx"), "onnxruntime-x86-vnni", tmp_path / "q.onnx", *keep)
+        assert {kind: made.done.left_in_float.get(kind, 0) for kind in left} == left
+        if keep == ("expand_conv",):
+            assert made.inputs("expand_conv")[1:] == ["constant", "constant"]
+
+    def test_the_bias_of_a_kept_product_is_no_integer_addition(self, tmp_path: Path) -> None:
+        net = graphs.Net()
+        net.conv("input", "a", 16, 3)
+        net.add("GlobalAveragePool", ["a"], "pooled")
+        net.add("Flatten", ["pooled"], "flat")
+        net.matmul("flat", "hidden", 16, 32)
+        net.add("Relu", ["hidden"], "relu")
+        net.matmul("relu", "wide", 32, 16)
+        net.matmul("wide", "logits", 16, 5)
+        source = net.save(tmp_path / "m.onnx")
+        for scheme in sorted(SCHEMES):
+            made = Made(source, scheme, tmp_path / "q.onnx", "hidden_product_node")
+            assert made.inputs("hidden_node") == ["MatMul", "constant"]
+
+    @pytest.mark.parametrize("kept", ["main_node", "downsample_node"])
+    def test_the_pair_of_a_residual_add_moves_to_the_kept_branch(self, kept: str, tmp_path: Path) -> None:
+        net = graphs.Net()
+        net.conv("input", "stem", 16, 3)
+        net.conv("stem", "main", 16, 16)
+        net.conv("stem", "downsample", 16, 16)
+        net.add("Add", ["main", "downsample"], "sum")
+        net.classify("sum", 16)
+        source = net.save(tmp_path / "m.onnx")
         model = graph.prepare(graph.load(source))
-        done = placement.quantize(model, statistics(model.clone()).sketches, SCHEMES["onnxruntime-x86-vnni"], PLAIN)
-        ir.save(done.model, tmp_path / "q.onnx")
-        made = producers(tmp_path / "q.onnx")
-        conv = next(node for node in made.values() if node.op_type == "Conv")
-        kinds = {item.name: item.data_type for item in onnx.load(str(tmp_path / "q.onnx")).graph.initializer}
-        assert kinds[made[conv.input[1]].input[0]] == onnx.TensorProto.INT8
+        names = placement.points(model, [SCHEMES["tensorrt"]])
+        data = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+        found = calibrate.calibrate(model, names, [{"input": data}], open_runner=OnnxRuntimeRunner)
+        done = insertion.quantize(model, found.sketches, SCHEMES["tensorrt"], recipe(kept))
+        assert kept.removesuffix("_node") in done.params
 
-    def test_a_graph_without_weights_is_refused(self, tmp_path: Path) -> None:
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["input"], ["a"], name="pool"),
-            helper.make_node("Flatten", ["a"], ["logits"], name="flat"),
-        ]
-        path = graphs.save(nodes, {}, tmp_path / "m.onnx", channels=5)
-        model = graph.prepare(graph.load(path))
-        for scheme in ("onnxruntime-x86", "tensorrt"):
-            with pytest.raises(ModelError, match=r"nothing in this graph can be quantized|no statistics"):
-                placement.quantize(model.clone(), {}, SCHEMES[scheme], PLAIN)
-
-    def test_an_activation_without_statistics_is_named(self, source: Path) -> None:
-        with pytest.raises(ModelError, match="has no statistics"):
-            placement.quantize(graph.prepare(graph.load(source)), {}, SCHEMES["onnxruntime-x86"], PLAIN)
-
-    def test_bad_files_are_refused(self, tmp_path: Path, source: Path) -> None:
-        garbage = tmp_path / "garbage.onnx"
-        garbage.write_bytes(b"not a model")
-        old = onnx.load(str(source))
-        old.opset_import[0].version = 11
-        onnx.save(old, str(tmp_path / "old.onnx"))
-        for path, text in (
-            (garbage, "not an ONNX model"),
-            (tmp_path / "absent.onnx", "no model"),
-            (tmp_path / "old.onnx", "operator set 11"),
-        ):
-            with pytest.raises(ModelError, match=text):
-                graph.load(path)
-
-    def test_weights_outside_the_folder_are_refused(self, tmp_path: Path, source: Path) -> None:
-        secret = tmp_path / "secret.bin"
-        secret.write_bytes(np.zeros(16 * 3 * 9, np.float32).tobytes())
-        model = onnx.load(str(source))
-        tensor = next(item for item in model.graph.initializer if item.name == "stem")
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="../secret.bin")
-        inner = tmp_path / "inner"
-        inner.mkdir()
-        (inner / "m.onnx").write_bytes(model.SerializeToString())
-        with pytest.raises(ModelError, match=r"outside|not an ONNX"):
-            graph.load(inner / "m.onnx")
+    def test_nothing_left_is_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(Exception, match="nothing in this graph can be quantized"):
+            Made(graphs.residual(tmp_path / "m.onnx"), "onnxruntime-x86", tmp_path / "q.onnx", "Conv", "Gemm")
 
 
-class TestHalf:
-    def test_the_graph_computes_in_half_and_speaks_float(self, source: Path, tmp_path: Path) -> None:
-        ir.save(half.to_half(graph.prepare(graph.load(source))), tmp_path / "half.onnx")
-        model = onnx.load(str(tmp_path / "half.onnx"))
-        onnx.checker.check_model(model, full_check=True)
-        assert all(item.data_type != onnx.TensorProto.FLOAT for item in model.graph.initializer)
-        images = samples(8, seed=1)
-        found = logits(tmp_path / "half.onnx", images)
-        assert found.dtype == np.float32 and sqnr_db(logits(source, images), found) > 40.0
+class TestPoints:
+    def test_they_are_activations_and_are_not_repeated(self, tmp_path: Path) -> None:
+        model = graph.prepare(graph.load(graphs.squeezed(tmp_path / "m.onnx")))
+        names = placement.points(model, list(SCHEMES.values()))
+        assert len(names) == len(set(names)) and not set(names) & set(model.graph.initializers)
+        for scheme in SCHEMES.values():
+            assert set(placement.points(model, [scheme])) <= set(names)
 
-    def test_resize_keeps_its_scales_in_float(self, tmp_path: Path) -> None:
-        weights = {
-            "scales": np.asarray([1, 1, 2, 2], np.float32),
-            "head": np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32),
-        }
-        nodes = [
-            helper.make_node("Resize", ["input", "", "scales"], ["a"], name="up", mode="nearest"),
-            helper.make_node("GlobalAveragePool", ["a"], ["b"], name="pool"),
-            helper.make_node("Flatten", ["b"], ["c"], name="flat"),
-            helper.make_node("Gemm", ["c", "head"], ["logits"], name="gemm", transB=1),
-        ]
-        path = graphs.save(nodes, weights, tmp_path / "m.onnx")
-        ir.save(half.to_half(graph.prepare(graph.load(path))), tmp_path / "half.onnx")
-        images = samples(4, seed=1)
-        assert sqnr_db(logits(path, images), logits(tmp_path / "half.onnx", images)) > 40.0
-
-    def test_weights_beyond_half_are_refused(self, tmp_path: Path) -> None:
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["input"], ["a"], name="pool"),
-            helper.make_node("Flatten", ["a"], ["b"], name="flat"),
-            helper.make_node("Gemm", ["b", "w"], ["logits"], name="gemm", transB=1),
-        ]
-        path = graphs.save(nodes, {"w": np.full((5, 3), 1e6, np.float32)}, tmp_path / "m.onnx")
-        with pytest.raises(ModelError, match="do not fit float16"):
-            half.to_half(graph.prepare(graph.load(path)))
+    def test_they_do_not_change_the_graph(self, tmp_path: Path) -> None:
+        model = graph.prepare(graph.load(graphs.residual(tmp_path / "m.onnx")))
+        before = ir.to_proto(model).SerializeToString()
+        placement.points(model, list(SCHEMES.values()))
+        assert ir.to_proto(model).SerializeToString() == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgetl.report import model
+from edgetl.report import model, quantized
 
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLES = 1000
@@ -40,6 +40,8 @@ def sample_report() -> model.Report:
             recipe="int8-mse", samples=256, tensors=tuple(_histogram(i) for i in range(12)), tensors_total=84
         ),
         quantizations=_quantizations(),
+        fusions=_fusions(),
+        layers=(_layers("onnxruntime-x86-vnni", "x86-64-cpu", 49, corrected=True),),
         data=model.DataSummary(
             splits=(
                 model.Split(name="train", per_class=(361, 358, 364, 357, 362, 359, 360, 356, 363, 360)),
@@ -207,4 +209,54 @@ def _quantizations() -> tuple[model.Quantization, ...]:
             ("GlobalAveragePool", 1, 0), ("Gemm", 0, 1), ("Flatten", 0, 1))),
         graph("tensorrt", ("jetson-orin-nano",), (("Conv", 46, 3), ("Add", 10, 0), ("Clip", 0, 33),
             ("GlobalAveragePool", 0, 1), ("Gemm", 0, 1), ("Flatten", 0, 1))),
+    )  # fmt: skip
+
+
+def _fusions() -> tuple[quantized.Fusion, ...]:
+    def left(name: str, kind: str, reason: str, needed: bool = False, defect: bool = False) -> quantized.Unfused:
+        return quantized.Unfused(name=name, kind=kind, reason=reason, needed=needed, defect=defect)
+
+    first = left("input_quantize", "QuantizeLinear", "the engine's input is float: it is quantized once", needed=True)
+    return (
+        quantized.Fusion(
+            engine="x86-64-cpu int8", library="ONNX Runtime", view="engine", int8_share=0.99964,
+            unfused=(
+                first,
+                left("pool_dequantize", "DequantizeLinear", "HardSwish has no integer kernel in ONNX Runtime"),
+                left("add_quantize", "QuantizeLinear", "it only rounds: float values come out for 'add'", defect=True),
+            ),
+            float_products=(quantized.FloatProduct(name="node_gemm", kind="Gemm", precision="fp32", share=0.00036),),
+            fallen_back=(quantized.FallenBack(node="node_gemm", precision="fp32"),),
+        ),
+        quantized.Fusion(
+            engine="intel-cpu int8", library="OpenVINO", view="engine", int8_share=1.0, unfused=(first,),
+        ),
+        quantized.Fusion(
+            engine="jetson-orin-nano int8", library="TensorRT's parser", view="parser", int8_share=0.982,
+            float_products=(quantized.FloatProduct(name="stem", kind="CONVOLUTION", precision="fp16", share=0.018),),
+        ),
+    )  # fmt: skip
+
+
+def _layers(scheme: str, target: str, count: int, *, corrected: bool) -> quantized.LayerReport:
+    losses = [
+        quantized.LayerLoss(
+            node=f"/blocks/blocks.{place // 7}/blocks.{place // 7}.{place % 7}/conv_pw/Conv", operator="Conv",
+            place=place, isolated_db=34 + 6 * math.sin(place * 2.3) - 12 * (place in (1, 17)),
+            accumulated_db=33 - place * 0.22 + 2 * math.sin(place), before_db=31 - place * 0.3 if corrected else None,
+        )
+        for place in range(count)
+    ]  # fmt: skip
+    tensors = [
+        quantized.TensorLoss(
+            name=f"/blocks.{place}/add_output_0", isolated_db=32.0 + place, accumulated_db=28.0 - place / 4,
+            low=-1.0 - place, high=2.0 + place, scale=(3.0 + 2 * place) / 255,
+        )
+        for place in range(14)
+    ]  # fmt: skip
+    return quantized.LayerReport(
+        scheme=scheme, recipe="int8-mse-corrected", targets=(target,), samples=16,
+        layers=tuple(sorted(losses, key=lambda loss: loss.isolated_db)), tensors=tuple(tensors),
+        notes=("Bias correction moved 49 biases, most that of conv_stem: by 3.1% of its output.",
+               "Rounding was learned for 5 layers: the squared error fell by 21% to 44%."),
     )  # fmt: skip

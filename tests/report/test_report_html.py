@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetl.report import model, numbers
+from edgetl.report import model, numbers, quantized
 from edgetl.report.html import render
 from edgetl.report.svg import Box, place_labels
 
@@ -86,7 +86,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
     assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert [f"#{each}" for each in ids] == links and len(ids) == 12
+    assert [f"#{each}" for each in ids] == links and len(ids) == 14
     for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
                    "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
                    "25 of 1,000"):  # fmt: skip
@@ -96,7 +96,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
 def test_every_engine_stands_in_the_table_with_its_figures() -> None:
     rows = re.findall(r"<tr>.*?</tr>", render(SAMPLE))
     for engine in SAMPLE.engines:
-        mine = [Page(row).words for row in rows if engine.target in row and f">{engine.precision}<" in row]
+        mine = [Page(row).words for row in rows if engine.target in row and f'"precision">{engine.precision}<' in row]
         assert mine, engine.name
         if engine.parity and engine.latency:
             assert f"{engine.parity.top1 * 100:.1f}" in mine[0]
@@ -115,7 +115,8 @@ def test_text_from_users_is_escaped_everywhere() -> None:
 
 def test_absent_parts_vanish() -> None:
     bare = dataclasses.replace(
-        SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), data=None,
+        SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), fusions=(),
+        layers=(), data=None,
         preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
         reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
     )  # fmt: skip
@@ -128,12 +129,12 @@ def test_absent_parts_vanish() -> None:
 @pytest.mark.parametrize(
     ("field", "slug"),
     [("confusions", "confusion"), ("training", "training"),
-     ("quantizations", "quantization"), ("calibration", "calibration")],
+     ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers")],
 )  # fmt: skip
 def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
     without: dict[str, Any] = {field: None if field == "calibration" else ()}
     ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
-    assert slug not in ids and len(ids) == 11
+    assert slug not in ids and len(ids) == 13
 
 
 def test_without_a_benchmark_no_latency_and_no_speed_up() -> None:
@@ -146,6 +147,65 @@ def test_without_a_benchmark_no_latency_and_no_speed_up() -> None:
     page = check(untimed)
     assert "Speed-up" not in page.words
     assert not {"latency", "accuracy"} & {value for _, name, value in page.attributes if name == "id"}
+
+
+def test_the_share_in_int8_and_every_pair_that_is_left_with_its_reason() -> None:
+    text = render(SAMPLE)
+    rows = [Page(row).words for row in re.findall(r"<tr>.*?</tr>", text)]
+    # Each figure stands beside the label of its column.
+    assert [row for row in rows if row.startswith("x86-64-cpu int8ONNX Runtime") and "99.9" in row and "100" not in row]
+    assert [row for row in rows if row.startswith("intel-cpu int8OpenVINO") and "100.0" in row]
+    parsed = [row for row in rows if row.startswith("jetson-orin-nano int8TensorRT's parser")]
+    assert parsed and "98.2" in parsed[0] and parsed[0].count(numbers.DASH) == 3  # pairs fuse later, on the device
+    words = Page(text).words
+    for found in SAMPLE.fusions:
+        for pair in found.unfused:
+            assert pair.name in words and pair.reason in words
+    assert "✕ not in int8 node_gemm of x86-64-cpu int8 was to run in int8 and runs in fp32." in words
+    assert words.index("it only rounds") < words.index("HardSwish has no") < words.index("it is quantized once")
+
+
+def test_a_graph_that_a_parser_refuses_is_named_with_its_reason() -> None:
+    refused = quantized.Fusion(engine="jetson int8", library="TensorRT's parser", view="parser", int8_share=None,
+                               refused="node 'x' of Foo is not known")  # fmt: skip
+    page = check(dataclasses.replace(SAMPLE, fusions=(refused,)))
+    assert "refused: node 'x' of Foo is not known" in page.words
+
+
+def test_the_worst_layers_stand_in_a_table_and_all_in_the_plot() -> None:
+    text = render(SAMPLE)
+    found = SAMPLE.layers[0]
+    section = text[text.index('id="layers"') :]
+    section = section[: section.index("</section>")]
+    table = section[section.index("The 20 layers that lose most") :]
+    for rank, loss in enumerate(found.layers):
+        assert (f'title="{loss.node}"' in table) == (rank < 20), loss.node
+        assert section.count(f"<title>{loss.node} (Conv)") == 2  # for a wide and a narrow window
+    worst = found.layers[0]
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", table) if worst.node in row)
+    words = Page(row).words
+    assert f"{worst.isolated_db:.1f}" in words and f"{worst.accumulated_db:.1f}" in words
+    assert f"{100 * 10 ** (-worst.isolated_db / 20):.2g} %" in words
+    assert "before corrections" in section and all(note in Page(section).words for note in found.notes)
+    without = tuple(dataclasses.replace(loss, before_db=None) for loss in found.layers)
+    bare = dataclasses.replace(found, layers=without, notes=())
+    assert "before corrections" not in render(dataclasses.replace(SAMPLE, layers=(bare,)))
+
+
+def test_layers_that_lose_nothing_and_very_few_of_them() -> None:
+    loss = quantized.LayerLoss(
+        node="only", operator="Gemm", place=0, isolated_db=float("inf"), accumulated_db=float("inf")
+    )
+    report = dataclasses.replace(SAMPLE.layers[0], layers=(loss,), tensors=())
+    page = check(dataclasses.replace(SAMPLE, layers=(report,)))
+    assert "All layers, worst first" in page.words and page.words.count("no loss") == 2
+    assert "layers" not in {
+        value
+        for _, name, value in check(
+            dataclasses.replace(SAMPLE, layers=(dataclasses.replace(report, layers=()),))
+        ).attributes
+        if name == "id"
+    }
 
 
 def test_more_than_thirty_classes_become_a_table_of_pairs() -> None:
@@ -219,7 +279,7 @@ def test_the_modules_are_small() -> None:
 
 
 def test_every_field_of_the_model_is_a_plain_documented_frozen_value() -> None:
-    kinds = [kind for kind in vars(model).values() if dataclasses.is_dataclass(kind)]
+    kinds = [kind for kind in (*vars(model).values(), *vars(quantized).values()) if dataclasses.is_dataclass(kind)]
     assert len(kinds) >= 20
     for kind in kinds:
         assert kind.__dataclass_params__.frozen and kind.__doc__  # type: ignore[union-attr]

@@ -1,0 +1,109 @@
+"""How near a quantized model is to the float one, and how fast: one measure for edgetl's graphs and for others'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.benchmark import environment
+from edgetl.benchmark.latency import measure, summarise
+from edgetl.errors import DataError
+from edgetl.parity.compare import sqnr_db
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.openvino import OpenVinoRunner
+
+Engine = Literal["onnxruntime", "openvino"]
+Feeds = Mapping[str, NDArray[np.generic]]
+
+
+def opened(model: Path, engine: Engine) -> OnnxRuntimeRunner | OpenVinoRunner:
+    """A model on the CPU, float layers in float32, on all cores that this process may use."""
+    threads = environment.usable_cores()
+    if engine == "openvino":
+        return OpenVinoRunner(model, inference_precision="f32", threads=threads)
+    return OnnxRuntimeRunner(model, threads=threads)
+
+
+def outputs(model: Path, feeds: Feeds, engine: Engine = "onnxruntime") -> NDArray[np.float64]:
+    """The first output of every sample, run one by one, as on an edge device.
+
+    Args:
+        model: An .onnx file; for OpenVINO an .xml file, too.
+        feeds: Arrays by input name, shape (n, ...).
+        engine: What runs it.
+
+    Returns:
+        Shape (n, ...).
+
+    Raises:
+        DataError: There is no sample, or the inputs have different numbers of them.
+    """
+    counts = {len(array) for array in feeds.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise DataError(f"every input needs the same number of samples, at least one; there are {sorted(counts)}")
+    with opened(model, engine) as runner:
+        first = runner.outputs[0].name
+        rows = [runner.run(sample(feeds, index))[first][0] for index in range(counts.pop())]
+    return np.stack(rows).astype(np.float64)
+
+
+def sample(feeds: Feeds, index: int) -> dict[str, NDArray[np.generic]]:
+    """One sample, with a leading dimension of 1."""
+    return {name: array[index : index + 1] for name, array in feeds.items()}
+
+
+def evaluate(
+    reference: NDArray[np.float64],
+    quantized_model: Path,
+    feeds: Feeds,
+    labels: NDArray[np.integer] | None,
+    engine: Engine,
+) -> dict[str, Any]:
+    """Compare a quantized model with the float one.
+
+    Args:
+        reference: The float model's :func:`outputs` for the same feeds, shape (n, classes).
+        quantized_model: An .onnx file; for OpenVINO an .xml file, too.
+        feeds: Arrays by input name, shape (n, ...).
+        labels: The right classes, shape (n,), where they are known.
+        engine: What runs the quantized model.
+
+    Returns:
+        sqnr_db over all samples' outputs together, agreement (share of samples on which both name the same class),
+        and with labels top1 and top1_float, as shares.
+    """
+    got = outputs(quantized_model, feeds, engine)
+    if got.shape != reference.shape:
+        raise DataError(f"the float model returns {list(reference.shape)}, {quantized_model.name} {list(got.shape)}")
+    named, expected = got.argmax(-1), reference.argmax(-1)
+    found = {"samples": len(got), "sqnr_db": sqnr_db(reference, got), "agreement": float((named == expected).mean())}
+    if labels is not None:
+        found |= {"top1": float((named == labels).mean()), "top1_float": float((expected == labels).mean())}
+    return found
+
+
+def latency(
+    models: Mapping[str, Path], engine: Engine, feeds1: Feeds, *, samples: int = 200, warmup: int = 20
+) -> dict[str, float]:
+    """Median milliseconds per inference of some models, interleaved in one process.
+
+    Args:
+        models: Name → file.
+        engine: What runs all of them.
+        feeds1: One sample, with a leading dimension of 1.
+        samples: Counted calls per model.
+        warmup: Calls per model before.
+
+    Returns:
+        Name → median in ms.
+    """
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(opened(path, engine)) for name, path in models.items()}
+        calls = {name: (lambda runner=runner: runner.run(feeds1)) for name, runner in runners.items()}
+        times = measure(calls, samples=samples, warmup=warmup)
+    return {name: summarise(found).p50_ms for name, found in times.items()}

@@ -1,0 +1,235 @@
+"""The stages from the float graph to graphs with a precision in them: calibration, corrections, quantization."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetl import catalog
+from edgetl.backends import torch as torch_backend
+from edgetl.data import load as loading
+from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.leaks import check_leaks
+from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.splits import draw_calibration
+from edgetl.pipeline.engines import RUN_PACKAGES, Candidate, open_graph
+from edgetl.pipeline.session import Session
+from edgetl.specs import Recipe
+from edgetl.store import Artifact, code_digest, digest_of, versions_of
+
+if TYPE_CHECKING:
+    from edgetl.quantize.recipes import Made, Tools
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""quantize.device → ONNX Runtime's execution provider."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatGraph:
+    """A float graph and the statistics of its activations."""
+
+    graph: Artifact
+    statistics: Artifact
+
+
+def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:
+    """Statistics of every activation that any scheme may ask for: independent of the targets."""
+    samples = calibration_samples(config_of=session, dataset=dataset)
+    inputs = {
+        "model": exported.digest,
+        **_calibration_inputs(session, samples, checkpoint),
+    }
+
+    def make(folder: Path) -> None:
+        from edgetl.quantize import graph, recipes, statistics
+
+        model = graph.prepare(graph.load(exported / "model.onnx"))
+        found = recipes.calibrate(model, _tools(session, samples, checkpoint))
+        source = {
+            "model": exported.digest,
+            "samples": digest_of(sorted(sample.digest for sample in samples)),
+            "preprocessing": torch_backend.read_deploy(checkpoint.folder).preprocessing.digest(),
+        }
+        statistics.save(replace(found, source=source), folder)
+
+    return session.stage("calibrate", f"activation statistics of {len(samples)} samples", inputs, make)
+
+
+def equalize(
+    session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact, statistics: Artifact
+) -> FloatGraph:
+    """The float graph as the recipe wants it, with statistics of its own; as it was where it wants no change."""
+    from edgetl.quantize import recipes
+
+    recipe = catalog.recipe(session.config.quantize.recipe)
+    if not recipes.changes_graph(recipe):
+        return FloatGraph(graph=exported, statistics=statistics)
+    samples = calibration_samples(config_of=session, dataset=dataset)
+    inputs = {
+        "model": exported.digest,
+        "statistics": statistics.digest,
+        "recipe": {"equalization": recipe.equalization, "smoothing": recipe.smoothing},
+        **_calibration_inputs(session, samples, checkpoint),
+    }
+
+    def make(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from edgetl.quantize import graph, recipes
+        from edgetl.quantize import statistics as artifact
+
+        model = graph.prepare(graph.load(exported / "model.onnx"))
+        tools = _tools(session, samples, checkpoint)
+        changed = recipes.change(model, artifact.load(statistics.folder), recipe, tools)
+        ir.save(changed.model, folder / "model.onnx")
+        artifact.save(changed.statistics, folder)
+        facts = {
+            "equalized": [asdict(item) for item in changed.equalized],
+            "smoothed": [asdict(item) for item in changed.smoothed],
+        }
+        (folder / "equalize.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    artifact = session.stage("equalize", f"channels as {recipe.name} wants them", inputs, make)
+    return FloatGraph(graph=artifact, statistics=artifact)
+
+
+def _calibration_inputs(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) -> dict[str, Any]:
+    """What of calibration samples a result depends on."""
+    return {
+        "samples": sorted(sample.digest for sample in samples),
+        "preprocessing": torch_backend.read_deploy(checkpoint.folder).preprocessing.digest(),
+        "device": session.config.quantize.device,
+        "code": code_digest(
+            "quantize", "runtime", "data/loader.py", "specs.py", "pipeline/precisions.py", "pipeline/engines.py"
+        ),
+        "versions": versions_of("onnx-ir", "onnxscript", "safetensors", *RUN_PACKAGES),
+    }
+
+
+def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) -> Tools:
+    """What recipes are carried out with in a build."""
+    from edgetl.quantize.recipes import Tools
+
+    preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
+    provider = PROVIDERS[session.config.quantize.device]
+    return Tools(
+        samples=lambda: ({"input": images} for images, _ in batches(ImageSamples(samples, preprocessing), 16)),
+        open_runner=lambda path: open_graph(path, provider=provider),
+        memory_mb=session.config.quantize.memory_mb,
+        progress=lambda what, done, total: session.reporter.progress(what, done, total or len(samples)),
+        describe=lambda index: str(samples[index].path),
+    )
+
+
+def calibration_samples(*, config_of: Session, dataset: Dataset) -> tuple[Sample, ...]:
+    """Drawn from train, or from the folder that ``quantize.data`` names; never from test."""
+    config = config_of.config
+    if config.quantize.data is None:
+        return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
+    own = loading.load_samples(config.quantize.data, classes=dataset.classes, max_pixels=config.data.max_pixels)
+    check_leaks({"calibration": own, "val": dataset.val, "test": dataset.test})
+    return draw_calibration(own, config.quantize.samples, config.quantize.seed)
+
+
+def graph_for(
+    session: Session,
+    dataset: Dataset,
+    checkpoint: Artifact,
+    candidate: Candidate,
+    exported: Artifact,
+    prepared: FloatGraph | None,
+    statistics: Artifact | None,
+) -> Artifact:
+    """The graph with the candidate's precision in it; the float graph where the engine converts by itself.
+
+    Args:
+        session: The build.
+        dataset: Its data.
+        checkpoint: The trained network.
+        candidate: Target and precision.
+        exported: The float graph.
+        prepared: As the recipe for int8 wants it; None where no candidate is int8.
+        statistics: Of the float graph; None where no candidate is int8.
+    """
+    if candidate.precision == "int8":
+        assert prepared is not None  # the pipeline calibrates for int8
+        recipe = catalog.recipe(session.config.quantize.recipe)
+        samples = calibration_samples(config_of=session, dataset=dataset)
+        return _quantized(session, candidate.target.scheme, recipe, prepared, samples, checkpoint)
+    if candidate.precision == "fp16" and candidate.target.backend != "openvino":
+        return _half(session, exported, statistics)
+    return exported
+
+
+def _quantized(
+    session: Session,
+    scheme: str,
+    recipe: Recipe,
+    prepared: FloatGraph,
+    samples: tuple[Sample, ...],
+    checkpoint: Artifact,
+) -> Artifact:
+    from edgetl.quantize import schemes
+
+    wanted = schemes.scheme(scheme)
+    statistics = prepared.statistics
+    inputs = {
+        "model": prepared.graph.digest,
+        "statistics": statistics.digest,
+        "scheme": scheme,
+        "recipe": asdict(recipe),
+        **_calibration_inputs(session, samples, checkpoint),
+    }
+
+    def make(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from edgetl.quantize import graph, recipes
+        from edgetl.quantize import statistics as artifact
+
+        model = graph.prepare(graph.load(prepared.graph / "model.onnx"))
+        tools = _tools(session, samples, checkpoint)
+        done = recipes.make(model, artifact.load(statistics.folder), wanted, recipe, tools)
+        ir.save(done.model, folder / "model.onnx")
+        facts = {"scheme": scheme, "recipe": recipe.name, **facts_of(done)}
+        (folder / "quantize.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    return session.stage("quantize", f"{recipe.name} in the scheme {scheme}", inputs, make)
+
+
+def facts_of(made: Made) -> dict[str, Any]:
+    """An account of a quantized graph: plain JSON values."""
+    return {
+        "quantized": dict(made.quantized),
+        "left_in_float": dict(made.left_in_float),
+        "params": {name: list(values) for name, values in made.params.items()},
+        "layers": asdict(made.report) if made.report is not None else None,
+        "notes": dict(made.notes),
+    }
+
+
+def _half(session: Session, exported: Artifact, statistics: Artifact | None) -> Artifact:
+    recipe = catalog.recipe(session.config.quantize.fp16_recipe)
+    inputs = {
+        "model": exported.digest,
+        "recipe": asdict(recipe),
+        "statistics": statistics.digest if statistics is not None else None,
+        "code": code_digest("quantize", "specs.py", "pipeline/precisions.py", "pipeline/engines.py"),
+        "versions": versions_of("onnx-ir", "onnxscript", "safetensors", "numpy"),
+    }
+
+    def make(folder: Path) -> None:
+        import onnx_ir as ir
+
+        from edgetl.quantize import graph, recipes
+        from edgetl.quantize import statistics as artifact
+
+        model = graph.prepare(graph.load(exported / "model.onnx"))
+        done = recipes.make_half(model, artifact.load(statistics.folder) if statistics is not None else None, recipe)
+        ir.save(done.model, folder / "model.onnx")
+        facts = {"recipe": recipe.name, **facts_of(done)}
+        (folder / "half.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    return session.stage("half", f"the graph in float16, by {recipe.name}", inputs, make)

@@ -1,0 +1,235 @@
+"""What quantization came to in a build: for its report, its manifest and its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgetl.pipeline import fused
+from edgetl.pipeline.proof import Decision
+from edgetl.pipeline.record import Record
+from edgetl.quantize.layers import NO_NOISE_DB
+from edgetl.report import model
+from edgetl.report import quantized as values
+from edgetl.store import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A quantized graph of a build."""
+
+    facts: dict[str, Any]
+    """Content of ``quantize.json``."""
+    artifact: Artifact
+    targets: tuple[str, ...]
+    """That have engines of it."""
+
+
+def graphs(record: Record) -> tuple[Graph, ...]:
+    """The quantized graphs of a build, each once."""
+    found: dict[str, tuple[Artifact, list[str]]] = {}
+    for item in record.decisions:
+        candidate = item.proven.engine.candidate
+        artifact = record.graphs[candidate.name]
+        if (artifact / "quantize.json").exists():
+            found.setdefault(artifact.digest, (artifact, []))[1].append(candidate.target.name)
+    return tuple(
+        Graph(facts=fused.facts_of(artifact) or {}, artifact=artifact, targets=tuple(targets))
+        for artifact, targets in found.values()
+    )
+
+
+def operators(record: Record) -> tuple[model.Quantization, ...]:
+    """Operators by what became of them, per graph."""
+    return tuple(
+        model.Quantization(
+            scheme=graph.facts["scheme"],
+            targets=graph.targets,
+            operators=tuple(
+                model.OperatorCount(
+                    operator=operator,
+                    quantized=graph.facts["quantized"].get(operator, 0),
+                    float_=graph.facts["left_in_float"].get(operator, 0),
+                )
+                for operator in sorted({*graph.facts["quantized"], *graph.facts["left_in_float"]})
+            ),
+        )
+        for graph in graphs(record)
+    )
+
+
+def fusions(record: Record) -> tuple[values.Fusion, ...]:
+    """What engines made of the graphs, as far as it is known."""
+    return tuple(
+        _fusion(item.proven.engine.candidate.name, item.proven.fusion)
+        for item in record.decisions
+        if item.proven.fusion is not None
+    )
+
+
+def layers(record: Record) -> tuple[values.LayerReport, ...]:
+    """The layer reports of the graphs that have one."""
+    return tuple(_layers(graph, remarks(graph.facts["notes"], _changes(record))) for graph in graphs(record)
+                 if graph.facts["layers"] is not None)  # fmt: skip
+
+
+def document(record: Record) -> dict[str, Any]:
+    """Everything, as plain JSON: the content of ``reports/quantization.json``."""
+    return {
+        "schema": 1,
+        "changes": _changes(record),
+        "graphs": [{**graph.facts, "targets": list(graph.targets)} for graph in graphs(record)],
+        "engines": {
+            item.proven.engine.candidate.name: item.proven.fusion
+            for item in record.decisions
+            if item.proven.fusion is not None
+        },
+    }
+
+
+def placement(item: Decision) -> dict[str, Any]:
+    """Where an engine's nodes run, and in what: for the manifest."""
+    found = item.proven.fusion
+    summary = dict(item.proven.placement or {})
+    if found is not None and "refused" not in found:
+        kept = ("view", "int8_share", "counts", "fallen_back")
+        unfused = [{"name": pair["name"], "reason": pair["reason"]} for pair in found["unfused"]]
+        summary["int8"] = {**{name: found[name] for name in kept}, "unfused": unfused}
+    elif found is not None:
+        summary["int8"] = found
+    return summary
+
+
+def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
+    """What searches, changes of the float graph and corrections did, a sentence each.
+
+    Args:
+        notes: Of ``quantize.json``.
+        changes: Of ``equalize.json``: "equalized" and "smoothed"; empty where the graph was not changed.
+    """
+    said = []
+    if "activations" in notes:
+        tried = ", ".join(f"{name} {value:.1f} dB" for name, value in notes["searched_activations_db"].items())
+        said.append(f"Activation ranges by {notes['activations']}, the best of those tried at the output: {tried}.")
+    pairs = changes.get("equalized", ())
+    if pairs:
+        done = sum(pair["method"] is not None for pair in pairs)
+        said.append(f"Cross-layer equalization changed {done} of {_plural(len(pairs), 'pair')} of convolutions.")
+    groups = changes.get("smoothed", ())
+    if groups:
+        done = sum(group["alpha"] is not None for group in groups)
+        said.append(f"SmoothQuant changed {done} of {_plural(len(groups), 'group')} of matrix products.")
+    widened = notes.get("channels_widened_against_saturation") or {}
+    if widened:
+        channels, where = _plural(sum(widened.values()), "channel"), _plural(len(widened), "layer")
+        said.append(f"The scales of {channels} in {where} are wider, so that no pair of products saturates 16 bits.")
+    return (*said, *_corrections(notes.get("corrected", ())))
+
+
+def _corrections(corrected: Sequence[Mapping[str, Any]]) -> list[str]:
+    said = []
+    shifted = [item for item in corrected if item["shift"] > 0]
+    if shifted:
+        most = max(shifted, key=lambda item: _share(item["shift"], item["output_rms"]))
+        share = _share(most["shift"], most["output_rms"]) * 100
+        said.append(
+            f"Bias correction moved {_plural(len(shifted), 'bias', 'biases')}, most that of {most['node']}: "
+            f"by {share:.2g}% of its output."
+        )
+    rounded = [item["rounding_gain"] for item in corrected if item["rounding_gain"] > 0]
+    if rounded:
+        gains = " to ".join(dict.fromkeys(f"{gain * 100:.0f}%" for gain in (min(rounded), max(rounded))))
+        said.append(f"Rounding was learned for {_plural(len(rounded), 'layer')}: the squared error fell by {gains}.")
+    return said
+
+
+def _changes(record: Record) -> dict[str, Any]:
+    """What equalization and smoothing did to the float graph; empty where the recipe has none."""
+    path = record.statistics / "equalize.json" if record.statistics else None
+    if path is None or not path.exists():
+        return {}
+    return {kind: without_nan(items) for kind, items in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def without_nan(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Accounts whose figures that are none are None: JSON has no nan."""
+    return [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in item.items()}
+        for item in items
+    ]
+
+
+def _fusion(name: str, found: Mapping[str, Any]) -> values.Fusion:
+    if "refused" in found:
+        return values.Fusion(
+            engine=name, library=found["engine"], view=found["view"], int8_share=None, refused=found["refused"]
+        )
+    total = sum(found["multiply_adds"].values())
+    return values.Fusion(
+        engine=name,
+        library=found["engine"],
+        view=found["view"],
+        int8_share=found["int8_share"],
+        unfused=tuple(
+            values.Unfused(**{key: pair[key] for key in ("name", "kind", "reason", "needed", "defect")})
+            for pair in found["unfused"]
+        ),
+        float_products=tuple(
+            values.FloatProduct(
+                name=node["name"], kind=node["kind"], precision=node["precision"], share=node["multiply_adds"] / total
+            )
+            for node in found["float_products"]
+        ),
+        fallen_back=tuple(values.FallenBack(node=node, precision=runs) for node, runs in found["fallen_back"].items()),
+    )
+
+
+def _layers(graph: Graph, said: tuple[str, ...]) -> values.LayerReport:
+    found = graph.facts["layers"]
+    order = {name: place for place, name in enumerate(fused.weighted_nodes(graph.artifact / "model.onnx"))}
+    before = graph.facts["notes"].get("before_correction", {})
+    return values.LayerReport(
+        scheme=graph.facts["scheme"],
+        recipe=graph.facts["recipe"],
+        targets=graph.targets,
+        samples=found["samples"],
+        layers=tuple(
+            values.LayerLoss(
+                node=loss["node"],
+                operator=loss["operator"],
+                place=order.get(loss["node"], len(order)),
+                isolated_db=_ratio(loss["isolated_db"]),
+                accumulated_db=_ratio(loss["accumulated_db"]),
+                before_db=_ratio(before[loss["node"]]) if loss["node"] in before else None,
+            )
+            for loss in found["layers"]
+        ),
+        tensors=tuple(
+            values.TensorLoss(
+                name=loss["name"],
+                isolated_db=_ratio(loss["isolated_db"]),
+                accumulated_db=_ratio(loss["accumulated_db"]),
+                low=loss["low"],
+                high=loss["high"],
+                scale=loss["scale"],
+            )
+            for loss in found["tensors"]
+        ),
+        notes=said,
+    )
+
+
+def _ratio(value: float) -> float:
+    """A ratio in dB; inf where nothing is lost."""
+    return math.inf if value >= NO_NOISE_DB else value
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

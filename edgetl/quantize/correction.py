@@ -1,0 +1,266 @@
+"""Taking back what quantization does to a layer's output, layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.quantize import graph as graphs
+from edgetl.quantize import rounding
+from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise, replace_integers, set_bias
+from edgetl.quantize.placement import bias_add, group_count
+from edgetl.quantize.saturation import can_saturate, round_weights
+from edgetl.quantize.schemes import Scheme
+from edgetl.quantize.walk import Arrays, Walk
+from edgetl.runtime.runner import Runner
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_LISTS = ("strides", "pads", "dilations")
+_ROUNDED_SHARE = 0.1
+"""Share of the layers, those that lose most by themselves, whose rounding is learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """What was done to one layer."""
+
+    node: str
+    shift: float
+    """Root mean square over the channels of what was taken out of the bias; 0 where it was left."""
+    output_rms: float
+    """Root mean square of the float layer's output, to compare the shift with."""
+    rounding_gain: float = 0.0
+    """Share by which learned rounding lowered the squared error of the output, 0 to 1; 0 where it is nearest."""
+
+
+def flagged(losses: Sequence[tuple[str, float]]) -> frozenset[str]:
+    """The layers whose rounding is worth learning: those that lose most by themselves.
+
+    Args:
+        losses: Node and isolated SQNR in dB of every layer.
+    """
+    worst = sorted(losses, key=lambda loss: loss[1])
+    return frozenset(node for node, _ in worst[: max(1, round(_ROUNDED_SHARE * len(worst)))])
+
+
+def correct(
+    original: ir.Model,
+    quantized: Quantized,
+    scheme: Scheme,
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    biases: bool,
+    learned: Collection[str] = (),
+    open_runner: Callable[[Path], Runner],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Corrected, ...]:
+    """Correct weights and biases of a quantized graph, in its order, each layer behind corrected ones.
+
+    The bias takes the mean difference per output channel between the float and the quantized graph on the same
+    samples, whatever the layer had for a bias before, zeros or none (sequential bias correction, Nagel et al. 2021,
+    A white paper on neural network quantization, arXiv:2106.08295, section 4.3). Rounding is learned on the inputs
+    that the quantized graph really feeds the layer with.
+
+    Args:
+        original: The float graph, as :func:`edgetl.quantize.graph.prepare` left it.
+        quantized: Its quantized form; changed.
+        scheme: That it was quantized with.
+        batches: Feeds.
+        biases: Whether biases are corrected.
+        learned: Nodes whose rounding is learned.
+        open_runner: Opens an ONNX file.
+        progress: Called with the number of layers done, and of all.
+
+    Returns:
+        One record per layer, in the graph's order.
+    """
+    nodes = {str(node.name): node for node in quantized.model.graph}
+    floats = {str(node.name): node for node in original.graph}
+    stops: list[tuple[Layer, ir.Node, ir.Node, ir.Node | None]] = []
+    for layer in quantized.layers:
+        node = nodes[layer.node]
+        stops.append((layer, node, floats[layer.node], bias_add(node, layer.scales.size)))
+    wanted = Walk(
+        original,
+        # Behind the bias where it is so in the quantized graph: a pair may stand between a product and its Add.
+        [
+            _output(float_node, bias_add(float_node, layer.scales.size) if addition is not None else None)
+            for layer, _, float_node, addition in stops
+        ],
+        batches,
+        open_runner=open_runner,
+    )
+    names: list[str] = []
+    for layer, node, _, addition in stops:
+        names += [str(node.inputs[0].name)] if layer.node in learned and node.inputs[0] is not None else []
+        names.append(_output(node, addition))
+    got = Walk(quantized.model, names, batches, open_runner=open_runner)
+    records = []
+    for place, (layer, node, float_node, addition) in enumerate(stops):
+        gain = 0.0
+        if layer.node in learned:
+            inputs = got.advance()
+            gain = _learn_rounding(quantized.model.graph, layer, node, float_node, scheme, inputs, centred=biases)
+        target, found = wanted.advance(), got.advance()
+        shift = _mean_difference(target, found, layer) if biases else np.zeros(layer.scales.size)
+        if biases:
+            output = _output(node, addition)
+            if node.op_type == "MatMul" and addition is None:
+                _append_bias(quantized.model.graph, node, shift)
+            else:
+                _add_to_bias(quantized.model.graph, node, addition, shift, scheme)
+                axis = _channel_shape(layer, found[0].ndim)
+                got.replace(output, [array + shift.reshape(axis).astype(np.float32) for array in found])
+            got.refresh()
+        records.append(
+            Corrected(
+                node=layer.node,
+                shift=float(np.sqrt(np.mean(shift**2))),
+                output_rms=float(np.sqrt(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in target]))),
+                rounding_gain=gain,
+            )
+        )
+        if progress:
+            progress(place + 1, len(stops))
+    quantized.model.graph.sort()
+    return tuple(records)
+
+
+def _output(node: ir.Node, addition: ir.Node | None) -> str:
+    return str((addition or node).outputs[0].name)
+
+
+def _channel_shape(layer: Layer, rank: int) -> list[int]:
+    """The shape that lets a vector of channels meet a layer's output: channels before space, or last."""
+    axis = 1 if layer.operator == "Conv" else rank - 1
+    return [-1 if index == axis else 1 for index in range(rank)]
+
+
+def _mean_difference(target: Arrays, found: Arrays, layer: Layer) -> NDArray[np.float64]:
+    """Mean of target - found per output channel, as far as the samples bear it out; float64, shape (channels,).
+
+    Few samples of a layer with few positions give a mean that is mostly chance. It is shrunk by the share of its
+    square that its standard error over the samples explains (positive-part James-Stein, channel by channel).
+    """
+    means = []
+    for mine, its in zip(target, found, strict=True):
+        difference = np.asarray(mine, dtype=np.float32) - np.asarray(its, dtype=np.float32)
+        rows = np.moveaxis(difference, 1 if layer.operator == "Conv" else -1, -1)
+        means.append(rows.reshape(len(rows), -1, layer.scales.size).mean(axis=1, dtype=np.float64))
+    per_sample = np.concatenate(means)
+    mean: NDArray[np.float64] = per_sample.mean(axis=0)
+    if len(per_sample) < 2:
+        return mean
+    variance = per_sample.var(axis=0, ddof=1) / len(per_sample)
+    kept: NDArray[np.float64] = mean * np.maximum(0.0, 1.0 - variance / np.maximum(mean * mean, 1e-300))
+    return kept
+
+
+def _add_to_bias(
+    graph: ir.Graph, node: ir.Node, addition: ir.Node | None, shift: NDArray[np.float64], scheme: Scheme
+) -> None:
+    """Add a vector to a layer's bias, which may be an Add, float, int32, of zeros, or not there yet."""
+    if addition is not None:
+        place = next(index for index, value in enumerate(addition.inputs) if graphs.array_of(value) is not None)
+        corrected = np.asarray(graphs.array_of(addition.inputs[place])) + shift
+        constant = graphs.add_initializer(graph, f"{addition.name}_bias", corrected.astype(np.float32))
+        addition.replace_input_with(place, constant)
+        return
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is None:
+        scales = None
+        if scheme.bias == "int32":
+            scales = np.atleast_1d(_scale_of(node.inputs[0]) * _scale_of(node.inputs[1])).astype(np.float32)
+        set_bias(graph, node, shift, scales)
+        return
+    bias = graphs.array_of(value)
+    if bias is not None:
+        set_bias(graph, node, bias + shift, None)
+        return
+    dequantize = value.producer()
+    integers = graphs.array_of(dequantize.inputs[0]) if dequantize is not None else None
+    if integers is not None:  # else it is computed in the graph, and not ours to change
+        scales = np.atleast_1d(_scale_of(value)).astype(np.float32)
+        set_bias(graph, node, integers * scales.astype(np.float64) + shift, scales)
+
+
+def _append_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:
+    """Put an Add behind a matrix product that has no bias."""
+    import onnx_ir as ir
+
+    output = node.outputs[0]
+    uses = list(output.uses())
+    constant = graphs.add_initializer(graph, f"{node.name}_bias", shift.astype(np.float32))
+    addition = ir.node("Add", [output, constant], name=f"{node.name}_corrected")
+    graphs.name_output(addition, f"{output.name}_corrected", like=output)
+    graph.append(addition)
+    for user, index in uses:
+        user.replace_input_with(index, addition.outputs[0])
+    for index, value in enumerate(graph.outputs):
+        if value is output:
+            name = output.name
+            output.name = f"{name}_uncorrected"
+            graph.outputs[index] = addition.outputs[0]
+            addition.outputs[0].name = name
+
+
+def _scale_of(value: ir.Value | None) -> np.ndarray:
+    dequantize = value.producer() if value is not None else None
+    scale = graphs.array_of(dequantize.inputs[1]) if dequantize is not None else None
+    assert scale is not None  # every input of a quantized layer is a DequantizeLinear
+    return np.asarray(scale, dtype=np.float64)
+
+
+def _learn_rounding(
+    graph: ir.Graph, layer: Layer, node: ir.Node, float_node: ir.Node, scheme: Scheme, inputs: Arrays, *, centred: bool
+) -> float:
+    """Learn which way to round; the share by which the squared error of the output fell.
+
+    Args:
+        centred: Whether the bias takes the mean of the error away afterwards.
+    """
+    weights = graphs.array_of(float_node.inputs[1])
+    assert weights is not None  # it was quantized
+    geometry = _geometry(float_node, weights)
+    if geometry is None:
+        return 0.0
+    moments = reduce(add, (rounding.gram(np.asarray(array, dtype=np.float32), **geometry) for array in inputs))
+    done = rounding.adaround(
+        weights,
+        layer.scales,
+        layer.axis,
+        scheme.weights.low,
+        scheme.weights.high,
+        moments.matrix(centred=centred),
+    )
+    integers = done.integers
+    if scheme.pair_sums_saturate and not is_depthwise(float_node, weights):
+        unsafe = can_saturate(integers, layer.axis, scheme.activations.high, PACKING)
+        nearest = round_weights(weights, layer.scales, layer.axis, scheme.weights)
+        integers = np.where(_along(unsafe, layer.axis, weights.ndim), nearest, integers).astype(np.int8)
+    replace_integers(graph, node, integers)
+    return 1.0 - done.objective_after / done.objective_before if done.objective_before > 0 else 0.0
+
+
+def _along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    return vector.reshape([-1 if index == axis else 1 for index in range(rank)])
+
+
+def _geometry(node: ir.Node, weights: np.ndarray) -> dict[str, Any] | None:
+    """What :func:`edgetl.quantize.rounding.gram` asks of a node; None where its padding is not written out."""
+    if node.op_type != "Conv":
+        return {"op_type": node.op_type}
+    padding = node.attributes.get("auto_pad")
+    if padding is not None and padding.as_string() != "NOTSET":
+        return None
+    lists = {name: list(node.attributes[name].as_ints()) for name in _LISTS if name in node.attributes}
+    return {"op_type": "Conv", "kernel": weights.shape[2:], "groups": group_count(node), **lists}

@@ -1,0 +1,258 @@
+"""What quantization costs, layer by layer: signal to quantization noise against the float graph, on real samples."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.quantize import graph as graphs
+from edgetl.quantize.insertion import Quantized
+from edgetl.quantize.ranges import noise_power
+from edgetl.quantize.sketch import Sketch
+from edgetl.runtime.runner import Runner
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NO_NOISE_DB = 200.0
+"""What is reported where nothing is lost at all."""
+_SUFFIX = "@quantized"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerLoss:
+    """A weighted layer."""
+
+    node: str
+    operator: str
+    isolated_db: float
+    """SQNR of its output where its input and its weights alone are quantized; the input is the float graph's."""
+    accumulated_db: float
+    """SQNR of its output in the quantized graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorLoss:
+    """A quantized activation."""
+
+    name: str
+    isolated_db: float
+    """SQNR of quantizing what calibration counted."""
+    accumulated_db: float
+    """SQNR of its dequantized form in the quantized graph."""
+    scale: float
+    zero_point: int
+    low: float
+    """Smallest real value that is represented."""
+    high: float
+    """Largest real value that is represented."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReport:
+    """All layers and activations, those that lose most first."""
+
+    layers: tuple[LayerLoss, ...]
+    tensors: tuple[TensorLoss, ...]
+    samples: int
+    """How many samples it was measured on."""
+
+
+def report(
+    original: ir.Model,
+    quantized: Quantized,
+    statistics: Mapping[str, Sketch],
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    open_runner: Callable[[Path], Runner],
+) -> LayerReport:
+    """Compare the quantized graph with the float graph at every layer.
+
+    Both graphs, and each layer by itself, are joined into one, which puts out nothing but powers of signals and of
+    differences: no activation leaves the engine, whatever the size of the model.
+
+    Args:
+        original: The float graph that was quantized, as :func:`edgetl.quantize.graph.prepare` left it.
+        quantized: From :func:`edgetl.quantize.insertion.quantize` of a copy of it.
+        statistics: By activation.
+        batches: Feeds of the model.
+        open_runner: Opens an ONNX file.
+    """
+    joined = _Joined(original, quantized)
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        path = joined.save(Path(folder) / "compared.onnx")
+        with open_runner(path) as runner:
+            powers = np.sum([_powers(runner, dict(feeds)) for feeds in batches], axis=0)
+    found = dict(zip(joined.probes, map(_decibel, *powers), strict=True))
+    layers = [
+        LayerLoss(
+            node=layer.node,
+            operator=layer.operator,
+            isolated_db=found["isolated", layer.node],
+            accumulated_db=found["layer", layer.node],
+        )
+        for layer in quantized.layers
+    ]
+    tensors = [
+        TensorLoss(
+            name=name,
+            isolated_db=_decibel(statistics[name].mean_square, noise_power(statistics[name], params)),
+            accumulated_db=found["tensor", name],
+            scale=params.scale,
+            zero_point=params.zero_point,
+            low=params.low,
+            high=params.high,
+        )
+        for name, params in quantized.params.items()
+        if name in statistics and ("tensor", name) in found
+    ]
+    return LayerReport(
+        layers=tuple(sorted(layers, key=lambda loss: loss.isolated_db)),
+        tensors=tuple(sorted(tensors, key=lambda loss: loss.isolated_db)),
+        samples=sum(len(next(iter(feeds.values()))) for feeds in batches),
+    )
+
+
+def output_db(
+    original: ir.Model,
+    quantized: Quantized,
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    open_runner: Callable[[Path], Runner],
+) -> float:
+    """SQNR of the first output in dB: what all quantization together costs.
+
+    Args:
+        original: The float graph.
+        quantized: Of a copy of it.
+        batches: Feeds.
+        open_runner: Opens an ONNX file.
+    """
+    import onnx_ir as ir
+
+    name = str(original.graph.outputs[0].name)
+    signal = noise = 0.0
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
+        for model, path in zip((original, quantized.model), paths, strict=True):
+            ir.save(model, path)
+        with open_runner(paths[0]) as mine, open_runner(paths[1]) as its:
+            for feeds in batches:
+                wanted, found = (np.asarray(runner.run(feeds)[name], dtype=np.float64) for runner in (mine, its))
+                signal += float(np.square(wanted).sum())
+                noise += float(np.square(wanted - found).sum())
+    return _decibel(signal, noise)
+
+
+class _Joined:
+    """The float graph, the quantized graph and every layer by itself, in one, with probes between them."""
+
+    def __init__(self, original: ir.Model, quantized: Quantized) -> None:
+        self._model = original.clone()
+        self._graph = self._model.graph
+        self.probes: list[tuple[str, str]] = []
+        self._signals: list[ir.Value] = []
+        self._noises: list[ir.Value] = []
+        self._float = {str(value.name): value for node in self._graph for value in node.outputs}
+        self._float.update((str(value.name), value) for value in self._graph.inputs)
+        self._float_nodes = {node.name: node for node in self._graph}
+        other = quantized.model.clone()
+        self._other_nodes = {str(node.name): node for node in other.graph}
+        self._take(other)
+        del self._graph.outputs[:]
+        for layer in quantized.layers:
+            self._probe_layer(layer.node)
+        for name in quantized.params:
+            self._probe_tensor(name)
+
+    def save(self, path: Path) -> Path:
+        import onnx_ir as ir
+
+        for name, values in (("signals", self._signals), ("noises", self._noises)):
+            node = ir.node("Concat", values, {"axis": 0}, name=name)
+            node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
+            self._graph.append(node)
+            self._graph.outputs.append(node.outputs[0])
+        self._graph.sort()
+        ir.save(self._model, path)
+        return path
+
+    def _take(self, other: ir.Model) -> None:
+        """Move the nodes of another graph of the same inputs into this one."""
+        nodes = list(other.graph)
+        for mine, its in zip(self._graph.inputs, other.graph.inputs, strict=True):
+            for node, index in list(its.uses()):
+                node.replace_input_with(index, mine)
+        del other.graph.outputs[:]
+        initializers = list(other.graph.initializers.values())
+        other.graph.initializers.clear()
+        other.graph.remove(nodes)
+        for value in initializers:
+            value.name = f"{value.name}{_SUFFIX}"
+            self._graph.register_initializer(value)
+        for node in nodes:
+            node.name = f"{node.name}{_SUFFIX}"
+            for value in node.outputs:
+                value.name = f"{value.name}{_SUFFIX}"
+        self._graph.extend(nodes)
+
+    def _probe_layer(self, name: str) -> None:
+        import onnx_ir as ir
+
+        mine, its = self._float_nodes[name], self._other_nodes[name]
+        self._probe("layer", name, mine.outputs[0], its.outputs[0])
+        alone = its.inputs[0]
+        dequantize = alone.producer() if alone is not None else None
+        source = mine.inputs[0]
+        assert dequantize is not None and source is not None  # every quantized layer reads a pair
+        quantize_inputs = [source, *dequantize.inputs[1:]]
+        pair = ir.node("QuantizeLinear", quantize_inputs, name=f"{name}@q")
+        back = ir.node("DequantizeLinear", [pair.outputs[0], *dequantize.inputs[1:]], name=f"{name}@dq")
+        inputs = [back.outputs[0], *its.inputs[1:]]
+        copy = ir.Node(its.domain, its.op_type, inputs, its.attributes.values(), name=f"{name}@isolated")
+        for node, suffix in ((pair, "q"), (back, "dq"), (copy, "isolated")):
+            node.outputs[0].name = f"{name}@{suffix}_output"
+        self._graph.extend([pair, back, copy])
+        self._probe("isolated", name, mine.outputs[0], copy.outputs[0])
+
+    def _probe_tensor(self, name: str) -> None:
+        dequantize = self._other_nodes.get(f"{name}_dequantize")
+        if name in self._float and dequantize is not None:
+            self._probe("tensor", name, self._float[name], dequantize.outputs[0])
+
+    def _probe(self, kind: str, name: str, mine: ir.Value, its: ir.Value) -> None:
+        import onnx_ir as ir
+
+        place = len(self.probes)
+        self.probes.append((kind, name))
+        difference = ir.node("Sub", [mine, its], name=f"{place}@difference")
+        difference.outputs[0].name = f"{place}@difference_output"
+        self._graph.append(difference)
+        for value, kept, what in (
+            (mine, self._signals, "signal"),
+            (difference.outputs[0], self._noises, "noise"),
+        ):
+            power = ir.node("ReduceSumSquare", [value], {"keepdims": 0}, name=f"{place}@{what}")
+            power.outputs[0].name = f"{place}@{what}_power"
+            one = graphs.add_initializer(self._graph, f"{place}@{what}_shape", np.asarray([1], dtype=np.int64))
+            flat = ir.node("Reshape", [power.outputs[0], one], name=f"{place}@{what}_flat")
+            flat.outputs[0].name = f"{place}@{what}_flat_output"
+            self._graph.extend([power, flat])
+            kept.append(flat.outputs[0])
+
+
+def _powers(runner: Runner, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:
+    results = runner.run(feeds)
+    return np.stack([results[name].astype(np.float64) for name in ("signals", "noises")])
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise <= 0.0:
+        return NO_NOISE_DB
+    return float(min(NO_NOISE_DB, 10.0 * np.log10(max(signal, 1e-300) / noise)))

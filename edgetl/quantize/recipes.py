@@ -1,0 +1,304 @@
+"""A recipe, from the float graph to the graph that an engine is built of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import DataError, TargetError
+from edgetl.quantize import calibrate as calibration
+from edgetl.quantize import correction, dynamic, equalization, half, insertion, layers, smoothing
+from edgetl.quantize.graph import fixed_batch
+from edgetl.quantize.layers import LayerReport
+from edgetl.quantize.placement import is_kept, points
+from edgetl.quantize.schemes import SCHEMES, Scheme
+from edgetl.quantize.sketch import Sketch
+from edgetl.quantize.statistics import Statistics
+from edgetl.quantize.walk import batches_of
+from edgetl.runtime.runner import Runner
+from edgetl.specs import Estimator, Recipe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+CORRECTION_SAMPLES = 64
+"""Of the calibration samples, for corrections: a mean per channel needs no more."""
+REPORT_SAMPLES = 16
+_ROWS = 2048
+"""Rows of an activation for the search of SmoothQuant's strength."""
+_STEP = 8
+SEARCHED = ("mse", "minmax", "percentile")
+"""What activations.method = "search" chooses from."""
+
+Samples = Callable[[], Iterable[Mapping[str, NDArray[np.generic]]]]
+"""Gives the calibration samples anew each time: feeds of any batch sizes."""
+OpenRunner = Callable[[Path], Runner]
+Progress = Callable[[str, int, int], None]
+"""Is told what is done, how much of it, and of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a recipe is carried out with."""
+
+    samples: Samples
+    open_runner: OpenRunner
+    memory_mb: int = 512
+    """For activations alive at once, in MB."""
+    progress: Progress | None = None
+    describe: Callable[[int], str] = str
+    """Names the sample of an index, for the message about a bad one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A float graph that computes the same, and quantizes better."""
+
+    model: ir.Model
+    statistics: Statistics
+    """Of the changed graph."""
+    equalized: tuple[equalization.Equalized, ...] = ()
+    smoothed: tuple[smoothing.Smoothed, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A graph with the precision of a recipe in it."""
+
+    model: ir.Model
+    quantized: Mapping[str, int]
+    """Operator → nodes in fewer bits."""
+    left_in_float: Mapping[str, int]
+    """Operator → nodes that stay as they were."""
+    params: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Activation → scale, zero point, smallest and largest value that is represented; of a static recipe."""
+    report: LayerReport | None = None
+    """Of a static recipe."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What corrections and searches did: plain JSON values."""
+
+
+def calibrate(model: ir.Model, tools: Tools, schemes: Iterable[Scheme] = tuple(SCHEMES.values())) -> Statistics:
+    """Statistics of all activations that some schemes ask for.
+
+    Args:
+        model: From :func:`edgetl.quantize.graph.prepare`; not changed.
+        tools: What to calibrate with.
+        schemes: All by default: then one calibration serves every target.
+    """
+    total = 0
+
+    def counted(seen: int) -> None:
+        if tools.progress:
+            tools.progress("calibration samples", seen, total)
+
+    return calibration.calibrate(
+        model,
+        points(model, list(schemes)),
+        tools.samples(),
+        open_runner=tools.open_runner,
+        memory_mb=tools.memory_mb,
+        progress=counted,
+        describe=tools.describe,
+    )
+
+
+def changes_graph(recipe: Recipe) -> bool:
+    """Whether a recipe changes the float graph, which is then calibrated anew."""
+    return recipe.equalization != "none" or recipe.smoothing != "none"
+
+
+def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools) -> Changed:
+    """Equalize and smooth a float graph, and calibrate it again.
+
+    Args:
+        model: From :func:`edgetl.quantize.graph.prepare`; not changed.
+        statistics: Of it.
+        recipe: Which changes.
+        tools: What to do it with.
+    """
+    copy = model.clone()
+    equalized: tuple[equalization.Equalized, ...] = ()
+    smoothed: tuple[smoothing.Smoothed, ...] = ()
+    if recipe.equalization == "cross-layer":
+        reach = {name: sketch.channel_reach for name, sketch in statistics.sketches.items()}
+        equalized = equalization.equalize(copy, reach)
+    if recipe.smoothing == "search":
+        names = [group.activation for group in smoothing.groups(copy)]
+        smoothed = smoothing.smooth(copy, _rows(copy, names, tools)) if names else ()
+    return Changed(model=copy, statistics=calibrate(copy, tools), equalized=equalized, smoothed=smoothed)
+
+
+def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
+    """Carry out a recipe for the scheme of an engine.
+
+    Args:
+        model: From :func:`edgetl.quantize.graph.prepare`, or :func:`change`; not changed.
+        statistics: Of it.
+        scheme: The engine's.
+        recipe: Of kind "static" or "dynamic".
+        tools: What to do it with.
+
+    Raises:
+        ModelError: Nothing in the graph can be quantized.
+        TargetError: The recipe is not for such an engine.
+    """
+    if recipe.kind == "dynamic":
+        return _dynamic(model.clone(), scheme, recipe)
+    if recipe.kind != "static":
+        raise TargetError(
+            f"the recipe {recipe.name} is of kind {recipe.kind}; int8 engines are made by a static or dynamic one",
+            hint="edgetl recipes",
+        )
+    notes: dict[str, Any] = {}
+    recipe = _searched(model, statistics.sketches, scheme, recipe, tools, notes)
+    done = insertion.quantize(model.clone(), statistics.sketches, scheme, recipe)
+    few = _few(model, tools, REPORT_SAMPLES)
+    report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
+    if recipe.bias_correction == "sequential" or recipe.rounding == "adaround":
+        learned: frozenset[str] = frozenset()
+        if recipe.rounding == "adaround":
+            learned = correction.flagged([(loss.node, loss.isolated_db) for loss in report.layers])
+        corrected = correction.correct(
+            model,
+            done,
+            scheme,
+            _few(model, tools, CORRECTION_SAMPLES),
+            biases=recipe.bias_correction == "sequential",
+            learned=learned,
+            open_runner=tools.open_runner,
+            progress=partial(tools.progress, "corrected layers") if tools.progress else None,
+        )
+        notes["corrected"] = [asdict(item) for item in corrected]
+        notes["before_correction"] = {loss.node: loss.accumulated_db for loss in report.layers}
+        report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
+    notes["keep_float_without_effect"] = _idle(model, recipe)
+    widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
+    if scheme.pair_sums_saturate:
+        notes["channels_widened_against_saturation"] = widened
+    finished = done.model
+    if scheme.rest == "float16":
+        finished = half.to_half(done.model, largest=_largest(statistics)).model
+    return Made(
+        model=finished,
+        quantized=done.quantized,
+        left_in_float=done.left_in_float,
+        params={name: [p.scale, p.zero_point, p.low, p.high] for name, p in done.params.items()},
+        report=report,
+        notes=notes,
+    )
+
+
+def make_half(model: ir.Model, statistics: Statistics | None, recipe: Recipe) -> Made:
+    """Carry out a recipe of kind "float16".
+
+    Args:
+        model: From :func:`edgetl.quantize.graph.prepare`; not changed.
+        statistics: Of it: what overflowed float16 in calibration stays in float32. None: weights alone decide.
+        recipe: Of that kind.
+    """
+    if recipe.kind != "float16":
+        raise TargetError(
+            f"the recipe {recipe.name} is of kind {recipe.kind}; fp16 engines are made by one of kind float16",
+            hint='quantize.fp16_recipe = "fp16"',
+        )
+    largest = _largest(statistics) if statistics is not None else None
+    named = {str(node.name) for node in model.graph if is_kept(node, recipe.keep_float)}
+    done = half.to_half(model.clone(), keep=half.SENSITIVE | named, largest=largest)
+    return Made(
+        model=done.model,
+        quantized=done.converted,
+        left_in_float=done.kept,
+        notes={
+            "kept_in_float32": dict(done.reasons),
+            "vanished_weights": dict(done.vanished),
+            "keep_float_without_effect": _idle(model, recipe),
+        },
+    )
+
+
+def _idle(model: ir.Model, recipe: Recipe) -> list[str]:
+    """What a recipe wants to keep in float and the graph does not have."""
+    return [name for name in recipe.keep_float if not any(is_kept(node, [name]) for node in model.graph)]
+
+
+def _dynamic(model: ir.Model, scheme: Scheme, recipe: Recipe) -> Made:
+    if not scheme.dynamic:
+        able = [name for name, other in SCHEMES.items() if other.dynamic]
+        raise TargetError(
+            f"the recipe {recipe.name} is of kind dynamic, which {scheme.name} does not run; {', '.join(able)} do",
+            hint="a static recipe: edgetl recipes",
+        )
+    idle = _idle(model, recipe)
+    done = dynamic.quantize_dynamic(
+        model, weights=recipe.weights, keep=recipe.keep_float, saturates=scheme.pair_sums_saturate
+    )
+    return Made(
+        model=done.model,
+        quantized=done.quantized,
+        left_in_float=done.left_in_float,
+        notes={"left_in_float": dict(done.reasons), "keep_float_without_effect": idle},
+    )
+
+
+def _searched(
+    model: ir.Model,
+    sketches: Mapping[str, Sketch],
+    scheme: Scheme,
+    recipe: Recipe,
+    tools: Tools,
+    notes: dict[str, Any],
+) -> Recipe:
+    """The recipe with the estimator of activations that serves this graph best, where it is to be searched for."""
+    if recipe.activations is None or recipe.activations.method != "search":
+        return recipe
+    few = _few(model, tools, REPORT_SAMPLES)
+    found = {}
+    for method in SEARCHED:
+        tried = replace(recipe, activations=Estimator(method=method), bias_correction="input-mean")  # type: ignore[arg-type]
+        done = insertion.quantize(model.clone(), sketches, scheme, tried)
+        found[method] = layers.output_db(model, done, few, open_runner=tools.open_runner)
+    best = max(found, key=lambda method: found[method])
+    notes["searched_activations_db"], notes["activations"] = found, best
+    return replace(recipe, activations=Estimator(method=best))  # type: ignore[arg-type]
+
+
+def _largest(statistics: Statistics) -> dict[str, float]:
+    return {name: max(abs(sketch.low), abs(sketch.high)) for name, sketch in statistics.sketches.items()}
+
+
+def _few(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.generic]]]:
+    """Some of the samples, as many as the memory for activations lets be alive twice, in batches that fit the model."""
+    size = fixed_batch(model) or _STEP
+    parts = batches_of(tools.samples(), size=size, most=max(size, most))
+    if not parts:
+        raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
+    largest = max(calibration.sizes(model, parts[0]).values(), default=0)
+    affordable = tools.memory_mb * 1_000_000 // max(1, 4 * largest)
+    return parts[: max(1, affordable)]
+
+
+def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> dict[str, NDArray[np.float32]]:
+    """Rows of activations, shape (n, K): the same positions of every sample, at most :data:`_ROWS` of each."""
+    import tempfile
+
+    few = _few(model, tools, CORRECTION_SAMPLES)
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    per_batch = max(1, _ROWS // len(few))
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        path = calibration.with_outputs(model, names, Path(folder) / "rows.onnx")
+        with tools.open_runner(path) as runner:
+            for feeds in few:
+                outputs = runner.run(feeds)
+                for name in names:
+                    rows = np.asarray(outputs[name], dtype=np.float32)
+                    rows = rows.reshape(-1, rows.shape[-1])
+                    chosen = np.unique(np.linspace(0, len(rows) - 1, min(per_batch, len(rows))).astype(np.int64))
+                    found[name].append(rows[chosen])
+    return {name: np.concatenate(parts) for name, parts in found.items()}

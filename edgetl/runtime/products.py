@@ -1,0 +1,78 @@
+"""Multiply-adds of convolutions and matrix products, from the shapes that an engine reports.
+
+Counted as the layer is defined, whatever algorithm computes it; bias and scaling are not counted. Where an engine has
+padded the channels to its registers' width, its shapes have the padding in them, and so has the count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+Shape = Sequence[int]
+
+
+def convolution(output: Shape, weights: Shape) -> int:
+    """Multiply-adds of a convolution: each output needs one for every weight of its channel.
+
+    Args:
+        output: (N, M, spatial …), in any order.
+        weights: (M, C / groups, kernel …), or (groups, M / groups, C / groups, kernel …).
+    """
+    return prod(output) * prod(weights[2 if len(weights) > len(output) else 1 :])
+
+
+def transposed_convolution(data: Shape, weights: Shape) -> int:
+    """Multiply-adds of a transposed convolution: each input meets every weight of its channel.
+
+    Args:
+        data: The input, (N, C, spatial …), in any order.
+        weights: (C, M / groups, kernel …), or (groups, C / groups, M / groups, kernel …).
+    """
+    return prod(data) * prod(weights[2 if len(weights) > len(data) else 1 :])
+
+
+def matrix_product(first: Shape, output: Shape) -> int:
+    """Multiply-adds of a product of (stacks of) matrices, whichever way the factors lie.
+
+    Args:
+        first: (… , M, K) or transposed (… , K, M).
+        output: (… , M, N).
+    """
+    if not output or not first:
+        return prod(first)  # of two vectors
+    if len(first) == 1 or len(output) == 1:
+        return prod(output) * first[-1]
+    return prod(output) * (first[-1] * first[-2] // output[-2] if output[-2] else 0)
+
+
+def attention(query: Shape, key: Shape, value: Shape) -> int:
+    """Multiply-adds of softmax(query · keyᵀ) · value.
+
+    Args:
+        query: (N, heads, L, E), or (N, L, heads · E).
+        key: (N, heads, S, E), or (N, S, heads · E).
+        value: (N, heads, S, V), or (N, S, heads · V).
+    """
+    return prod(query) * key[-2] + prod(query[:-1]) * value[-2] * value[-1]
+
+
+def packed_attention(data: Shape, weights: Shape) -> int:
+    """Multiply-adds of attention together with the products that make query, key and value.
+
+    Args:
+        data: (N, L, C).
+        weights: (C, query, key and value side by side).
+    """
+    return prod(data) * weights[-1] + 2 * prod(data[:-1]) * data[-2] * (weights[-1] // 3)
+
+
+def recurrent(data: Shape, weights: Shape, recurrence: Shape) -> int:
+    """Multiply-adds of an RNN, GRU or LSTM.
+
+    Args:
+        data: (time, N, C).
+        weights: Of the input, all gates and directions.
+        recurrence: Of the state, all gates and directions.
+    """
+    return prod(data[:-1]) * (prod(weights) + prod(recurrence))

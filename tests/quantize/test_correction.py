@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from edgetl.quantize import calibrate, correction, graph, insertion, layers, placement
+from edgetl.quantize.insertion import PACKING, Quantized
+from edgetl.quantize.saturation import can_saturate, round_weights
+from edgetl.quantize.schemes import SCHEMES
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.specs import Estimator, Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
+
+PLAIN = Recipe(name="t", description="", activations=Estimator(method="minmax"), weights=Estimator(method="minmax"))
+ALL = ["onnxruntime-x86", "onnxruntime-x86-vnni", "openvino", "tensorrt-dla"]
+
+
+def samples(count: int = 32, seed: int = 0) -> np.ndarray:
+    # Of one sign: rounding errors of weights then shift the means.
+    return np.random.default_rng(seed).uniform(0, 2, size=(count, 3, 16, 16)).astype(np.float32)
+
+
+def batches() -> list[dict[str, np.ndarray]]:
+    return [{"input": samples()[start : start + 8]} for start in range(0, 32, 8)]
+
+
+def quantized(source: Path, scheme: str) -> tuple[ir.Model, Quantized]:
+    model = graph.prepare(graph.load(source))
+    names = placement.points(model, list(SCHEMES.values()))
+    found = calibrate.calibrate(model, names, batches(), open_runner=OnnxRuntimeRunner)
+    return model, insertion.quantize(model.clone(), found.sketches, SCHEMES[scheme], PLAIN)
+
+
+def integers_of(done: Quantized) -> dict[str, np.ndarray]:
+    arrays = {layer.node: graph.array_of(done.model.graph.initializers[layer.integers]) for layer in done.layers}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def ends(model: ir.Model, done: Quantized) -> list[str]:
+    """What each layer puts out, behind its bias, in the quantized graph."""
+    nodes = {str(node.name): node for node in model.graph}
+    return [
+        str((placement.bias_add(nodes[layer.node], layer.scales.size) or nodes[layer.node]).outputs[0].name)
+        for layer in done.layers
+    ]
+
+
+def outputs(model: ir.Model, names: list[str], path: Path) -> list[np.ndarray]:
+    model.graph.sort()
+    with OnnxRuntimeRunner(calibrate.with_outputs(model, names, path)) as runner:
+        found = runner.run({"input": samples()})
+    return [np.asarray(found[name], np.float64) for name in names]
+
+
+def shifts(original: ir.Model, done: Quantized, folder: Path) -> list[float]:
+    """Root mean square over the channels of the mean error of each layer."""
+    wanted = outputs(original, ends(original, done), folder / "float.onnx")
+    got = outputs(done.model, ends(done.model, done), folder / "quantized.onnx")
+    found = []
+    for layer, mine, its in zip(done.layers, wanted, got, strict=True):
+        axis = 1 if layer.operator == "Conv" else mine.ndim - 1
+        axes = tuple(index for index in range(mine.ndim) if index != axis)
+        found.append(float(np.sqrt(np.square((its - mine).mean(axis=axes)).mean())))
+    return found
+
+
+def correct(original: ir.Model, done: Quantized, scheme: str, folder: Path, **options: object) -> tuple:  # type: ignore[type-arg]
+    options.setdefault("biases", True)
+    records = correction.correct(
+        original,
+        done,
+        SCHEMES[scheme],
+        batches(),
+        open_runner=OnnxRuntimeRunner,
+        **options,  # type: ignore[arg-type]
+    )
+    ir.save(done.model, folder / "corrected.onnx")
+    onnx.checker.check_model(str(folder / "corrected.onnx"), full_check=True)
+    return records
+
+
+def small(path: Path, bias: str) -> Path:
+    net = graphs.Net(7)
+    net.conv("input", "a", 16, 3, 3, bias=bias)
+    net.add("Relu", ["a"], "a_relu")
+    net.conv("a_relu", "b", 16, 16, 3, group=16, bias=bias)
+    net.conv("b", "c", 16, 16, bias=bias)
+    net.classify("c", 16)
+    return net.save(path)
+
+
+def multilayer(path: Path, *, bias: bool) -> Path:
+    net = graphs.Net(8)
+    net.add("Flatten", ["input"], "rows")
+    net.matmul("rows", "hidden", 768, 32, bias=bias)
+    net.add("Relu", ["hidden"], "relu")
+    net.matmul("relu", "logits", 32, 5, bias=bias)
+    return net.save(path)
+
+
+class TestBiases:
+    @pytest.mark.parametrize("scheme", ALL)
+    @pytest.mark.parametrize("bias", ["none", "zeros", "normal"])
+    def test_means_of_convolutions_whatever_their_bias(self, bias: str, scheme: str, tmp_path: Path) -> None:
+        original, done = quantized(small(tmp_path / "m.onnx", bias), scheme)
+        before, nodes = shifts(original, done, tmp_path), len(done.model.graph)
+        records = correct(original, done, scheme, tmp_path)
+        after = shifts(original, done, tmp_path)
+        assert [record.node for record in records] == [layer.node for layer in done.layers]
+        assert all(mine <= max(its, 2e-3) for mine, its in zip(after, before, strict=True))
+        assert sum(after) < 0.5 * sum(before)
+        added = (
+            3 if bias != "normal" and SCHEMES[scheme].bias == "int32" else 0
+        )  # a DequantizeLinear each: zeros were folded away
+        assert len(done.model.graph) == nodes + added
+
+    @pytest.mark.parametrize("scheme", ALL)
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_matrix_products_with_and_without_an_addition(self, bias: bool, scheme: str, tmp_path: Path) -> None:
+        original, done = quantized(multilayer(tmp_path / "m.onnx", bias=bias), scheme)
+        added = [node.op_type for node in done.model.graph].count("Add")
+        with_outputs = [str(value.name) for value in done.model.graph.outputs]
+        before = outputs(done.model, ["logits"], tmp_path / "before.onnx")[0]
+        wanted = outputs(original, ["logits"], tmp_path / "float.onnx")[0]
+        separated = scheme == "tensorrt-dla"  # a pair stands between the product and its Add
+        correct(original, done, scheme, tmp_path)
+        after = outputs(done.model, ["logits"], tmp_path / "after.onnx")[0]
+        assert np.abs((after - wanted).mean(axis=0)).mean() < np.abs((before - wanted).mean(axis=0)).mean()
+        kinds = [node.op_type for node in done.model.graph]
+        assert kinds.count("Add") == added + (0 if bias and not separated else 2)
+        assert [str(value.name) for value in done.model.graph.outputs] == with_outputs
+
+    @pytest.mark.parametrize("scheme", ALL)
+    def test_a_residual_network(self, scheme: str, tmp_path: Path) -> None:
+        original, done = quantized(graphs.residual(tmp_path / "m.onnx"), scheme)
+        before = shifts(original, done, tmp_path)
+        correct(original, done, scheme, tmp_path)
+        after = shifts(original, done, tmp_path)
+        assert all(mine <= max(its, 5e-3) for mine, its in zip(after, before, strict=True))
+        assert sum(after) < 0.6 * sum(before)
+
+    def test_the_means_of_one_sample_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        original, done = quantized(small(tmp_path / "m.onnx", "zeros"), "openvino")
+        correction.correct(
+            original, done, SCHEMES["openvino"], [{"input": samples(1)}], biases=True, open_runner=OnnxRuntimeRunner
+        )
+        ir.save(done.model, tmp_path / "q.onnx")
+        onnx.checker.check_model(str(tmp_path / "q.onnx"), full_check=True)
+
+
+class TestRounding:
+    @pytest.mark.parametrize("scheme", ["onnxruntime-x86", "onnxruntime-x86-vnni", "tensorrt-dla"])
+    @pytest.mark.parametrize("biases", [True, False])
+    def test_by_one_step_at_most_and_without_saturation(self, biases: bool, scheme: str, tmp_path: Path) -> None:
+        original, done = quantized(graphs.residual(tmp_path / "m.onnx"), scheme)
+        before = integers_of(done)
+        learned = {layer.node for layer in done.layers}
+        records = correct(original, done, scheme, tmp_path, biases=biases, learned=learned)
+        after = {
+            str(node.name): graph.array_of(node.inputs[1].producer().inputs[0])  # type: ignore[union-attr]
+            for node in done.model.graph
+            if str(node.name) in learned
+        }
+        assert any(record.rounding_gain > 0 for record in records)
+        assert all(0 <= record.rounding_gain <= 1 for record in records)
+        assert not biases or any(record.shift > 0 for record in records)
+        assert biases or all(record.shift == 0 for record in records)
+        weights = {str(node.name): graph.array_of(node.inputs[1]) for node in original.graph if len(node.inputs) > 1}
+        moved = 0
+        for layer in done.layers:
+            mine, its = before[layer.node].astype(int), np.asarray(after[layer.node])
+            assert np.abs(its - mine).max() <= 1 and np.abs(its.astype(int)).max() <= 127
+            moved += int((its != mine).sum())
+            exact = weights[layer.node]
+            assert exact is not None and np.array_equal(
+                round_weights(exact, layer.scales, layer.axis, SCHEMES[scheme].weights), mine
+            )
+            if SCHEMES[scheme].pair_sums_saturate and layer.node != "depthwise_conv":
+                assert not can_saturate(its, layer.axis, 255, PACKING).any()
+        assert moved
+
+    def test_layers_that_are_not_flagged_keep_their_integers(self, tmp_path: Path) -> None:
+        original, done = quantized(graphs.residual(tmp_path / "m.onnx"), "openvino")
+        before = integers_of(done)
+        correct(original, done, "openvino", tmp_path, learned={"project_conv"})
+        after = integers_of(done)
+        assert all(np.array_equal(after[name], before[name]) for name in after if name != "project_conv")
+
+
+def test_those_that_lose_most_are_flagged() -> None:
+    losses = [(f"layer{index}", float(index)) for index in range(30)]
+    assert correction.flagged(losses[::-1]) == {"layer0", "layer1", "layer2"}
+    assert correction.flagged(losses[5:6]) == {"layer5"} and correction.flagged([]) == frozenset()
+
+
+def test_the_report_sees_the_correction(tmp_path: Path) -> None:
+    original, done = quantized(small(tmp_path / "m.onnx", "none"), "onnxruntime-x86-vnni")
+    before = layers.output_db(original, done, batches(), open_runner=OnnxRuntimeRunner)
+    correct(original, done, "onnxruntime-x86-vnni", tmp_path, learned={layer.node for layer in done.layers})
+    assert layers.output_db(original, done, batches(), open_runner=OnnxRuntimeRunner) > before
