@@ -15,7 +15,7 @@ from edgetl.quantize import graph
 
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "safetensors", "pyarrow"),
-    "export": ("onnx", "onnx-ir", "onnxscript", "onnxslim"),
+    "export": ("onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors"),
     "ort": ("onnxruntime",),
     "ort-gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),

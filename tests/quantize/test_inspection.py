@@ -226,9 +226,9 @@ class TestCompare:
         assert found.unmoved == 1
 
     def test_a_zero_point_that_moves_alone_counts(self) -> None:
-        found = inspection.compare(statistics(x=[-1, 3]), statistics(x=[-2, 2]), {"minmax": FOUND["minmax"]}, UINT8)
+        found = inspection.compare(statistics(x=[-1, 3]), statistics(x=[-1.5, 2.5]), {"minmax": FOUND["minmax"]}, UINT8)
         (moved,) = found.ranges[0].moved
-        assert moved.ratio == 1.0 and (moved.old_zero_point, moved.new_zero_point) == (64, 127)
+        assert moved.ratio == 1.0 and (moved.old_zero_point, moved.new_zero_point) == (64, 96)
 
     def test_an_estimator_that_sees_no_change_says_so(self) -> None:
         old = statistics(x=[-1, *normal(0.1, 50_000).clip(-1, 1), 1])
