@@ -86,6 +86,7 @@ def plan_of(model: ir.Model, scheme: Scheme, keep_float: Collection[str] = ()) -
     # That of a kept matrix product too: an Add between two floats.
     biases = {id(bias_add(node, _channels(node))) for node in model.graph if _is_weighted(node, scheme)}
     _add_elementwise(plan, [node for node in order if id(node) not in biases])
+    _quantize_before_moving(plan)
     _share_through_transparent(plan, order)
     _share_scales(plan, order)
     if scheme.placement == "inputs":
@@ -206,6 +207,15 @@ def _add_elementwise(plan: Plan, order: list[ir.Node]) -> None:
             plan.values.update((value, None) for value in node.inputs if value is not None)
             if inputs_and_outputs:
                 plan.values[behind_function(node, plan.scheme)] = None
+
+
+def _quantize_before_moving(plan: Plan) -> None:
+    """An output that may be floats is quantized where it, only moved, is what an integer node reads."""
+    if plan.scheme.placement == "inputs-and-outputs":
+        for node in plan.weighted():
+            output = behind_function(node, plan.scheme)
+            if any(value in plan.values for value in _onward(output, plan.scheme)):
+                plan.values[output] = None
 
 
 def _stands_among_integers(node: ir.Node, plan: Plan) -> bool:

@@ -103,31 +103,30 @@ def _variant(base: Scheme, **changes: object) -> Scheme:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+# OpenVINO computes most activation functions behind a convolution with it, in the same pass over the output: a pair
+# between the two would part them. It folds no pair behind an operator that only moves values, and quantizes anew
+# between the scales of a Concat's inputs. It does not guard itself against saturation (docs/saturation.md).
+_OPENVINO = _variant(
+    _ONNXRUNTIME,
+    name="openvino-vnni",
+    bias="float",
+    # A convolution may put out floats too. A pair behind the patch embedding of a vision transformer makes OpenVINO
+    # 2026.4 quantize what its class token is joined with, at a cost of 20 dB.
+    float_outputs=frozenset({"Conv", "MatMul", "Gemm"}),
+    dynamic=False,
+    pairs_behind_transparent=False,
+    shared_scales=frozenset({"Concat"}),
+    activation_functions=frozenset({"Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Elu", "LeakyRelu"}),
+)
+
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         _ONNXRUNTIME,
         _variant(_ONNXRUNTIME, name="onnxruntime-x86", pair_sums_saturate=True),
         _variant(_ONNXRUNTIME, name="onnxruntime-arm64", activations=INT8),
-        # OpenVINO folds no pair behind an operator that only moves values, and quantizes anew between the scales of a
-        # Concat's inputs. It does not guard itself against saturation either (docs/saturation.md).
-        _variant(
-            _ONNXRUNTIME,
-            name="openvino",
-            bias="float",
-            dynamic=False,
-            pair_sums_saturate=True,
-            pairs_behind_transparent=False,
-            shared_scales=frozenset({"Concat"}),
-        ),
-        _variant(
-            _ONNXRUNTIME,
-            name="openvino-vnni",
-            bias="float",
-            dynamic=False,
-            pairs_behind_transparent=False,
-            shared_scales=frozenset({"Concat"}),
-        ),
+        _variant(_OPENVINO, name="openvino", pair_sums_saturate=True),
+        _OPENVINO,
         _TENSORRT,
         # DLA computes whole subgraphs in int8: every tensor between its layers needs a scale.
         _variant(

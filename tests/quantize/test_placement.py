@@ -164,7 +164,9 @@ def test_squeeze_and_excitation(tmp_path: Path) -> None:
     source = graphs.squeezed(tmp_path / "m.onnx")
     for scheme in sorted(SCHEMES):
         made = Made(source, scheme, tmp_path / "q.onnx")
-        assert made.done.left_in_float["HardSwish"] == 2 and made.done.left_in_float["HardSigmoid"] == 1
+        folded = scheme.startswith("openvino")  # which computes them with the convolution before
+        assert made.done.left_in_float.get("HardSwish", 0) == (0 if folded else 2), scheme
+        assert made.done.left_in_float.get("HardSigmoid", 0) == (0 if folded else 1), scheme
         for name in ("expand_node", "depthwise_node", "reduce_node", "excite_node", "project_node"):
             assert made.inputs(name)[:2] == ["DequantizeLinear"] * 2, (scheme, name)
         # HardSwish is computed on floats, and its result is quantized once.
