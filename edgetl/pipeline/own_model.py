@@ -184,7 +184,7 @@ def _arrays(data: Path, most: int, seed: int) -> _Source:
     try:
         with np.load(data, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # EOFError: an empty file
         raise DataError(f"{data} is no .npz file of plain arrays: {error}") from None
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or not all(lengths.values()):

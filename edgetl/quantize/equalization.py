@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
+from edgetl.quantize.placement import group_count
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -206,11 +207,6 @@ class _Arrays:
         outgoing, incoming = self.outgoing(pair), self.incoming(pair)
         outgoing /= factors[:, None]
         incoming *= factors.reshape(incoming.shape[0], 1, -1, 1)
-
-
-def group_count(node: ir.Node) -> int:
-    """The groups of a convolution."""
-    return node.attributes["group"].as_int() if "group" in node.attributes else 1
 
 
 def _pair_from(first: ir.Node) -> Pair | None:

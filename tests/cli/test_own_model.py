@@ -361,12 +361,14 @@ def test_arrays_that_do_not_fit(quantize_text, tokens, tmp_path):
 
     ids = np.zeros((4, 12), np.int64)
     (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
+    (tmp_path / "nothing.npz").touch()
     for data, code, words in [
         (saved("one.npz", ids=ids), 2, ["ids", "mask"]),
         (saved("float.npz", ids=ids, mask=ids.astype(np.float32)), 2, ["mask", "int64", "float32"]),
         (saved("uneven.npz", ids=ids, mask=ids[:3]), 3, ["ids 4", "mask 3"]),
         (saved("empty.npz", ids=ids[:0], mask=ids[:0]), 3, ["ids 0"]),
         (saved("none.npz"), 3, ["nothing"]),
+        (tmp_path / "nothing.npz", 3, ["no .npz file of plain arrays"]),  # once taken for an interruption
         (saved("objects.npz", ids=ids, mask=np.array([None] * 4, dtype=object)), 3, ["no .npz file of plain arrays"]),
         (tmp_path / "text.npz", 3, ["no .npz file"]),
         (tmp_path / "nowhere.npz", 3, ["there is no"]),
