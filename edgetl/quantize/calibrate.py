@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,6 +70,7 @@ def calibrate(
     found = {name: SketchBuilder() for name in names}
     seen = 0
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder, ExitStack() as stack:
+        workers = stack.enter_context(ThreadPoolExecutor(max_workers=_workers()))
 
         def opened(feeds: Feeds) -> list[tuple[list[str], Runner]]:
             groups = _groups(model, names, feeds, memory_mb * 1_000_000 // _COPIES)
@@ -80,11 +82,16 @@ def calibrate(
 
         for feeds, count, group, values, last in _computed(_steps(model, batches, fixed or 1), opened):
             # The model's own outputs come of every group, and are counted with one.
-            for name in group:
-                array = values[name] if name in values else feeds[name]
-                for index, sample in enumerate(_own(array, count, fixed or 1)):
-                    if not found[name].add(sample, channel_axis=axes[name]):
-                        raise _not_finite(name, describe(seen + index))
+            arrays = [values[name] if name in values else feeds[name] for name in group]
+            bad = workers.map(
+                _count,
+                [found[name] for name in group],
+                [_own(array, count, fixed or 1) for array in arrays],
+                [axes[name] for name in group],
+            )
+            for name, index in zip(group, bad, strict=True):
+                if index is not None:
+                    raise _not_finite(name, describe(seen + index))
             if last:
                 seen += count
                 if progress:
@@ -92,6 +99,19 @@ def calibrate(
     if not seen:
         raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
     return Statistics(sketches={name: builder.sketch() for name, builder in found.items()}, samples=seen)
+
+
+def _workers() -> int:
+    """Threads that count: as many as this process has cores, each with its own activations."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def _count(builder: SketchBuilder, samples: Iterable[NDArray[np.float32]], channel_axis: int | None) -> int | None:
+    """Count the samples of one activation; which of them is the first that is not finite."""
+    for index, sample in enumerate(samples):
+        if not builder.add(sample, channel_axis=channel_axis):
+            return index
+    return None
 
 
 def _computed(

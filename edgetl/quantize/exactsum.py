@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-_DIGIT_BITS = 16
+_DIGIT_SHIFT = 4
+_DIGIT_BITS = 1 << _DIGIT_SHIFT
 _MANTISSA_BITS = 40
 # A term shifted by up to 15 bits fills 55; an int64 takes 2**8 of them before a carry is due.
 _TERMS_BEFORE_CARRY = 1 << 7
@@ -37,20 +38,28 @@ class ExactSum:
         return ExactSum.of_rows(places, rows[:, start:stop])
 
     def add(self, terms: NDArray[np.float64]) -> None:
-        """Add a term to each sum.
+        """Add terms to each sum.
 
         Args:
-            terms: Finite, shape (size,).
+            terms: Finite, shape (n, size), or (size,) for one term each. Many at once cost little more than one.
         """
+        rows = np.atleast_2d(terms)
+        if not rows.size:
+            return
+        for start in range(0, len(rows), _TERMS_BEFORE_CARRY):
+            self._add(rows[start : start + _TERMS_BEFORE_CARRY])
+
+    def _add(self, terms: NDArray[np.float64]) -> None:
+        """Add at most so many terms as fit before a carry is due."""
+        if self._terms + len(terms) > _TERMS_BEFORE_CARRY:
+            self.carry()
         mantissa, exponent = np.frexp(terms)
         whole = np.rint(np.ldexp(mantissa, _MANTISSA_BITS)).astype(np.int64)
         place, shift = np.divmod(exponent - _MANTISSA_BITS, _DIGIT_BITS)
         whole <<= shift
         for number in np.unique(place[whole != 0]).tolist():
-            self._place(number)[:] += np.where(place == number, whole, 0)
-        self._terms += 1
-        if self._terms >= _TERMS_BEFORE_CARRY:
-            self.carry()
+            self._place(number)[:] += np.where(place == number, whole, 0).sum(axis=0)
+        self._terms += len(terms)
 
     def merge(self, other: ExactSum) -> ExactSum:
         """The sums of both, of the same size; neither is changed in value."""

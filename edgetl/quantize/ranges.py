@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import UsageError
 from edgetl.quantize.schemes import IntegerType
-from edgetl.quantize.sketch import Sketch
+from edgetl.quantize.sketch import Pieces, Sketch
 from edgetl.specs import Estimator
 
 _Floats = NDArray[np.float64]
@@ -21,6 +22,10 @@ _COARSE = np.geomspace(1.0, 1e-3, 48)
 Geometric, because one far value can stretch a range a thousandfold.
 """
 _ENTROPY_BINS = 4096
+_LITTLE = 1e-9
+_NARROW = 1e-6
+_AT_ONCE = 8192
+"""Numbers in an array of intermediate results: larger ones are given back to the system each time, and taken anew."""
 _WEIGHT_SHARES = np.concatenate([np.linspace(1.0, 0.6, 33), np.geomspace(0.58, 0.1, 12)])
 
 
@@ -45,8 +50,7 @@ class QuantParams:
     def fake_quantize(self, values: _Floats) -> _Floats:
         """What is left of the values after quantizing and dequantizing; any shape."""
         steps = np.rint(values / self.scale) + self.zero_point
-        kept: _Floats = np.clip(steps, self.type.low, self.type.high)
-        return (kept - self.zero_point) * self.scale
+        return (_clamp(steps, self.type.low, self.type.high) - self.zero_point) * self.scale
 
 
 def params_of(low: float, high: float, type_: IntegerType) -> QuantParams:
@@ -55,13 +59,23 @@ def params_of(low: float, high: float, type_: IntegerType) -> QuantParams:
     The range is widened to hold zero, which is represented exactly: padding and ReLU depend on it (Jacob et al. 2018,
     arXiv:1712.05877, section 2.1). A symmetric type takes the larger magnitude on both sides.
     """
-    low, high = min(low, 0.0), max(high, 0.0)
+    scale, zero_point = _affine(np.asarray([low]), np.asarray([high]), type_)
+    return QuantParams(scale=float(scale[0]), zero_point=int(zero_point[0]), type=type_)
+
+
+def _affine(low: _Floats, high: _Floats, type_: IntegerType) -> tuple[_Floats, _Floats]:
+    """Scales and zero points, (k,), of ranges, (k,)."""
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     if type_.symmetric:
-        reach = max(-low, high)
-        return QuantParams(scale=_scale(reach / type_.high, type_), zero_point=0, type=type_)
-    scale = _scale((high - low) / (type_.high - type_.low), type_)
-    zero_point = int(np.clip(np.rint(type_.low - low / scale), type_.low, type_.high))
-    return QuantParams(scale=scale, zero_point=zero_point, type=type_)
+        return _scales(np.maximum(-low, high) / type_.high, type_), np.zeros(low.shape)
+    scale = _scales((high - low) / (type_.high - type_.low), type_)
+    return scale, _clamp(np.rint(type_.low - low / scale), type_.low, type_.high)
+
+
+def _clamp(values: _Floats, low: float | _Floats, high: float | _Floats) -> _Floats:
+    """As numpy.clip, which costs more than the work where arrays are small."""
+    kept: _Floats = np.minimum(np.maximum(values, low), high)
+    return kept
 
 
 def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) -> QuantParams:
@@ -90,7 +104,8 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
 
 def noise_power(sketch: Sketch, params: QuantParams) -> float:
     """Mean squared error of quantizing what a sketch has counted, values lying evenly within their buckets."""
-    return float(_Noise(sketch)(params))
+    scale, zero_point = np.asarray([params.scale]), np.asarray([float(params.zero_point)])
+    return float(_Noise(sketch.pieces(), params.type)(scale, zero_point)[0])
 
 
 def _percentile_range(sketch: Sketch, percentile: float) -> tuple[float, float]:
@@ -107,35 +122,50 @@ def _percentile_range(sketch: Sketch, percentile: float) -> tuple[float, float]:
 class _Noise:
     """Mean squared quantization error of a histogram, exactly, were values spread evenly within each piece.
 
-    With the sawtooth r(t) = t - round(t), the integral of r² from 0 to u is round(u)/12 + r(u)³/3; beyond the ends of
-    the range the error is the distance to them. Taking each piece for its middle instead would see no rounding at all
-    where pieces and steps are as wide as each other.
+    The integral of the squared error up to x is the sawtooth's within the range, where the error is r(t) = t - round(t)
+    steps and r² has the integral round(t)/12 + r(t)³/3, and a cube of the distance to the range beyond its ends.
+    Pieces share their edges, so that integral is needed once per edge, weighted with by how much the density falls
+    there. Taking each piece for its middle instead would see no rounding at all where pieces and steps are as wide as
+    each other.
     """
 
-    def __init__(self, sketch: Sketch, *, join: int = 1) -> None:
-        """Of a sketch, with so many neighbouring pieces taken for one."""
-        lower, upper, counts = sketch.pieces()
+    def __init__(self, pieces: Pieces, type_: IntegerType, *, join: int = 1) -> None:
+        """Of the pieces of a sketch, with so many neighbours taken for one, quantized to a type."""
+        self._type = type_
+        lower, upper, counts = pieces
         starts = np.arange(0, len(counts), join)
-        weights = np.add.reduceat(counts, starts)
-        self._weights = weights / weights.sum()
-        self._lower, self._upper = lower[starts], np.maximum.reduceat(upper, starts)
-        self._width = self._upper - self._lower
+        lower, upper, weights = lower[starts], np.maximum.reduceat(upper, starts), np.add.reduceat(counts, starts)
+        weights = weights / weights.sum()
+        # Where a piece is a single value, or nearly, its density would drown the difference of the integrals.
+        wide = upper - lower > _NARROW * np.maximum(np.abs(lower), np.abs(upper))
+        self._points, self._point_weights = lower[~wide], weights[~wide]
+        density = weights[wide] / (upper[wide] - lower[wide])
+        self._edges, places = np.unique(np.concatenate([lower[wide], upper[wide]]), return_inverse=True)
+        self._falls = np.bincount(places, weights=np.concatenate([-density, density]), minlength=len(self._edges))
 
-    def __call__(self, params: QuantParams) -> float:
-        scale, low, high = params.scale, params.low, params.high
-        inside = _sawtooth(np.clip(self._upper, low, high) / scale) - _sawtooth(np.clip(self._lower, low, high) / scale)
-        above = _cube(self._upper - high) - _cube(self._lower - high)
-        below = _cube(low - self._lower) - _cube(low - self._upper)
-        # Where a piece is far narrower than a step, the difference of integrals is lost in rounding: take its middle.
-        narrow = self._width <= 1e-3 * scale
-        integral = inside * scale**3 + above + below
-        middle = (self._lower + self._upper) / 2
-        difference = params.fake_quantize(middle) - middle
-        error = np.where(narrow, difference * difference, integral / np.where(narrow, 1.0, self._width))
-        return float(self._weights @ error)
+    def __call__(self, scale: _Floats, zero_point: _Floats) -> _Floats:
+        """The errors, (k,), of quantizations with scales and zero points (k,)."""
+        rows = max(1, _AT_ONCE // max(1, len(self._edges)))
+        parts = [slice(start, start + rows) for start in range(0, len(scale), rows)]
+        return np.concatenate([self._errors(scale[part, None], zero_point[part, None]) for part in parts])
+
+    def _errors(self, scale: _Floats, zero_point: _Floats) -> _Floats:
+        low, high = scale * (self._type.low - zero_point), scale * (self._type.high - zero_point)
+        edges = self._edges
+        integral = _sawtooth(_clamp(edges, low, high) / scale)
+        integral *= scale**3
+        # The edges that any of the ranges leaves out; that of a cube within the range is zero.
+        first, last = edges.searchsorted((low.max(), high.min()))
+        integral[:, :first] += _cube(np.minimum(edges[:first] - low, 0.0))
+        integral[:, last:] += _cube(np.maximum(edges[last:] - high, 0.0))
+        points = _clamp(np.rint(self._points / scale) + zero_point, self._type.low, self._type.high)
+        error = (points - zero_point) * scale - self._points
+        result: _Floats = integral @ self._falls + (error * error) @ self._point_weights
+        return result
 
 
 def _sawtooth(steps: _Floats) -> _Floats:
+    """The integral of the squared distance to the nearest integer, from 0 to each; an odd function."""
     whole = np.rint(steps)
     rest = steps - whole
     result: _Floats = whole / 12.0 + rest * rest * rest / 3.0
@@ -143,17 +173,18 @@ def _sawtooth(steps: _Floats) -> _Floats:
 
 
 def _cube(beyond: _Floats) -> _Floats:
-    kept = np.maximum(beyond, 0.0)
-    result: _Floats = kept * kept * kept / 3.0
+    """The integral of the squared distance from 0."""
+    result: _Floats = beyond * beyond * beyond / 3.0
     return result
 
 
 def _least_error(sketch: Sketch, type_: IntegerType) -> QuantParams:
     """Shrink both ends together, then each alone: the coordinate descent of an error that is smooth in both."""
-    rough, noise = _Noise(sketch, join=8), _Noise(sketch)
+    pieces = sketch.pieces()
+    rough, noise = _Noise(pieces, type_, join=8), _Noise(pieces, type_)
 
-    def error(low: float, high: float, of: _Noise = noise) -> float:
-        return of(params_of(low, high, type_))
+    def error(low: _Floats | float, high: _Floats | float, of: _Noise = noise) -> _Floats:
+        return of(*_affine(np.asarray(low), np.asarray(high), type_))
 
     share = _search(
         lambda s: error(s * sketch.low, s * sketch.high), lambda s: error(s * sketch.low, s * sketch.high, rough)
@@ -168,17 +199,19 @@ def _least_error(sketch: Sketch, type_: IntegerType) -> QuantParams:
     return params_of(low, high, type_)
 
 
-def _search(
-    error: Callable[[float], float], rough: Callable[[float], float] | None = None, *, grid: _Floats = _COARSE
-) -> float:
+_Errors = Callable[[_Floats], _Floats]
+"""Of shares of a range, (k,), the errors, (k,)."""
+
+
+def _search(error: _Errors, rough: _Errors | None = None, *, grid: _Floats = _COARSE) -> float:
     """The share of a range with the smallest error: a coarse geometric grid, then a fine one around its best."""
-    coarse = rough or error
-    place = min(range(len(grid)), key=lambda index: coarse(float(grid[index])))
+    place = int(np.argmin((rough or error)(grid)))
     return _fine(error, float(grid[max(0, place - 1)]), float(grid[min(len(grid) - 1, place + 1)]))
 
 
-def _fine(error: Callable[[float], float], first: float, last: float) -> float:
-    return min((float(share) for share in np.geomspace(first, last, 13)), key=error)
+def _fine(error: _Errors, first: float, last: float) -> float:
+    shares = np.geomspace(first, last, 13)
+    return float(shares[np.argmin(error(shares))])
 
 
 def _least_divergence(sketch: Sketch, type_: IntegerType) -> QuantParams:
@@ -188,41 +221,62 @@ def _least_divergence(sketch: Sketch, type_: IntegerType) -> QuantParams:
     distribution holds what lies outside in its first and last bin; the quantized one spreads the mass of each step
     evenly over the bins of the step that are not empty.
     """
-    edges = np.linspace(min(sketch.low, 0.0), max(sketch.high, 0.0), _ENTROPY_BINS + 1)
-    mass = np.diff(_cumulative(sketch, edges))
-    middle = (edges[:-1] + edges[1:]) / 2
     reach = max(-sketch.low, sketch.high)
 
-    def within(share: float) -> QuantParams:
-        return params_of(max(sketch.low, -share * reach), min(sketch.high, share * reach), type_)
+    def within(shares: _Floats) -> tuple[_Floats, _Floats]:
+        return np.maximum(sketch.low, -shares * reach), np.minimum(sketch.high, shares * reach)
 
-    def divergence(share: float) -> float:
-        params = within(share)
-        inside = (middle >= params.low - params.scale / 2) & (middle <= params.high + params.scale / 2)
-        kept = mass[inside]
-        if not kept.any():  # as where there are but a few single values
-            return float("inf")
-        reference = kept.copy()
-        below = middle < params.low - params.scale / 2
-        reference[0] += mass[below].sum()
-        reference[-1] += mass[~inside & ~below].sum()
-        steps = np.rint(middle[inside] / params.scale).astype(np.int64)
-        steps -= steps[0]
-        filled = kept > 0
-        per_step = np.bincount(steps, weights=kept)
-        bins = np.bincount(steps, weights=filled)
-        spread = np.where(filled, per_step[steps] / np.maximum(bins[steps], 1.0), 0.0)
-        return _divergence(reference / reference.sum(), spread / spread.sum())
-
-    if edges[0] == edges[-1]:
+    edges = np.linspace(min(sketch.low, 0.0), max(sketch.high, 0.0), _ENTROPY_BINS + 1)
+    mass = np.diff(_cumulative(sketch, edges))
+    if not mass.any():  # as where there are but a few single values
         return params_of(sketch.low, sketch.high, type_)
-    return within(_search(divergence, grid=_COARSE[_COARSE > 0.01]))
+    divergence = _Divergence(edges, mass, type_)
+    share = _search(lambda shares: divergence(*_affine(*within(shares), type_)), grid=_COARSE[_COARSE > 0.01])
+    low, high = within(np.asarray([share]))
+    return params_of(float(low[0]), float(high[0]), type_)
 
 
-def _divergence(reference: _Floats, other: _Floats) -> float:
-    """Kullback-Leibler divergence, with a little mass where only the reference has some."""
-    filled = reference > 0
-    return float((reference[filled] * np.log(reference[filled] / np.maximum(other[filled], 1e-9))).sum())
+class _Divergence:
+    """Kullback-Leibler divergence of a quantized distribution from the real one, Σ p · log(p / q).
+
+    Within a step q is the same for all bins that are not empty, so that sums over a step's bins are all that is
+    needed: differences of sums from the first bin on. Where only p has mass, q has a little.
+    """
+
+    def __init__(self, edges: _Floats, mass: _Floats, type_: IntegerType) -> None:
+        """Of a histogram: the edges of its bins, (n + 1,), and the mass of each, (n,); quantized to a type."""
+        self._middle = (edges[:-1] + edges[1:]) / 2
+        self._mass = mass
+        self._sums, self._filled, self._own = (
+            np.concatenate([[0.0], np.cumsum(part)]) for part in (mass, mass > 0, _times_log(mass))
+        )
+        self._between = np.arange(type_.low, type_.high + 2) - 0.5
+        """The middles between integers."""
+
+    def __call__(self, scale: _Floats, zero_point: _Floats) -> _Floats:
+        """The divergences, (k,), of quantizations with scales and zero points (k,)."""
+        places = self._middle.searchsorted((self._between - zero_point[:, None]) * scale[:, None])
+        first, last = places[:, 0], places[:, -1]
+        sums, filled = (whole[places[:, 1:]] - whole[places[:, :-1]] for whole in (self._sums, self._filled))
+        kept, everything = self._sums[last] - self._sums[first], self._sums[-1]
+        nothing = kept <= 0.0
+        log_q = np.log(np.maximum(sums / np.maximum(filled, 1.0) / np.where(nothing, 1.0, kept)[:, None], _LITTLE))
+        own = self._own[last] - self._own[first]
+        crossed = np.einsum("ij,ij->i", sums, log_q)
+        # What lies outside counts as the first and the last bin's.
+        for bins, more in ((first, self._sums[first]), (last - 1, everything - self._sums[last])):
+            mass = self._mass[bins]
+            own += _times_log(mass + more) - _times_log(mass)
+            step = (places <= bins[:, None]).sum(axis=1) - 1
+            there = np.take_along_axis(log_q, np.clip(step, 0, log_q.shape[1] - 1)[:, None], axis=1)[:, 0]
+            crossed += more * np.where(mass > 0, there, math.log(_LITTLE))
+        return np.where(nothing, np.inf, (own - crossed) / everything - math.log(everything))
+
+
+def _times_log(values: _Floats | float) -> _Floats:
+    """x · log(x), 0 for 0."""
+    result: _Floats = values * np.log(np.maximum(values, 1e-300))
+    return result
 
 
 def _cumulative(sketch: Sketch, edges: _Floats) -> _Floats:
@@ -292,19 +346,20 @@ _TINY = float(np.finfo(np.float32).tiny) * 2**10
 _TINY_HALF = float(np.finfo(np.float16).smallest_subnormal) * 2**6
 
 
-def _scale(value: float, type_: IntegerType) -> float:
-    """A usable scale, rounded down to its type.
+def _scales(values: _Floats, type_: IntegerType) -> _Floats:
+    """Usable scales, rounded down to their type.
 
     Down, because engines drop a ReLU6 before a quantizer only where 255 steps do not reach beyond six.
     """
-    tiny = _TINY if type_.scale_type == "float32" else _TINY_HALF
-    if value <= tiny:
-        return 1.0 if value <= 0.0 else tiny
     if type_.scale_type == "float16":
-        return float(_to_float16(np.asarray(value), upward=False))
-    rounded = np.float32(value)
-    # Compared as float64: numpy would round the Python float to float32 first, and find the two equal.
-    return float(np.nextafter(rounded, np.float32(0.0)) if float(rounded) > value else rounded)
+        tiny, rounded = _TINY_HALF, _to_float16(values, upward=False)
+    else:
+        nearest = values.astype(np.float32)
+        # Compared as float64: numpy would round the value to float32 first, and find the two equal.
+        above = nearest.astype(np.float64) > values
+        tiny, rounded = _TINY, np.where(above, np.nextafter(nearest, np.float32(0.0)), nearest).astype(np.float64)
+    result: _Floats = np.where(values <= 0.0, 1.0, np.maximum(rounded, tiny))
+    return result
 
 
 def _to_float16(values: _Floats, *, upward: bool) -> _Floats:

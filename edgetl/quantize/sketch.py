@@ -10,6 +10,7 @@ decides, and added exactly from there on. ``benchmarks/sketches.py`` compares th
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,12 @@ from numpy.typing import NDArray
 from edgetl.quantize.exactsum import ExactSum
 
 BUCKETS = 1 << 16
-_CHUNK = 1 << 18
+Pieces = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
+"""Lower ends, upper ends and counts, each of shape (n,)."""
+_CHUNK = 1 << 17
+"""Values that are looked at together; half a megabyte, and a megabyte once they are widened."""
+_TERMS = 16
+"""Samples whose sums are added at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,12 +124,12 @@ class Sketch:
             channel_squares=nothing,
         )
 
-    def pieces(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    def pieces(self) -> Pieces:
         """The distribution as pieces of the number line, ascending.
 
         Returns:
-            Lower ends and upper ends, float64, shape (n,), within [low, high]; zero, and anything that has only one
-            possible value, is a piece without width. The number of values in each, int64, shape (n,).
+            Lower ends and upper ends, within [low, high], and the number of values in each. A bucket ends where the
+            next begins; zero, and a bucket that holds but an extreme, is a piece without width.
         """
         filled = _ASCENDING[self.counts[_ASCENDING] > 0]
         low, high = self.low, self.high
@@ -156,12 +162,14 @@ class SketchBuilder:
 
     def __init__(self) -> None:
         self._counts = np.zeros(BUCKETS, dtype=np.int64)
-        self._waiting: list[NDArray[np.uint16]] = []
-        self._waiting_size = 0
+        self._small: list[NDArray[np.uint16]] = []
+        self._small_size = 0
         self._low: NDArray[np.float32] | None = None
         self._high: NDArray[np.float32] | None = None
         self._moments = ExactSum(size=0)
         """Sums, and behind them sums of squares: one vector, because each addition has a cost of its own."""
+        self._terms: list[NDArray[np.float64]] = []
+        """Of the moments, not yet added."""
 
     def add(self, sample: NDArray[np.float32], *, channel_axis: int | None) -> bool:
         """Count the values of one sample.
@@ -176,30 +184,27 @@ class SketchBuilder:
         values = np.ascontiguousarray(sample, dtype=np.float32)
         if not values.size:
             return True
-        upper = (
-            values.reshape(-1).view(np.uint16)[1::2] if np.little_endian else values.reshape(-1).view(np.uint16)[::2]
-        )
-        self._count(upper)
         rows = _by_channel(values, channel_axis)
-        low, high = rows.min(axis=1), rows.max(axis=1)
-        finite = bool(np.isfinite(low).all() and np.isfinite(high).all())  # NaN wins in min and max
+        step = max(1, _CHUNK // rows.shape[1])
+        # Channel by channel, all that is asked of a value is asked while the cache has it.
+        found = [self._rows(rows[start : start + step]) for start in range(0, len(rows), step)]
+        low, high, sums, squares = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if self._low is None or self._high is None:
             self._low, self._high = low, high
             self._moments = ExactSum(size=2 * len(rows))
         else:
             self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        finite = bool(np.isfinite(low).all() and np.isfinite(high).all())  # NaN wins in min and max
         if finite:
-            with np.errstate(over="ignore"):
-                sums, squares = rows.sum(axis=1), np.einsum("ij,ij->i", rows, rows)
-            if not np.isfinite(sums).all() or not np.isfinite(squares).all():  # beyond 1.8e19 squared: the slow way
-                sums = rows.sum(axis=1, dtype=np.float64)
-                squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-            self._moments.add(np.concatenate([sums, squares]).astype(np.float64))
+            self._terms.append(np.concatenate([sums, squares]))
+            if len(self._terms) >= _TERMS:
+                self._sum()
         return finite
 
     def sketch(self) -> Sketch:
         """What was counted so far."""
         self._flush()
+        self._sum()
         nothing = np.zeros(0, dtype=np.float32)
         channels = self._moments.size // 2
         return Sketch(
@@ -210,21 +215,45 @@ class SketchBuilder:
             channel_squares=self._moments.part(channels, 2 * channels),
         )
 
-    def _count(self, upper: NDArray[np.uint16]) -> None:
+    def _rows(
+        self, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """Count some channels, (channels, n); their smallest and largest values, sums and sums of squares."""
+        self._count(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums, squares = rows.sum(axis=1), np.einsum("ij,ij->i", rows, rows)
+        if not np.isfinite(sums).all() or not np.isfinite(squares).all():  # beyond 1.8e19 squared: the slow way
+            with np.errstate(invalid="ignore"):
+                sums = rows.sum(axis=1, dtype=np.float64)
+                squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+        return rows.min(axis=1), rows.max(axis=1), sums.astype(np.float64), squares.astype(np.float64)
+
+    def _count(self, rows: NDArray[np.float32]) -> None:
         """Small arrays wait for each other: a histogram of 65,536 buckets costs something of its own."""
-        if upper.size >= _CHUNK:
+        upper = np.ascontiguousarray(rows).reshape(-1).view(np.uint16)[1 if sys.byteorder == "little" else 0 :: 2]
+        if upper.size >= _CHUNK // 2:
             for start in range(0, upper.size, _CHUNK):  # bincount widens to int64: in pieces that fit the cache
-                self._counts += np.bincount(upper[start : start + _CHUNK], minlength=BUCKETS)
+                self._tally(upper[start : start + _CHUNK])
             return
-        self._waiting.append(upper.copy())  # the copy is half the size, and lets the sample go
-        self._waiting_size += upper.size
-        if self._waiting_size >= _CHUNK:
+        self._small.append(upper.copy())  # the copy is half the size, and lets the sample go
+        self._small_size += upper.size
+        if self._small_size >= _CHUNK:
             self._flush()
 
+    def _tally(self, upper: NDArray[np.uint16]) -> None:
+        # Widened here, where other threads go on meanwhile; as long as the largest asks: short without negatives.
+        found = np.bincount(upper.astype(np.intp))
+        self._counts[: found.size] += found
+
     def _flush(self) -> None:
-        if self._waiting:
-            self._counts += np.bincount(np.concatenate(self._waiting), minlength=BUCKETS)
-            self._waiting, self._waiting_size = [], 0
+        if self._small:
+            self._tally(np.concatenate(self._small))
+            self._small, self._small_size = [], 0
+
+    def _sum(self) -> None:
+        if self._terms:
+            self._moments.add(np.stack(self._terms))
+            self._terms = []
 
 
 def _by_channel(values: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
@@ -236,10 +265,11 @@ def _by_channel(values: NDArray[np.float32], axis: int | None) -> NDArray[np.flo
 
 
 def _edges() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The smallest and the largest value of every bucket as float64; zeros of both signs are exactly zero."""
+    """Where every bucket begins and ends, as float64; zeros of both signs are exactly zero."""
     bits = np.arange(BUCKETS, dtype=np.uint32) << 16
     with np.errstate(invalid="ignore"):  # the buckets of NaN
-        near, far = (edge.view(np.float32).astype(np.float64) for edge in (bits, bits | 0xFFFF))
+        near = bits.view(np.float32).astype(np.float64)
+    far = np.append(near[1:], np.nan)  # of the next bucket, which is further from zero
     far[[0x0000, 0x8000]] = 0.0  # denormals this small are zeros to every engine
     return np.minimum(near, far), np.maximum(near, far)
 

@@ -25,6 +25,13 @@ def same(one: ExactSum, other: ExactSum) -> bool:
 
 
 class TestLaws:
+    @given(hnp.arrays(np.float64, st.tuples(st.integers(0, 300), st.just(3)), elements=finite), st.integers(1, 299))
+    def test_many_rows_at_once_are_as_one_after_another(self, rows: np.ndarray, cut: int) -> None:
+        sums = ExactSum(size=3)
+        sums.add(rows[:cut])
+        sums.add(rows[cut:])
+        assert same(sums, of(rows))
+
     @given(tables, tables, tables)
     def test_merging_is_associative_and_commutative(self, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         one, two, three = of(a), of(b), of(c)
