@@ -219,6 +219,8 @@ def _check_recipe(spec: Recipe, reader: _Reader) -> None:
             f"'weights.method' is \"{spec.weights.method}\", which is for activations: {reason}; "
             'write "mse", "minmax" or "percentile"',
         )
+    if spec.weights is not None and spec.weights.outliers != "keep":
+        reader.problem(("weights", "outliers"), "'weights.outliers' is for activations: weights are no samples")
     if spec.kind != "static":
         for name, off in _CORRECTIONS.items():
             if getattr(spec, name) != off:

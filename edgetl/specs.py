@@ -81,6 +81,9 @@ class Estimator:
     alone."""
     percentile: float = 99.99
     """Only for "percentile": the share of values, in percent, that the range covers."""
+    outliers: Literal["keep", "drop", "search"] = "keep"
+    """Whether values that but a few samples reach, far beyond what the others do, count. search: whichever brings the
+    whole graph nearer to the float graph; of activations alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

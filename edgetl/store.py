@@ -151,6 +151,13 @@ class Store:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
+    def unfinished(self, key: str) -> Path:
+        """A folder, which need not be there, for what a stage that was killed goes on from; by the stage's key.
+
+        Unlike a draft it outlives its process. Whoever wrote it deletes it when the stage has its result.
+        """
+        return self.root / "unfinished" / key
+
     def _publish(self, draft: Path, stage: str, key: str, *, replace: bool) -> Artifact:
         names = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
         listing = {"stage": stage, "key": key, "files": {name: file_digest(draft / name) for name in names}}
@@ -187,7 +194,7 @@ class Store:
         """Delete drafts of processes that are no more."""
         for draft in (self.root / "tmp").iterdir():
             owner = draft.name.split("-", 1)[0]
-            if owner.isdigit() and not _alive(int(owner)):
+            if owner.isdigit() and not is_alive(int(owner)):
                 if draft.is_dir():
                     shutil.rmtree(draft, ignore_errors=True)
                 else:
@@ -261,7 +268,8 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine, given by its number, still runs."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -7,15 +7,13 @@ is not, the backend leaves what the device needs to build the engine itself, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from edgetl.backends._trt_backend import TrtBackend
 from edgetl.backends._trt_build import (
     ENGINE_NAME,
     Profile,
     build,
     build_versions,
-    engine_to_open,
-    installed_version,
     onnx_inputs,
     profiles_for,
     write_bytes,
@@ -24,17 +22,14 @@ from edgetl.backends._trt_build import (
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import ProviderError
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
-from edgetl.runtime.runner import EngineNode, Runner
-from edgetl.runtime.tensorrt import Cuda, TensorRTRunner, device_index, import_library
+from edgetl.runtime.tensorrt import Cuda, device_index, import_library
 from edgetl.specs import Precision, Target
 
 SOURCE_NAME = "model.onnx"
 _OLDEST = 10
-# The Debian package of JetPack registers itself as "tensorrt" too.
-_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 
 
-class TensorRTBackend:
+class TensorRTBackend(TrtBackend):
     """TensorRT 10 and 11.
 
     Args:
@@ -43,13 +38,10 @@ class TensorRTBackend:
 
     name: str = "tensorrt"
     extra: str = "tensorrt"
-
-    def __init__(self, *, workspace_mib: int | None = None) -> None:
-        self._workspace_mib = workspace_mib
-
-    def version(self) -> str | None:
-        """The installed library's version, without importing it; None where it is not installed."""
-        return installed_version("tensorrt", _DISTRIBUTIONS)
+    library = "tensorrt"
+    module = "tensorrt"
+    # The Debian package of JetPack registers itself as "tensorrt" too.
+    distributions = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 
     def why_not_here(self, target: Target, precision: Precision) -> str | None:
         """Why this machine cannot run the target's engines in that precision, in a clause; None where it can."""
@@ -109,42 +101,6 @@ class TensorRTBackend:
             },
         )
         return write_record(record, request.folder)
-
-    def open(self, folder: Path, *, threads: int | None = None) -> Runner:
-        """Open an engine on the GPU that its record names.
-
-        Args:
-            folder: With ``engine.json``.
-            threads: Not used: a GPU engine runs on no threads of the process.
-
-        Returns:
-            The opened engine.
-
-        Raises:
-            MissingExtraError: TensorRT or cuda-python is not installed.
-            ProviderError: No such GPU, another TensorRT version, or the engine was never built.
-            BundleError: There is no record of this backend in the folder.
-        """
-        del threads
-        engine, provider = engine_to_open(folder, self.name)
-        return TensorRTRunner(engine, library="tensorrt", provider=provider)
-
-    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
-        """The engine's layers after fusion, from its inspector; empty where it was built without details.
-
-        Args:
-            folder: With ``engine.json``.
-            threads: Not used.
-
-        Raises:
-            MissingExtraError: The library or cuda-python is not installed.
-            ProviderError: No such GPU, or another version of the library.
-            BundleError: There is no record of this backend in the folder.
-        """
-        del threads
-        engine, provider = engine_to_open(folder, self.name)
-        with TensorRTRunner(engine, library="tensorrt", provider=provider) as runner:
-            return runner.nodes()
 
     def _leave_sources(self, request: CompileRequest, reason: str) -> EngineRecord:
         target = request.target

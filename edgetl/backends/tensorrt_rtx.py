@@ -11,12 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgetl.backends._trt_backend import TrtBackend
 from edgetl.backends._trt_build import (
     ENGINE_NAME,
     build,
     build_versions,
-    engine_to_open,
-    installed_version,
     network_nodes,
     parse,
     write_bytes,
@@ -25,14 +24,12 @@ from edgetl.backends._trt_build import (
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import TargetError
 from edgetl.runtime.nvidia import Machine, this_machine
-from edgetl.runtime.runner import EngineNode, Runner
-from edgetl.runtime.tensorrt import TensorRTRunner, device_index, import_library
+from edgetl.runtime.runner import EngineNode
+from edgetl.runtime.tensorrt import device_index, import_library
 from edgetl.specs import Precision, Target
 
-_DISTRIBUTIONS = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
 
-
-class TensorRTRTXBackend:
+class TensorRTRTXBackend(TrtBackend):
     """TensorRT-RTX.
 
     Args:
@@ -41,13 +38,9 @@ class TensorRTRTXBackend:
 
     name: str = "tensorrt_rtx"
     extra: str = "tensorrt-rtx"
-
-    def __init__(self, *, workspace_mib: int | None = None) -> None:
-        self._workspace_mib = workspace_mib
-
-    def version(self) -> str | None:
-        """The installed library's version, without importing it; None where it is not installed."""
-        return installed_version("tensorrt_rtx_bindings", _DISTRIBUTIONS)
+    library = "tensorrt_rtx"
+    module = "tensorrt_rtx_bindings"
+    distributions = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
 
     def why_not_here(self, target: Target, precision: Precision) -> str | None:
         """Why this machine cannot run the target's engines in that precision, in a clause; None where it can."""
@@ -109,42 +102,6 @@ class TensorRTRTXBackend:
             note="; ".join(notes),
         )
         return write_record(record, request.folder)
-
-    def open(self, folder: Path, *, threads: int | None = None) -> Runner:
-        """Open an engine on the GPU that its record names; its kernels are made at the first run.
-
-        Args:
-            folder: With ``engine.json``.
-            threads: Not used: a GPU engine runs on no threads of the process.
-
-        Returns:
-            The opened engine.
-
-        Raises:
-            MissingExtraError: TensorRT-RTX or cuda-python is not installed.
-            ProviderError: No such GPU, or another version of TensorRT-RTX.
-            BundleError: There is no record of this backend in the folder.
-        """
-        del threads
-        engine, provider = engine_to_open(folder, self.name)
-        return TensorRTRunner(engine, library="tensorrt_rtx", provider=provider)
-
-    def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
-        """The engine's layers after fusion, from its inspector; empty where it was built without details.
-
-        Args:
-            folder: With ``engine.json``.
-            threads: Not used.
-
-        Raises:
-            MissingExtraError: The library or cuda-python is not installed.
-            ProviderError: No such GPU, or another version of the library.
-            BundleError: There is no record of this backend in the folder.
-        """
-        del threads
-        engine, provider = engine_to_open(folder, self.name)
-        with TensorRTRunner(engine, library="tensorrt_rtx", provider=provider) as runner:
-            return runner.nodes()
 
 
 def accepts(model: Path) -> list[str]:

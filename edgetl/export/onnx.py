@@ -84,7 +84,7 @@ def export(
             )
             assert program is not None  # with dynamo=True and no file there is always a program
             model = onnxslim.slim(program.model_proto)
-        except Exception as error:
+        except Exception as error:  # tracing runs the user's network, which may raise anything
             raise ExportError(f"PyTorch cannot export this network to ONNX: {_reason(error)}") from error
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.node):
         del value.metadata_props[:]  # the exporter's notes on source lines: several times the graph's size

@@ -84,32 +84,29 @@ def build(
 
 
 def _route(session: Session, candidates: list[engines.Candidate], until: str) -> Outcome:
+    """The stages one after the other, as far as they were asked for."""
     artifacts: dict[str, Path] = {}
-
-    def stop(after: str) -> bool:
-        return until == after
-
     data, dataset = learning.prepare_data(session)
     artifacts["data"] = data.folder
-    if stop("data"):
-        return Outcome(stopped_after="data", artifacts=artifacts)
+    if until == "data":
+        return Outcome(stopped_after=until, artifacts=artifacts)
 
     checkpoint, history = learning.train(session, dataset)
     artifacts["train"] = checkpoint.folder
-    if stop("train"):
-        return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
+    if until == "train":
+        return Outcome(stopped_after=until, artifacts=artifacts, summary={"phases": history})
 
     exported = engines.export(session, dataset, checkpoint)
     artifacts["export"] = exported.folder
-    if stop("export"):
-        return Outcome(stopped_after="export", artifacts=artifacts)
+    if until == "export":
+        return Outcome(stopped_after=until, artifacts=artifacts)
 
-    quantized = any(candidate.precision == "int8" for candidate in candidates) or stop("calibrate")
+    quantized = any(candidate.precision == "int8" for candidate in candidates) or until == "calibrate"
     statistics = precisions.calibrate(session, dataset, checkpoint, exported) if quantized else None
     if statistics:
         artifacts["calibrate"] = statistics.folder
-    if stop("calibrate"):
-        return Outcome(stopped_after="calibrate", artifacts=artifacts)
+    if until == "calibrate":
+        return Outcome(stopped_after=until, artifacts=artifacts)
 
     prepared = precisions.equalize(session, dataset, checkpoint, exported, statistics) if statistics else None
     graphs = {
@@ -118,16 +115,15 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
     }
     made = [engines.compile_engine(session, item, graphs[item.name]) for item in candidates]
     artifacts.update({f"compile {engine.candidate.name}": engine.artifact.folder for engine in made})
-    if stop("compile"):
-        return Outcome(stopped_after="compile", artifacts=artifacts)
+    if until == "compile":
+        return Outcome(stopped_after=until, artifacts=artifacts)
 
     asked, reference = learning.ask_reference(session, dataset, checkpoint)
     artifacts["reference"] = asked.folder
     proven = [
         proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name]) for engine in made
     ]
-    timings = proof.bench(session, dataset, checkpoint, exported, made) if not stop("verify") else proof.NO_TIMINGS
-    decisions = proof.decide(proven, timings)
+    timings = proof.bench(session, dataset, checkpoint, exported, made) if until != "verify" else proof.NO_TIMINGS
     record = Record(
         session=session,
         data=data,
@@ -140,18 +136,23 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         golden=asked,
         reference=reference,
         timings=timings,
-        decisions=tuple(decisions),
+        decisions=tuple(proof.decide(proven, timings)),
     )
-    try:
-        proof.gate(session.config, decisions)
-    except (ParityError, BudgetError) as error:
-        report = publish.report_failure(record, error)
-        session.reporter.note(f"nothing was published; the report of this build is {report}")
-        raise
+    _gate(record)
     summary = publish.summary(record)
-    if stop("verify") or stop("bench"):
+    if until in ("verify", "bench"):
         return Outcome(stopped_after=until, artifacts=artifacts, summary=summary)
 
     sealed, bundle = publish.bundle(record)
     artifacts["bundle"] = sealed.folder
     return Outcome(stopped_after="bundle", bundle=bundle, artifacts=artifacts, summary=summary)
+
+
+def _gate(record: Record) -> None:
+    """Stop a build whose engines are not good enough, with a report that shows why."""
+    try:
+        proof.gate(record.session.config, list(record.decisions))
+    except (ParityError, BudgetError) as error:
+        report = publish.report_failure(record, error)
+        record.session.reporter.note(f"nothing was published; the report of this build is {report}")
+        raise

@@ -76,7 +76,7 @@ def of_engine(engine: Engine, graph: Artifact) -> dict[str, Any] | None:
         return None
     nodes = backends.backend(engine.record.backend).nodes(engine.artifact.folder)
     found = _found("engine", nodes, graph, _LIBRARIES.get(engine.record.backend, engine.record.backend))
-    if facts["layers"] is None:  # a dynamic recipe: what it quantizes at run time stands there on purpose
+    if not facts["params"]:  # a dynamic recipe: what it quantizes at run time stands there on purpose
         found.update(unfused=[], counts={})
     return found
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +27,24 @@ from edgetl.parity.compare import sqnr_db
 from edgetl.pipeline.engines import open_graph
 from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent
-from edgetl.quantize import graph, recipes, schemes
+from edgetl.quantize import graph, placement, recipes, schemes
 from edgetl.quantize.recipes import Tools
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.runner import Runner
-from edgetl.store import storage_errors
+from edgetl.specs import Recipe
+from edgetl.store import is_alive, storage_errors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger"}
 )
 _CHECKED = 64
 _BATCH = 16
+_DRAFT = ".edgetl-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,26 +100,18 @@ def quantize_model(
     Raises:
         ModelError: Not such a model.
         TargetError: The target has no int8 scheme, or cannot run such a recipe.
+        UnknownNameError: No such target or recipe, or the recipe keeps something in float that the model does not have.
         DataError: No usable sample.
         StorageError: The output cannot be written.
     """
     reporter = reporter or Silent()
-    wanted = catalog.target(target)
-    if not wanted.scheme:
-        raise TargetError(
-            f"the target {wanted.name} takes no int8 graph: it offers {', '.join(wanted.precisions)}",
-            hint="edgetl targets",
-        )
-    scheme, chosen = schemes.scheme(wanted.scheme), catalog.recipe(recipe)
+    scheme, chosen = _scheme_of(target), catalog.recipe(recipe)
     _check_output(model, output)
     loaded = graph.load(model)
     _check_quantizable(model, loaded, images=data.suffix != ".npz")
     prepared = graph.prepare(loaded)
-    source = _arrays(data, samples, seed) if data.suffix == ".npz" else None
-    if source is None:
-        contract = preprocessing_of(prepared, preprocessing or {})
-        source = _pictures(data, contract, prepared, samples, seed)
-        prepared.metadata_props["edgetl.preprocessing"] = json.dumps(contract.to_json(), sort_keys=True)
+    placement.refuse_unknown(chosen.keep_float, prepared.graph)  # before minutes of calibration
+    source = _source(data, prepared, samples, seed, preprocessing or {})
     tools = Tools(
         samples=source.feeds,
         open_runner=open_graph,
@@ -120,36 +119,54 @@ def quantize_model(
         progress=lambda what, done, total: reporter.progress(what, done, total or source.count),
         describe=source.describe,
     )
-    reporter.started("calibrate", f"{source.count} samples of {data}")
-    statistics = recipes.calibrate(prepared, tools, [scheme])
-    changes: dict[str, Any] = {}
-    if recipes.changes_graph(chosen):
-        reporter.started("equalize", f"channels as {chosen.name} wants them")
-        changed = recipes.change(prepared, statistics, chosen, tools)
-        prepared, statistics = changed.model, changed.statistics
-        changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
-        changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])
-    reporter.started("quantize", f"{chosen.name} in the scheme {scheme.name}")
-    done = recipes.make(prepared, statistics, scheme, chosen, tools)
-    with storage_errors(output.parent), _whole(output) as draft:
+    made, changes = _made(prepared, scheme, chosen, tools, reporter, f"{source.count} samples of {data}")
+    with _whole(output) as draft:
         import onnx_ir as ir
 
-        ir.save(done.model, draft)
+        ir.save(made.model, draft)
         quality, agreement = _compare(model, draft, source, graph.fixed_batch(prepared))
     return QuantizedModel(
         output=output,
         scheme=scheme.name,
         recipe=chosen.name,
         samples=source.count,
-        quantized=dict(done.quantized),
-        left_in_float=dict(done.left_in_float),
+        quantized=dict(made.quantized),
+        left_in_float=dict(made.left_in_float),
         size_before_bytes=model.stat().st_size,
         size_after_bytes=output.stat().st_size,
         sqnr_db=quality,
         agreement=agreement,
-        layers=asdict(done.report) if done.report is not None else None,
-        notes={**changes, **done.notes},
+        layers=asdict(made.report) if made.report is not None else None,
+        notes={**changes, **made.notes},
     )
+
+
+def _scheme_of(target: str) -> schemes.Scheme:
+    """The int8 scheme of a target, given by name or file."""
+    wanted = catalog.target(target)
+    if not wanted.scheme:
+        raise TargetError(
+            f"the target {wanted.name} takes no int8 graph: it offers {', '.join(wanted.precisions)}",
+            hint="edgetl targets",
+        )
+    return schemes.scheme(wanted.scheme)
+
+
+def _made(
+    prepared: ir.Model, scheme: schemes.Scheme, recipe: Recipe, tools: Tools, reporter: Reporter, samples: str
+) -> tuple[recipes.Made, dict[str, Any]]:
+    """Calibrate, change the float graph where the recipe wants it, quantize; the graph, and what was changed."""
+    reporter.started("calibrate", samples)
+    statistics = recipes.calibrate(prepared, tools, [scheme])
+    changes: dict[str, Any] = {}
+    if recipes.changes_graph(recipe):
+        reporter.started("equalize", f"channels as {recipe.name} wants them")
+        changed = recipes.change(prepared, statistics, recipe, tools)
+        prepared, statistics = changed.model, changed.statistics
+        changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
+        changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])
+    reporter.started("quantize", f"{recipe.name} in the scheme {scheme.name}")
+    return recipes.make(prepared, statistics, scheme, recipe, tools), changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +179,16 @@ class _Source:
     describe: Callable[[int], str]
 
 
-def _pictures(data: Path, contract: ImagePreprocessing, model: Any, most: int, seed: int) -> _Source:
+def _source(data: Path, model: ir.Model, most: int, seed: int, preprocessing: dict[str, Any]) -> _Source:
+    """The samples of a file of arrays; or of images, whose preprocessing is then noted in the model's metadata."""
+    if data.suffix == ".npz":
+        return _arrays(data, most, seed)
+    contract = preprocessing_of(model, preprocessing)
+    model.metadata_props["edgetl.preprocessing"] = json.dumps(contract.to_json(), sort_keys=True)
+    return _pictures(data, contract, model, most, seed)
+
+
+def _pictures(data: Path, contract: ImagePreprocessing, model: ir.Model, most: int, seed: int) -> _Source:
     drawn = draw_calibration(load_samples(data, max_pixels=contract.max_pixels), most, seed)
     images = ImageSamples(drawn, contract)
     name, size = str(model.graph.inputs[0].name), graph.fixed_batch(model) or _BATCH
@@ -210,12 +236,12 @@ def _check_output(model: Path, output: Path) -> None:
         raise UsageError(f"the output {output} is a folder", hint=f"-o {output / (model.stem + '-int8.onnx')}")
 
 
-def _check_quantizable(path: Path, model: Any, *, images: bool) -> None:
+def _check_quantizable(path: Path, model: ir.Model, *, images: bool) -> None:
     """Refuse what calibration cannot run, with a message about the user's file and not about a copy of it.
 
     Args:
         path: Of the model.
-        model: onnx_ir.Model, as it was read.
+        model: As it was read.
         images: Whether it will be fed with images, and not with arrays for each input.
     """
     if any(node.op_type in _INTEGER_OPERATORS for node in model.graph):
@@ -237,11 +263,11 @@ def _check_quantizable(path: Path, model: Any, *, images: bool) -> None:
             )
 
 
-def preprocessing_of(model: Any, given: dict[str, Any]) -> ImagePreprocessing:
+def preprocessing_of(model: ir.Model, given: dict[str, Any]) -> ImagePreprocessing:
     """The contract of a model: its metadata, overruled by what is given, with the size from its input.
 
     Args:
-        model: onnx_ir.Model.
+        model: Whose metadata and first input tell.
         given: Fields of :class:`ImagePreprocessing`.
 
     Raises:
@@ -392,13 +418,27 @@ def _compare(model: Path, quantized: Path, source: _Source, fixed: int | None) -
 
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """A draft beside the output, renamed to it only where everything went well."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = output.with_name(f".{output.stem}.{uuid.uuid4().hex}.onnx")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(output)
-    finally:
-        draft.unlink(missing_ok=True)
+    """A draft elsewhere, which becomes the output only where everything went well.
+
+    Beside the output, where the rename needs it, the draft is only for as long as a copy takes. What a process left
+    there that was killed just then is removed.
+    """
+    with storage_errors(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for left in output.parent.glob(f"{_DRAFT}*-*"):
+            owner = left.name.removeprefix(_DRAFT).split("-", 1)[0]
+            if owner.isdigit() and not is_alive(int(owner)):
+                left.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        draft = Path(folder) / "model.onnx"
+        with storage_errors(Path(folder)):
+            yield draft
+        beside = output.with_name(f"{_DRAFT}{os.getpid()}-{uuid.uuid4().hex}")
+        with storage_errors(output.parent):
+            try:
+                shutil.copyfile(draft, beside)
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
+                beside.replace(output)
+            finally:
+                beside.unlink(missing_ok=True)

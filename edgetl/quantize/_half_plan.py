@@ -165,20 +165,22 @@ def _ports(node: ir.Node, opset: int) -> _Ports:
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     allowed = {rule.type_param_str: set(rule.allowed_type_strs) for rule in schema.type_constraints}
 
-    def variable(formal: list[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
-        return str(formal[min(index, len(formal) - 1)].type_str)  # the last one may be variadic
+    def type_name(formal: list[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
+        """What the schema calls the type of a parameter, as "T"; the last one may be variadic."""
+        return str(formal[min(index, len(formal) - 1)].type_str)
 
-    def can(name: str, value: ir.Value | None) -> bool:
+    def can_be_half(name: str, value: ir.Value | None) -> bool:
+        """Whether a value is a float, and the schema allows float16 where its type stands."""
         return is_float(value) and "tensor(float16)" in allowed.get(name, {name})
 
-    names = [variable(schema.inputs, index) for index in range(len(node.inputs))]
+    names = [type_name(schema.inputs, index) for index in range(len(node.inputs))]
     float_only = _FLOAT_PORTS.get(node.op_type, ())
     inputs = tuple(
-        can(name, value) and index not in float_only
+        can_be_half(name, value) and index not in float_only
         for index, (name, value) in enumerate(zip(names, node.inputs, strict=True))
     )
-    made = [variable(schema.outputs, index) for index in range(len(node.outputs))]
-    outputs = tuple(can(name, value) for name, value in zip(made, node.outputs, strict=True))
+    made = [type_name(schema.outputs, index) for index in range(len(node.outputs))]
+    outputs = tuple(can_be_half(name, value) for name, value in zip(made, node.outputs, strict=True))
     tied = {name for name, possible in zip(names, inputs, strict=True) if possible}
     typed = node.op_type in TYPED_BY_DTYPE | {"Cast", "ConstantOfShape", "DequantizeLinear"}
     return _Ports(

@@ -83,60 +83,88 @@ def correct(
     Returns:
         One record per layer, in the graph's order.
     """
-    nodes = {str(node.name): node for node in quantized.model.graph}
-    floats = {str(node.name): node for node in original.graph}
-    stops: list[tuple[Layer, ir.Node, ir.Node, ir.Node | None]] = []
-    for layer in quantized.layers:
-        node = nodes[layer.node]
-        stops.append((layer, node, floats[layer.node], bias_add(node, layer.scales.size)))
-    wanted = Walk(
-        original,
-        # Behind the bias where it is so in the quantized graph: a pair may stand between a product and its Add.
-        [
-            _output(float_node, bias_add(float_node, layer.scales.size) if addition is not None else None)
-            for layer, _, float_node, addition in stops
-        ],
-        batches,
-        open_runner=open_runner,
-    )
-    names: list[str] = []
-    for layer, node, _, addition in stops:
-        names += [str(node.inputs[0].name)] if layer.node in learned and node.inputs[0] is not None else []
-        names.append(_output(node, addition))
+    stops = _stops(original, quantized)
+    graph = quantized.model.graph
+    wanted = Walk(original, [stop.float_output for stop in stops], batches, open_runner=open_runner)
+    names = [name for stop in stops for name in ([stop.input] if stop.layer.node in learned else []) + [stop.output]]
     got = Walk(quantized.model, names, batches, open_runner=open_runner)
     records = []
-    for place, (layer, node, float_node, addition) in enumerate(stops):
+    for place, stop in enumerate(stops):
         gain = 0.0
-        if layer.node in learned:
-            inputs = got.advance()
-            gain = _learn_rounding(quantized.model.graph, layer, node, float_node, scheme, inputs, centred=biases)
+        if stop.layer.node in learned:
+            gain = _learn_rounding(graph, stop, scheme, got.advance(), centred=biases)
         target, found = wanted.advance(), got.advance()
-        shift = _mean_difference(target, found, layer) if biases else np.zeros(layer.scales.size)
+        shift = np.zeros(stop.layer.scales.size)
         if biases:
-            output = _output(node, addition)
-            if node.op_type == "MatMul" and addition is None:
-                _append_bias(quantized.model.graph, node, shift)
-            else:
-                _add_to_bias(quantized.model.graph, node, addition, shift, scheme)
-                axis = _channel_shape(layer, found[0].ndim)
-                got.replace(output, [array + shift.reshape(axis).astype(np.float32) for array in found])
-            got.refresh()
-        records.append(
-            Corrected(
-                node=layer.node,
-                shift=float(np.sqrt(np.mean(shift**2))),
-                output_rms=float(np.sqrt(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in target]))),
-                rounding_gain=gain,
-            )
-        )
+            shift = _mean_difference(target, found, stop.layer)
+            _shift_output(graph, stop, shift, scheme, got, found)
+        output_rms = float(np.sqrt(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in target])))
+        shift_rms = float(np.sqrt(np.mean(shift**2)))
+        records.append(Corrected(node=stop.layer.node, shift=shift_rms, output_rms=output_rms, rounding_gain=gain))
         if progress:
             progress(place + 1, len(stops))
-    quantized.model.graph.sort()
+    graph.sort()
     return tuple(records)
 
 
-def _output(node: ir.Node, addition: ir.Node | None) -> str:
-    return str((addition or node).outputs[0].name)
+@dataclass(frozen=True)
+class _Stop:
+    """A layer, where the walks through the float graph and the quantized graph stop."""
+
+    layer: Layer
+    node: ir.Node
+    """In the quantized graph."""
+    float_node: ir.Node
+    addition: ir.Node | None
+    """The Add of its bias in the quantized graph, where no pair stands between the two."""
+
+    @property
+    def input(self) -> str:
+        """What the layer reads in the quantized graph."""
+        return str(self.node.inputs[0].name) if self.node.inputs[0] is not None else ""
+
+    @property
+    def output(self) -> str:
+        """What it puts out in the quantized graph, behind its bias."""
+        return str((self.addition or self.node).outputs[0].name)
+
+    @property
+    def float_output(self) -> str:
+        """The same in the float graph: behind the bias only where it is so in the quantized graph."""
+        addition = bias_add(self.float_node, self.layer.scales.size) if self.addition is not None else None
+        return str((addition or self.float_node).outputs[0].name)
+
+
+def _stops(original: ir.Model, quantized: Quantized) -> list[_Stop]:
+    """One for each layer, in the graph's order."""
+    nodes = {str(node.name): node for node in quantized.model.graph}
+    floats = {str(node.name): node for node in original.graph}
+    return [
+        _Stop(layer, nodes[layer.node], floats[layer.node], bias_add(nodes[layer.node], layer.scales.size))
+        for layer in quantized.layers
+    ]
+
+
+def _shift_output(
+    graph: ir.Graph, stop: _Stop, shift: NDArray[np.float64], scheme: Scheme, got: Walk, found: Arrays
+) -> None:
+    """Put a shift into a layer's bias, so that what the walk comes to next is computed from the shifted output.
+
+    Args:
+        graph: The quantized graph.
+        stop: Where the walk stands.
+        shift: Shape (channels,).
+        scheme: Says what a bias is made of.
+        got: The walk.
+        found: The layer's output before.
+    """
+    if stop.node.op_type == "MatMul" and stop.addition is None:
+        _append_bias(graph, stop.node, shift)  # computed by the walk, as any node behind the stop
+    else:
+        _add_to_bias(graph, stop.node, stop.addition, shift, scheme)
+        shape = _channel_shape(stop.layer, found[0].ndim)
+        got.replace(stop.output, [array + shift.reshape(shape).astype(np.float32) for array in found])
+    got.refresh()
 
 
 def _channel_shape(layer: Layer, rank: int) -> list[int]:
@@ -220,14 +248,17 @@ def _scale_of(value: ir.Value | None) -> np.ndarray:
     return np.asarray(scale, dtype=np.float64)
 
 
-def _learn_rounding(
-    graph: ir.Graph, layer: Layer, node: ir.Node, float_node: ir.Node, scheme: Scheme, inputs: Arrays, *, centred: bool
-) -> float:
+def _learn_rounding(graph: ir.Graph, stop: _Stop, scheme: Scheme, inputs: Arrays, *, centred: bool) -> float:
     """Learn which way to round; the share by which the squared error of the output fell.
 
     Args:
+        graph: The quantized graph, which is changed.
+        stop: The layer.
+        scheme: That it was quantized with.
+        inputs: Of the layer in the quantized graph.
         centred: Whether the bias takes the mean of the error away afterwards.
     """
+    layer, float_node = stop.layer, stop.float_node
     weights = graphs.array_of(float_node.inputs[1])
     assert weights is not None  # it was quantized
     geometry = _geometry(float_node, weights)
@@ -247,7 +278,7 @@ def _learn_rounding(
         unsafe = can_saturate(integers, layer.axis, scheme.activations.high, PACKING)
         nearest = round_weights(weights, layer.scales, layer.axis, scheme.weights)
         integers = np.where(_along(unsafe, layer.axis, weights.ndim), nearest, integers).astype(np.int8)
-    replace_integers(graph, node, integers)
+    replace_integers(graph, stop.node, integers)
     return 1.0 - done.objective_after / done.objective_before if done.objective_before > 0 else 0.0
 
 

@@ -34,10 +34,26 @@ OPERATORS = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Product:
+    """A node that became an integer product."""
+
+    node: str
+    """Its name in the float graph."""
+    operator: str
+    """MatMul or Gemm."""
+    output: str
+    """What it puts out, by its name in the float graph."""
+    result: str
+    """The same by its name in the quantized graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dynamic:
     """A dynamically quantized graph, and an account of it."""
 
     model: ir.Model
+    products: tuple[Product, ...]
+    """In the graph's order."""
     quantized: Mapping[str, int]
     """Operator → nodes that became integer products."""
     left_in_float: Mapping[str, int]
@@ -89,48 +105,51 @@ def quantize_dynamic(
     """
     import onnx_ir.passes.common as passes
 
-    graph = model.graph
-    _refuse_quantized(graph)
-    estimator = weights if weights is not None else Estimator(method="mse")
-    quantized: Counter[str] = Counter()
-    left: Counter[str] = Counter()
-    reasons: dict[str, str] = {}
-    before: dict[ir.Value, int] = {}
-    shared = _Shared()
-    for node in list(graph):
-        if node.domain or node.op_type not in (*OPERATORS, "Conv", "ConvTranspose"):
-            continue
-        reason = _why_float(node, keep, minimum_size)
-        if reason is not None:
-            left[node.op_type] += 1
-            reasons[node.name or node.op_type] = reason
-            continue
-        value = node.inputs[1]
-        assert value is not None and value.const_value is not None  # _why_float saw to it
-        before[value] = value.const_value.nbytes
-        quantized[node.op_type] += 1
-        _replace(graph, node, estimator, shared, saturates=saturates)
-    if not quantized:
+    _refuse_quantized(model.graph)
+    found, reasons = _sorted_out(model.graph, keep, minimum_size)
+    if not found:
         raise ModelError(
             "nothing in this graph can be quantized dynamically: it has no MatMul or Gemm with a constant matrix, "
             f"or all stay in float ({'; '.join(sorted(set(reasons.values()))) or 'there are none'})",
             hint="for convolutional networks take a recipe with calibration, as int8-mse",
         )
-    graph.sort()
+    estimator = weights if weights is not None else Estimator(method="mse")
+    before = sum(_nbytes(value) for value in {node.inputs[1]: None for node in found})
+    names = [(str(node.name), node.op_type, str(node.outputs[0].name)) for node in found]
+    shared = _Shared()
+    results = [_replace(model.graph, node, estimator, shared, saturates=saturates) for node in found]
+    model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)  # where the model has names like ours already
-    after = sum(_nbytes(made.integers) + _nbytes(made.scales) for made in shared.weights.values())
     return Dynamic(
         model=model,
-        quantized=dict(quantized),
-        left_in_float=dict(left),
-        reasons=reasons,
-        weight_bytes=(sum(before.values()), after),
+        products=tuple(
+            Product(node=name, operator=operator, output=output, result=str(result.name))
+            for (name, operator, output), result in zip(names, results, strict=True)
+        ),
+        quantized=dict(Counter(operator for _, operator, _ in names)),
+        left_in_float=dict(Counter(node.op_type for node in reasons)),
+        reasons={node.name or node.op_type: reason for node, reason in reasons.items()},
+        weight_bytes=(before, sum(_nbytes(made.integers) + _nbytes(made.scales) for made in shared.weights.values())),
     )
 
 
-def _nbytes(value: ir.Value) -> int:
-    return 0 if value.const_value is None else int(value.const_value.nbytes)
+def _sorted_out(graph: ir.Graph, keep: Collection[str], minimum_size: int) -> tuple[list[ir.Node], dict[ir.Node, str]]:
+    """The products that become integer ones, in the graph's order, and why each of the others stays in float."""
+    found, reasons = [], {}
+    for node in graph:
+        if node.domain or node.op_type not in (*OPERATORS, "Conv", "ConvTranspose"):
+            continue
+        reason = _why_float(node, keep, minimum_size)
+        if reason is None:
+            found.append(node)
+        else:
+            reasons[node] = reason
+    return found, reasons
+
+
+def _nbytes(value: ir.Value | None) -> int:
+    return 0 if value is None or value.const_value is None else int(value.const_value.nbytes)
 
 
 def _refuse_quantized(graph: ir.Graph) -> None:
@@ -177,8 +196,8 @@ def _real(node: ir.Node, name: str) -> float:
     return node.attributes[name].as_float() if name in node.attributes else 1.0
 
 
-def _replace(graph: ir.Graph, node: ir.Node, estimator: Estimator, shared: _Shared, *, saturates: bool) -> None:
-    """input → DynamicQuantizeLinear → MatMulInteger → Cast → Mul (scales) → Add (bias)."""
+def _replace(graph: ir.Graph, node: ir.Node, estimator: Estimator, shared: _Shared, *, saturates: bool) -> ir.Value:
+    """input → DynamicQuantizeLinear → MatMulInteger → Cast → Mul (scales) → Add (bias); the value at the end."""
     import onnx_ir as ir
 
     source, weights_value, output = node.inputs[0], node.inputs[1], node.outputs[0]
@@ -194,7 +213,7 @@ def _replace(graph: ir.Graph, node: ir.Node, estimator: Estimator, shared: _Shar
     dynamic = shared.activations[source]
     levels, scale, zero_point = dynamic.outputs
     name = node.name or output.name or "product"
-    product = ir.node("MatMulInteger", [levels, weights.integers, zero_point], name=f"{name}_integer")
+    product = ir.node("MatMulInteger", [levels, weights.integers, zero_point], name=name)
     graphs.name_output(product, f"{name}_sums", like=output)
     product.outputs[0].dtype = ir.DataType.INT32
     cast = ir.node("Cast", [product.outputs[0]], {"to": int(ir.DataType.FLOAT)}, name=f"{name}_cast")
@@ -213,6 +232,7 @@ def _replace(graph: ir.Graph, node: ir.Node, estimator: Estimator, shared: _Shar
     else:
         _bias_second(output)
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [result])
+    return result
 
 
 def _bias_second(output: ir.Value) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MINIMUM_OPSET = 13
 """The first with scales per channel in QuantizeLinear."""
+_FOLDED, _FOLDED_INTO = ("BatchNormalization", "Identity"), ("Conv", "ConvTranspose", "Gemm")
+"""What disappears into the product before it, and such products."""
 
 
 def load(path: Path) -> ir.Model:
@@ -28,13 +30,14 @@ def load(path: Path) -> ir.Model:
     """
     try:
         import onnx_ir as ir
+        from google.protobuf.message import DecodeError
     except ImportError:
         raise MissingExtraError("onnx_ir", extra="export", needed_for="reading an ONNX graph") from None
     if not path.is_file():
         raise ModelError(f"there is no model {path}")
     try:
-        model = ir.load(path)
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError and onnx-ir's ValueError share no base
+        model = ir.load(path, format="protobuf")
+    except (DecodeError, RuntimeError, ValueError, OSError) as error:  # onnx-ir's SerdeError is a RuntimeError
         raise ModelError(f"{path} is not an ONNX model: {error}") from None
     if not model.graph.inputs or not model.graph.outputs:
         raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
@@ -47,7 +50,8 @@ def prepare(model: ir.Model) -> ir.Model:
     """Fold what engines fold anyway, so that statistics are taken where quantizers will stand.
 
     Constants become initializers, BatchNormalization goes into the convolution before it, a mean over both spatial
-    axes becomes GlobalAveragePool. Every value and node has a name, and shapes are inferred.
+    axes becomes GlobalAveragePool. Every value and node has a name, and shapes are inferred. What something is folded
+    into keeps its name: recipes name nodes as the user's file does.
 
     Returns:
         The same model, changed.
@@ -59,6 +63,7 @@ def prepare(model: ir.Model) -> ir.Model:
     for noisy in ("onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     passes.InlinePass()(model)
+    names = _names_by_output(model.graph)
     optimizer.optimize_ir(model)
     rewriter.rewrite(
         model,
@@ -68,6 +73,9 @@ def prepare(model: ir.Model) -> ir.Model:
             rules.fuse_batchnorm_into_gemm_rule,
         ],
     )
+    for node in model.graph:
+        if node.op_type not in _FOLDED:
+            node.name = names.get(node.outputs[0].name) or node.name
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveInitializersFromInputsPass()(model)
     passes.ShapeInferencePass()(model)
@@ -75,6 +83,21 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
     return model
+
+
+def _names_by_output(graph: ir.Graph) -> dict[str | None, str | None]:
+    """What each node puts out → its name; of a folded node, the name of the product before it.
+
+    The optimizer gives what it puts in a node's place the output of that node, and a name of its own making.
+    """
+    names: dict[str | None, str | None] = {}
+    for node in graph:
+        source: ir.Node | None = node
+        while source is not None and source.op_type in _FOLDED:  # of several in a row, the first is behind the product
+            source = source.inputs[0].producer() if source.inputs[0] is not None else None
+        folded = source is not None and source.op_type in _FOLDED_INTO
+        names[node.outputs[0].name] = source.name if folded and source is not None else node.name
+    return names
 
 
 def fixed_batch(model: ir.Model) -> int | None:
@@ -155,7 +178,7 @@ def _pool_from_mean(model: ir.Model) -> None:
         output = node.outputs[0]
         source = output.name or node.name or "mean"
         pooled_shape = ir.Shape([shape[0], shape[1], 1, 1])
-        pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=f"{node.name or source}_pool")
+        pool = ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name or f"{source}_pool")
         result = name_output(pool, f"{source}_pooled", like=output, shape=pooled_shape)
         nodes = [pool]
         if not keeps:

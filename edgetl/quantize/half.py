@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetl import tomlfile
-from edgetl.errors import ModelError, UnknownNameError
+from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
 from edgetl.quantize._half_plan import MARGIN, SENSITIVE, TYPED_BY_DTYPE, Plan, is_float, plan_of, values_of
+from edgetl.quantize.placement import refuse_unknown
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -70,7 +70,7 @@ def to_half(model: ir.Model, *, keep: Collection[str] = SENSITIVE, largest: Mapp
 
     model = _normalize(model)
     graph = model.graph
-    _refuse_unknown(keep, graph)
+    refuse_unknown([name for name in keep if name not in SENSITIVE], graph)
     plan = plan_of(model, keep, largest or {})
     converted = Counter(node.op_type for node in graph if node in plan.half)
     kept = Counter(node.op_type for node in graph if node in plan.reasons)
@@ -131,18 +131,6 @@ def _normalize(model: ir.Model) -> ir.Model:
     return model
 
 
-def _refuse_unknown(keep: Collection[str], graph: ir.Graph) -> None:
-    import onnx.defs
-
-    nodes = {node.name for node in graph if node.name} | {node.op_type for node in graph}
-    for name in keep:
-        if name not in SENSITIVE and name not in nodes and not onnx.defs.has(name):
-            raise UnknownNameError(
-                f"'{name}', which is to stay in float32, is neither an ONNX operator nor a node of this model; "
-                f"{tomlfile.did_you_mean(name, sorted(nodes))}"
-            )
-
-
 def _set_attributes(plan: Plan) -> None:
     """What makes float32 by an attribute makes float16."""
     import onnx_ir as ir
@@ -188,7 +176,7 @@ def _convert_constant(
         subnormal[name] = weak
     if len(users) == len(value.uses()) and not value.is_graph_output():
         value.const_value = ir.tensor(halved, name=value.name)
-        value.dtype = ir.DataType.FLOAT16
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
         return
     second = graphs.add_initializer(graph, f"{name}_half", halved)
     for node, index in users:
@@ -219,7 +207,7 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
         others = [use for use in value.uses() if plan.wants_half(*use) is (not half)]
         positions = [place for place, output in enumerate(graph.outputs) if output is value and half]
         if half:
-            value.dtype = ir.DataType.FLOAT16
+            value.type = ir.TensorType(ir.DataType.FLOAT16)  # a copy of a model shares the types of its values
         if not others and not positions:
             continue
         to, suffix = (ir.DataType.FLOAT, "float") if half else (ir.DataType.FLOAT16, "half")

@@ -13,7 +13,7 @@ import numpy as np
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
 from edgetl.quantize.placement import Plan, channel_axis, follows, group_count, plan_of
-from edgetl.quantize.ranges import QuantParams, activation_params, params_of, weight_scales
+from edgetl.quantize.ranges import QuantParams, activation_params, params_of, weight_scales, without_outliers
 from edgetl.quantize.saturation import Packing, round_weights, scales_without_saturation
 from edgetl.quantize.schemes import Scheme
 from edgetl.quantize.sketch import Sketch
@@ -190,6 +190,8 @@ def _params(
             hint="statistics belong to the graph that they were taken of",
         )
     sketches = [statistics[str(value.name)] for value in values]
+    if estimator.outliers == "drop":
+        sketches = [without_outliers(sketch) for sketch in sketches]
     return activation_params(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import UnknownNameError
 from edgetl.quantize.ranges import QuantParams, activation_params, noise_power
-from edgetl.quantize.recipes import SEARCHED
+from edgetl.quantize.recipes import candidates, label
 from edgetl.quantize.schemes import IntegerType
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
@@ -138,19 +138,9 @@ def estimators(recipes: Iterable[Recipe]) -> dict[str, Estimator]:
     """
     found: dict[str, Estimator] = {}
     for recipe in recipes:
-        if recipe.activations is None:
-            continue
-        searched = recipe.activations.method == "search"
-        methods: Sequence[Any] = SEARCHED if searched else [recipe.activations.method]
-        for method in methods:
-            estimator = Estimator(method=method) if searched else recipe.activations
+        for estimator in candidates(recipe.activations):
             found.setdefault(label(estimator), estimator)
     return found
-
-
-def label(estimator: Estimator) -> str:
-    """What an estimator is called: its method, and the share of a percentile."""
-    return estimator.method + (f" {estimator.percentile:g}" if estimator.method == "percentile" else "")
 
 
 def histogram(sketch: Sketch, bins: int) -> Histogram:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize import graph as graphs
+from edgetl.quantize.dynamic import Dynamic, Product
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.ranges import noise_power
 from edgetl.quantize.sketch import Sketch
@@ -84,12 +85,12 @@ def report(
         batches: Feeds of the model.
         open_runner: Opens an ONNX file.
     """
-    joined = _Joined(original, quantized)
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        path = joined.save(Path(folder) / "compared.onnx")
-        with open_runner(path) as runner:
-            powers = np.sum([_powers(runner, dict(feeds)) for feeds in batches], axis=0)
-    found = dict(zip(joined.probes, map(_decibel, *powers), strict=True))
+    joined = _Joined(original, quantized.model)
+    for layer in quantized.layers:
+        joined.probe_layer(layer.node)
+    for name in quantized.params:
+        joined.probe_tensor(name)
+    found = joined.measure(batches, open_runner)
     layers = [
         LayerLoss(
             node=layer.node,
@@ -115,7 +116,40 @@ def report(
     return LayerReport(
         layers=tuple(sorted(layers, key=lambda loss: loss.isolated_db)),
         tensors=tuple(sorted(tensors, key=lambda loss: loss.isolated_db)),
-        samples=sum(len(next(iter(feeds.values()))) for feeds in batches),
+        samples=_count(batches),
+    )
+
+
+def report_dynamic(
+    original: ir.Model,
+    quantized: Dynamic,
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    open_runner: Callable[[Path], Runner],
+) -> LayerReport:
+    """As :func:`report`, of a graph whose activations are quantized as they come: they have no ranges to tell of.
+
+    Args:
+        original: The float graph that was quantized, as :func:`edgetl.quantize.graph.prepare` left it.
+        quantized: From :func:`edgetl.quantize.dynamic.quantize_dynamic` of a copy of it.
+        batches: Feeds of the model; each is quantized by itself, as in an inference.
+        open_runner: Opens an ONNX file.
+    """
+    joined = _Joined(original, quantized.model)
+    for product in quantized.products:
+        joined.probe_product(product)
+    found = joined.measure(batches, open_runner)
+    losses = [
+        LayerLoss(
+            node=product.node,
+            operator=product.operator,
+            isolated_db=found["isolated", product.node],
+            accumulated_db=found["layer", product.node],
+        )
+        for product in quantized.products
+    ]
+    return LayerReport(
+        layers=tuple(sorted(losses, key=lambda loss: loss.isolated_db)), tensors=(), samples=_count(batches)
     )
 
 
@@ -153,25 +187,33 @@ def output_db(
 class _Joined:
     """The float graph, the quantized graph and every layer by itself, in one, with probes between them."""
 
-    def __init__(self, original: ir.Model, quantized: Quantized) -> None:
+    def __init__(self, original: ir.Model, quantized: ir.Model) -> None:
         self._model = original.clone()
         self._graph = self._model.graph
-        self.probes: list[tuple[str, str]] = []
+        self._probes: list[tuple[str, str]] = []
         self._signals: list[ir.Value] = []
         self._noises: list[ir.Value] = []
         self._float = {str(value.name): value for node in self._graph for value in node.outputs}
         self._float.update((str(value.name), value) for value in self._graph.inputs)
         self._float_nodes = {node.name: node for node in self._graph}
-        other = quantized.model.clone()
+        other = quantized.clone()
         self._other_nodes = {str(node.name): node for node in other.graph}
+        self._other_values = {str(value.name): value for node in other.graph for value in node.outputs}
         self._take(other)
         del self._graph.outputs[:]
-        for layer in quantized.layers:
-            self._probe_layer(layer.node)
-        for name in quantized.params:
-            self._probe_tensor(name)
 
-    def save(self, path: Path) -> Path:
+    def measure(
+        self, batches: Sequence[Mapping[str, NDArray[np.generic]]], open_runner: Callable[[Path], Runner]
+    ) -> dict[tuple[str, str], float]:
+        """SQNR in dB of each probe, by its kind and name."""
+        with (
+            tempfile.TemporaryDirectory(prefix="edgetl-") as folder,
+            open_runner(self._save(Path(folder) / "compared.onnx")) as runner,
+        ):
+            powers = np.sum([_powers(runner, dict(feeds)) for feeds in batches], axis=0)
+        return dict(zip(self._probes, map(_decibel, *powers), strict=True))
+
+    def _save(self, path: Path) -> Path:
         import onnx_ir as ir
 
         for name, values in (("signals", self._signals), ("noises", self._noises)):
@@ -202,7 +244,8 @@ class _Joined:
                 value.name = f"{value.name}{_SUFFIX}"
         self._graph.extend(nodes)
 
-    def _probe_layer(self, name: str) -> None:
+    def probe_layer(self, name: str) -> None:
+        """A layer between Q/DQ pairs: in the quantized graph, and alone behind a pair of its own."""
         import onnx_ir as ir
 
         mine, its = self._float_nodes[name], self._other_nodes[name]
@@ -221,7 +264,42 @@ class _Joined:
         self._graph.extend([pair, back, copy])
         self._probe("isolated", name, mine.outputs[0], copy.outputs[0])
 
-    def _probe_tensor(self, name: str) -> None:
+    def probe_product(self, product: Product) -> None:
+        """A dynamically quantized product: in the quantized graph, and alone on what the float graph feeds it."""
+        mine, its = self._float[product.output], self._other_values[product.result]
+        self._probe("layer", product.node, mine, its)
+        self._probe("isolated", product.node, mine, self._alone(its, product.node, {}))
+
+    def _alone(self, value: ir.Value, layer: str, copies: dict[ir.Node, ir.Node]) -> ir.Value:
+        """A value of the quantized graph computed once more, from the nearest values that the float graph has too."""
+        import onnx_ir as ir
+
+        node = value.producer()
+        assert node is not None  # of the layer: inputs of the graph are the float graph's
+        if node not in copies:
+            inputs: list[ir.Value | None] = []
+            for each in node.inputs:
+                if each is not None and each.producer() is not None:
+                    same = self._float.get(str(each.name).removesuffix(_SUFFIX))
+                    inputs.append(same if same is not None else self._alone(each, layer, copies))
+                else:  # a constant, or an input of the graph, which is the float graph's
+                    inputs.append(each)
+            copy = ir.Node(
+                node.domain,
+                node.op_type,
+                inputs,
+                node.attributes.values(),
+                num_outputs=len(node.outputs),
+                name=f"{layer}@{node.name}",
+            )
+            for mine, its in zip(copy.outputs, node.outputs, strict=True):
+                mine.name = f"{layer}@{its.name}"
+            self._graph.append(copy)
+            copies[node] = copy
+        return copies[node].outputs[list(node.outputs).index(value)]
+
+    def probe_tensor(self, name: str) -> None:
+        """An activation: as the float graph computes it, and behind its pair."""
         dequantize = self._other_nodes.get(f"{name}_dequantize")
         if name in self._float and dequantize is not None:
             self._probe("tensor", name, self._float[name], dequantize.outputs[0])
@@ -229,8 +307,8 @@ class _Joined:
     def _probe(self, kind: str, name: str, mine: ir.Value, its: ir.Value) -> None:
         import onnx_ir as ir
 
-        place = len(self.probes)
-        self.probes.append((kind, name))
+        place = len(self._probes)
+        self._probes.append((kind, name))
         difference = ir.node("Sub", [mine, its], name=f"{place}@difference")
         difference.outputs[0].name = f"{place}@difference_output"
         self._graph.append(difference)
@@ -250,6 +328,11 @@ class _Joined:
 def _powers(runner: Runner, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:
     results = runner.run(feeds)
     return np.stack([results[name].astype(np.float64) for name in ("signals", "noises")])
+
+
+def _count(batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> int:
+    """Samples in all batches."""
+    return sum(len(next(iter(feeds.values()))) for feeds in batches)
 
 
 def _decibel(signal: float, noise: float) -> float:

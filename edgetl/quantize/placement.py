@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgetl.errors import UnknownNameError
 from edgetl.quantize import graph as graphs
 from edgetl.quantize.schemes import Scheme
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+_SHOWN = 5
+"""Names that a message lists at most."""
 
 
 @dataclass(kw_only=True)
@@ -154,6 +159,38 @@ def bias_add(node: ir.Node, channels: int) -> ir.Node | None:
 def is_kept(node: ir.Node, keep_float: Collection[str]) -> bool:
     """Whether a node is among operators, names of nodes, or patterns of names, that stay in float."""
     return any(node.op_type == pattern or fnmatchcase(node.name or "", pattern) for pattern in keep_float)
+
+
+def refuse_unknown(keep_float: Collection[str], graph: ir.Graph) -> None:
+    """See to it that what is to stay in float is known: a misspelt name would silently be quantized.
+
+    An operator of ONNX need not be in the graph: a recipe serves many models.
+
+    Args:
+        keep_float: Operators, names of nodes, or patterns of names (``*`` and ``?``).
+        graph: As :func:`edgetl.quantize.graph.prepare` left it.
+
+    Raises:
+        UnknownNameError: Something is neither an operator of ONNX nor the name, or the pattern of a name, of a node.
+    """
+    import onnx.defs
+
+    for name in keep_float:
+        if not onnx.defs.has(name) and not any(is_kept(node, [name]) for node in graph):
+            there = {node.name for node in graph if node.name} | {node.op_type for node in graph}
+            raise UnknownNameError(
+                f"'{name}', which is to stay in float, is neither an ONNX operator nor a node of this model; "
+                f"{_nearest(name, sorted(there))}",
+                hint="keep_float in the recipe; edgetl inspect MODEL lists operators",
+            )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The names nearest to one, for a message; a few of all where none is near."""
+    near = get_close_matches(name, known, n=_SHOWN, cutoff=0.5)
+    if near:
+        return "near it: " + ", ".join(near)
+    return f"it has {', '.join(known[:_SHOWN])}" + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
 
 
 def _is_weighted(node: ir.Node, scheme: Scheme) -> bool:

@@ -24,6 +24,9 @@ Geometric, because one far value can stretch a range a thousandfold.
 _ENTROPY_BINS = 4096
 _LITTLE = 1e-9
 _NARROW = 1e-6
+_ENOUGH_SAMPLES = 20
+_LEAST_SPREAD = 0.05
+"""Of the logarithms of reaches between their quartiles: where samples are alike, 8% more is no outlier yet."""
 _AT_ONCE = 8192
 """Numbers in an array of intermediate results: larger ones are given back to the system each time, and taken anew."""
 _WEIGHT_SHARES = np.concatenate([np.linspace(1.0, 0.6, 33), np.geomspace(0.58, 0.1, 12)])
@@ -83,9 +86,9 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
 
     Args:
         sketch: Of at least one value, all finite.
-        estimator: minmax: the full range. percentile: the central share of values. entropy: the range whose quantized
-            distribution has the smallest Kullback-Leibler divergence from the real one. mse: the range with the
-            smallest mean squared quantization error.
+        estimator: Neither its method nor its outliers "search". minmax: the full range. percentile: the central share
+            of values. entropy: the range whose quantized distribution has the smallest Kullback-Leibler divergence
+            from the real one. mse: the range with the smallest mean squared quantization error.
         type_: What is quantized to.
 
     Raises:
@@ -93,6 +96,8 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
     """
     if not sketch.total:
         raise UsageError("no value was seen: ranges need at least one calibration sample")
+    if estimator.outliers == "drop":
+        sketch = without_outliers(sketch)
     if estimator.method == "percentile":
         return params_of(*_percentile_range(sketch, estimator.percentile), type_)
     if estimator.method == "mse":
@@ -100,6 +105,34 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
     if estimator.method == "entropy":
         return _least_divergence(sketch, type_)
     return params_of(sketch.low, sketch.high, type_)
+
+
+def without_outliers(sketch: Sketch) -> Sketch:
+    """What a sketch counted, without what lies beyond the reach of all samples but outliers.
+
+    A sample is one where the logarithm of its reach, on either side of zero, is beyond the upper quartile by more than
+    1.5 times the distance between the quartiles (Tukey 1977, Exploratory Data Analysis). A few samples that drive a
+    network far out would otherwise have ranges made for them, with steps too wide for all others.
+
+    Args:
+        sketch: Of one tensor. Of fewer than 20 samples nothing is said, and it comes back as it is.
+    """
+    low, high = -_fence(-sketch.sample_lows), _fence(sketch.sample_highs)
+    if low <= sketch.low and high >= sketch.high:
+        return sketch
+    return sketch.within(low, high)
+
+
+def _fence(reaches: NDArray[np.float32]) -> float:
+    """The largest reach that is no outlier; inf where nothing can be said. Reaches are above zero on their side."""
+    if len(reaches) < _ENOUGH_SAMPLES:
+        return math.inf
+    there = reaches[reaches > 0].astype(np.float64)
+    if not len(there):
+        return 0.0
+    lower, upper = np.quantile(np.log(there), (0.25, 0.75))
+    limit = math.exp(upper + 1.5 * max(upper - lower, _LEAST_SPREAD))
+    return float(there[there <= limit].max())
 
 
 def noise_power(sketch: Sketch, params: QuantParams) -> float:

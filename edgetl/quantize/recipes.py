@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import correction, dynamic, equalization, half, insertion, layers, smoothing
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.layers import LayerReport
-from edgetl.quantize.placement import is_kept, points
+from edgetl.quantize.placement import is_kept, points, refuse_unknown
 from edgetl.quantize.schemes import SCHEMES, Scheme
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 CORRECTION_SAMPLES = 64
 """Of the calibration samples, for corrections: a mean per channel needs no more."""
 REPORT_SAMPLES = 16
+SEARCH_SAMPLES = 128
+"""For the choice of an estimator: among fewer there may be none of the outliers that decide it."""
 _ROWS = 2048
 """Rows of an activation for the search of SmoothQuant's strength."""
 _STEP = 8
-SEARCHED = ("mse", "minmax", "percentile")
-"""What activations.method = "search" chooses from."""
+SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
+"""What activations.method = "search" chooses from, with and without outliers where these are searched too."""
 
 Samples = Callable[[], Iterable[Mapping[str, NDArray[np.generic]]]]
 """Gives the calibration samples anew each time: feeds of any batch sizes."""
@@ -79,7 +81,7 @@ class Made:
     params: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Activation → scale, zero point, smallest and largest value that is represented; of a static recipe."""
     report: LayerReport | None = None
-    """Of a static recipe."""
+    """Of a static or dynamic recipe."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What corrections and searches did: plain JSON values."""
 
@@ -92,11 +94,11 @@ def calibrate(model: ir.Model, tools: Tools, schemes: Iterable[Scheme] = tuple(S
         tools: What to calibrate with.
         schemes: All by default: then one calibration serves every target.
     """
-    total = 0
 
-    def counted(seen: int) -> None:
+    def tell(seen: int) -> None:
+        """Of a stream of samples nobody knows how many there are: 0 in all."""
         if tools.progress:
-            tools.progress("calibration samples", seen, total)
+            tools.progress("calibration samples", seen, 0)
 
     return calibration.calibrate(
         model,
@@ -104,7 +106,7 @@ def calibrate(model: ir.Model, tools: Tools, schemes: Iterable[Scheme] = tuple(S
         tools.samples(),
         open_runner=tools.open_runner,
         memory_mb=tools.memory_mb,
-        progress=counted,
+        progress=tell,
         describe=tools.describe,
     )
 
@@ -148,39 +150,31 @@ def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe
     Raises:
         ModelError: Nothing in the graph can be quantized.
         TargetError: The recipe is not for such an engine.
+        UnknownNameError: The recipe keeps something in float that is neither an operator nor a node of the model.
     """
+    refuse_unknown(recipe.keep_float, model.graph)
     if recipe.kind == "dynamic":
-        return _dynamic(model.clone(), scheme, recipe)
+        return _dynamic(model, scheme, recipe, tools)
     if recipe.kind != "static":
         raise TargetError(
             f"the recipe {recipe.name} is of kind {recipe.kind}; int8 engines are made by a static or dynamic one",
             hint="edgetl recipes",
         )
-    notes: dict[str, Any] = {}
-    recipe = _searched(model, statistics.sketches, scheme, recipe, tools, notes)
-    done = insertion.quantize(model.clone(), statistics.sketches, scheme, recipe)
+    return _static(model, statistics, scheme, recipe, tools)
+
+
+def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
+    """Choose ranges, quantize, report, correct, and report again."""
+    chosen, search_notes = _searched(model, statistics.sketches, scheme, recipe, tools)
+    done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen)
     few = _few(model, tools, REPORT_SAMPLES)
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
-    if recipe.bias_correction == "sequential" or recipe.rounding == "adaround":
-        learned: frozenset[str] = frozenset()
-        if recipe.rounding == "adaround":
-            learned = correction.flagged([(loss.node, loss.isolated_db) for loss in report.layers])
-        corrected = correction.correct(
-            model,
-            done,
-            scheme,
-            _few(model, tools, CORRECTION_SAMPLES),
-            biases=recipe.bias_correction == "sequential",
-            learned=learned,
-            open_runner=tools.open_runner,
-            progress=partial(tools.progress, "corrected layers") if tools.progress else None,
-        )
-        notes["corrected"] = [asdict(item) for item in corrected]
-        notes["before_correction"] = {loss.node: loss.accumulated_db for loss in report.layers}
+    corrected = _corrected(model, done, scheme, chosen, report, tools)
+    if corrected:
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
-    notes["keep_float_without_effect"] = _idle(model, recipe)
-    widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
+    notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
     if scheme.pair_sums_saturate:
+        widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
         notes["channels_widened_against_saturation"] = widened
     finished = done.model
     if scheme.rest == "float16":
@@ -202,7 +196,12 @@ def make_half(model: ir.Model, statistics: Statistics | None, recipe: Recipe) ->
         model: From :func:`edgetl.quantize.graph.prepare`; not changed.
         statistics: Of it: what overflowed float16 in calibration stays in float32. None: weights alone decide.
         recipe: Of that kind.
+
+    Raises:
+        TargetError: The recipe is of another kind.
+        UnknownNameError: It keeps something that is neither an operator nor a node of the model.
     """
+    refuse_unknown(recipe.keep_float, model.graph)
     if recipe.kind != "float16":
         raise TargetError(
             f"the recipe {recipe.name} is of kind {recipe.kind}; fp16 engines are made by one of kind float16",
@@ -224,49 +223,90 @@ def make_half(model: ir.Model, statistics: Statistics | None, recipe: Recipe) ->
 
 
 def _idle(model: ir.Model, recipe: Recipe) -> list[str]:
-    """What a recipe wants to keep in float and the graph does not have."""
+    """The operators that a recipe wants to keep in float and the graph does not have."""
     return [name for name in recipe.keep_float if not any(is_kept(node, [name]) for node in model.graph)]
 
 
-def _dynamic(model: ir.Model, scheme: Scheme, recipe: Recipe) -> Made:
+def _dynamic(model: ir.Model, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
     if not scheme.dynamic:
         able = [name for name, other in SCHEMES.items() if other.dynamic]
         raise TargetError(
             f"the recipe {recipe.name} is of kind dynamic, which {scheme.name} does not run; {', '.join(able)} do",
             hint="a static recipe: edgetl recipes",
         )
-    idle = _idle(model, recipe)
     done = dynamic.quantize_dynamic(
-        model, weights=recipe.weights, keep=recipe.keep_float, saturates=scheme.pair_sums_saturate
+        model.clone(), weights=recipe.weights, keep=recipe.keep_float, saturates=scheme.pair_sums_saturate
     )
+    few = _few(model, tools, REPORT_SAMPLES)
     return Made(
         model=done.model,
         quantized=done.quantized,
         left_in_float=done.left_in_float,
-        notes={"left_in_float": dict(done.reasons), "keep_float_without_effect": idle},
+        report=layers.report_dynamic(model, done, few, open_runner=tools.open_runner),
+        notes={"left_in_float": dict(done.reasons), "keep_float_without_effect": _idle(model, recipe)},
     )
 
 
 def _searched(
-    model: ir.Model,
-    sketches: Mapping[str, Sketch],
-    scheme: Scheme,
-    recipe: Recipe,
-    tools: Tools,
-    notes: dict[str, Any],
-) -> Recipe:
-    """The recipe with the estimator of activations that serves this graph best, where it is to be searched for."""
-    if recipe.activations is None or recipe.activations.method != "search":
-        return recipe
-    few = _few(model, tools, REPORT_SAMPLES)
+    model: ir.Model, sketches: Mapping[str, Sketch], scheme: Scheme, recipe: Recipe, tools: Tools
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with the estimator of activations that serves this graph best, and notes on the search.
+
+    A recipe that names its estimator stays as it is, without notes.
+    """
+    estimators = candidates(recipe.activations)
+    if len(estimators) == 1:
+        return replace(recipe, activations=estimators[0]), {}
+    few = _few(model, tools, SEARCH_SAMPLES)
     found = {}
-    for method in SEARCHED:
-        tried = replace(recipe, activations=Estimator(method=method), bias_correction="input-mean")  # type: ignore[arg-type]
+    for estimator in estimators:
+        tried = replace(recipe, activations=estimator, bias_correction="input-mean")
         done = insertion.quantize(model.clone(), sketches, scheme, tried)
-        found[method] = layers.output_db(model, done, few, open_runner=tools.open_runner)
-    best = max(found, key=lambda method: found[method])
-    notes["searched_activations_db"], notes["activations"] = found, best
-    return replace(recipe, activations=Estimator(method=best))  # type: ignore[arg-type]
+        found[estimator] = layers.output_db(model, done, few, open_runner=tools.open_runner)
+    best = max(found, key=lambda estimator: found[estimator])
+    notes = {"searched_activations_db": {label(each): db for each, db in found.items()}, "activations": label(best)}
+    return replace(recipe, activations=best), notes
+
+
+def candidates(estimator: Estimator | None) -> list[Estimator]:
+    """What a search chooses from: the estimator itself where it is none."""
+    if estimator is None:
+        return []
+    methods = SEARCHED if estimator.method == "search" else (estimator.method,)
+    outliers: Sequence[Literal["keep", "drop", "search"]] = [estimator.outliers]
+    if estimator.outliers == "search":
+        outliers = ["keep", "drop"]
+    return [replace(estimator, method=method, outliers=each) for each in outliers for method in methods]
+
+
+def label(estimator: Estimator) -> str:
+    """What an estimator is called: its method, the share of a percentile, and whether outliers count."""
+    share = f" {estimator.percentile:g}" if estimator.method == "percentile" else ""
+    return estimator.method + share + (" without outliers" if estimator.outliers == "drop" else "")
+
+
+def _corrected(
+    model: ir.Model, done: insertion.Quantized, scheme: Scheme, recipe: Recipe, report: LayerReport, tools: Tools
+) -> dict[str, Any]:
+    """Correct a quantized graph, which is changed, as the recipe wants it; notes, none where it wants nothing."""
+    biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
+    if not biases and not rounding:
+        return {}
+    losses = [(loss.node, loss.isolated_db) for loss in report.layers]
+    corrected = correction.correct(
+        model,
+        done,
+        scheme,
+        _few(model, tools, CORRECTION_SAMPLES),
+        biases=biases,
+        learned=correction.flagged(losses) if rounding else (),
+        open_runner=tools.open_runner,
+        progress=partial(tools.progress, "corrected layers") if tools.progress else None,
+    )
+    return {
+        "corrected": [asdict(item) for item in corrected],
+        "before_correction": {loss.node: loss.accumulated_db for loss in report.layers},
+    }
 
 
 def _largest(statistics: Statistics) -> dict[str, float]:

@@ -202,42 +202,59 @@ def adaround(
         ModelError: Shapes do not fit, or a number is NaN or Inf, or a scale is not positive.
     """
     rows, steps = _checked(weights, scales, axis, low, high, gram)
-    groups, _, reduced = rows.shape
     real = rows / steps
     nearest = np.clip(np.rint(real), low, high)
     exact = np.asarray(gram, dtype=np.float64)
-    level = np.trace(exact, axis1=1, axis2=2) / max(1, reduced)
-    level = np.where(level > 0.0, level, 1.0)
-    damped = exact + damping * level[:, None, None] * np.eye(reduced)
+    level, damped = _damped(exact, damping)
     # Rows see H up to a factor: with a mean diagonal of 1 one learning rate fits every layer.
-    problem = _Problem(
-        real=real.astype(np.float32),
-        lower=np.clip(np.floor(real), low, high).astype(np.float32),
-        upper=np.clip(np.ceil(real), low, high).astype(np.float32),
-        matrix=(damped / level[:, None, None]).astype(np.float32),
-    )
+    problem = _Problem.of(real, low, high, damped / level[:, None, None])
     candidates = _candidates(problem, iterations) if rows.size else {}
-    before = _objective(nearest - real, exact)
-    limit, best = _objective(nearest - real, damped), nearest
-    after, source = before, np.zeros(before.shape, dtype=np.int64)
-    for number, candidate in enumerate(candidates.values(), start=1):
-        found = candidate.astype(np.float64)
-        searched, seen = _objective(found - real, damped), _objective(found - real, exact)
-        better = (searched < limit) & (seen <= before)
-        best = np.where(better[:, :, None], found, best)
-        limit, after = np.where(better, searched, limit), np.where(better, seen, after)
-        source[better] = number
-    names = ["nearest", *candidates]
+    best, source = _best(real, nearest, list(candidates.values()), exact, damped)
     area = np.square(steps[:, :, 0])
     moved = np.moveaxis(weights, axis, 0)
     return Rounded(
         integers=np.moveaxis(best.reshape(moved.shape), 0, axis).astype(np.int8),
-        objective_before=float((before * area).sum()),
-        objective_after=float((after * area).sum()),
-        channels=groups * rows.shape[1],
+        objective_before=float((_objective(nearest - real, exact) * area).sum()),
+        objective_after=float((_objective(best - real, exact) * area).sum()),
+        channels=source.size,
         kept_nearest=int((source == 0).sum()),
-        chosen={name: int((source == number).sum()) for number, name in enumerate(names)},
+        chosen={name: int((source == number).sum()) for number, name in enumerate(["nearest", *candidates])},
     )
+
+
+def _damped(matrix: _Floats64, damping: float) -> tuple[_Floats64, _Floats64]:
+    """The mean of H's diagonal in each group, 1 where it is 0, and H with a share of that on its diagonal."""
+    reduced = matrix.shape[1]
+    level = np.trace(matrix, axis1=1, axis2=2) / max(1, reduced)
+    level = np.where(level > 0.0, level, 1.0)
+    return level, matrix + damping * level[:, None, None] * np.eye(reduced)
+
+
+def _best(
+    real: _Floats64, nearest: _Floats64, candidates: Sequence[_Floats32], exact: _Floats64, damped: _Floats64
+) -> tuple[_Floats64, NDArray[np.int64]]:
+    """Of the nearest integers and some others, the best of each output channel, and its place, the nearest being 0.
+
+    The best has the least error by the damped H, and by the exact one no more than the nearest integers.
+
+    Args:
+        real: Weights in units of their scales, shape (groups, outputs per group, K).
+        nearest: Integers of that shape.
+        candidates: Others.
+        exact: H, shape (groups, K, K).
+        damped: What was searched with.
+    """
+    before = _objective(nearest - real, exact)
+    limit, best = _objective(nearest - real, damped), nearest
+    source = np.zeros(before.shape, dtype=np.int64)
+    for number, candidate in enumerate(candidates, start=1):
+        found = candidate.astype(np.float64)
+        searched, seen = _objective(found - real, damped), _objective(found - real, exact)
+        better = (searched < limit) & (seen <= before)
+        best = np.where(better[:, :, None], found, best)
+        limit = np.where(better, searched, limit)
+        source[better] = number
+    return best, source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +265,16 @@ class _Problem:
     lower: _Floats32
     upper: _Floats32
     matrix: _Floats32
+
+    @classmethod
+    def of(cls, real: _Floats64, low: int, high: int, matrix: _Floats64) -> _Problem:
+        """With the integers below and above each weight, as far as they are among those from low to high."""
+        return cls(
+            real=real.astype(np.float32),
+            lower=np.clip(np.floor(real), low, high).astype(np.float32),
+            upper=np.clip(np.ceil(real), low, high).astype(np.float32),
+            matrix=matrix.astype(np.float32),
+        )
 
 
 def _positions(count: int, most: int | None) -> NDArray[np.int64]:

@@ -2,9 +2,10 @@
 
 A float32 is counted in the bucket of its upper sixteen bits (sign, exponent, seven bits of mantissa: a bfloat16).
 No range has to be guessed beforehand, merging is addition, and neither the order of the samples nor the size of a
-batch can change a count. A bucket is at most 1/128 of its value wide. Minimum and maximum, of all values and of each
-channel, are exact. Sums and sums of squares are taken per sample in float32, in an order that only the sample's shape
-decides, and added exactly from there on. ``benchmarks/sketches.py`` compares this with bins of equal width.
+batch can change a count. A bucket is at most 1/128 of its value wide. Minimum and maximum, of all values, of each
+channel and of each sample, are exact. Sums and sums of squares are taken per sample in float32, in an order that only
+the sample's shape decides, and added exactly from there on. ``benchmarks/sketches.py`` compares this with bins of equal
+width.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Sketch:
     """Sum of the values of each channel."""
     channel_squares: ExactSum
     """Sum of the squared values of each channel."""
+    sample_lows: NDArray[np.float32]
+    """Shape (samples,), ascending: the smallest value of each sample; a sample with an extreme shows as such."""
+    sample_highs: NDArray[np.float32]
+    """Shape (samples,), ascending: the largest value of each sample."""
 
     @classmethod
     def of(cls, values: NDArray[np.float32], *, channel_axis: int | None = 1) -> Sketch:
@@ -111,17 +116,32 @@ class Sketch:
             channel_high=np.maximum(self.channel_high, other.channel_high),
             channel_sums=self.channel_sums.merge(other.channel_sums),
             channel_squares=self.channel_squares.merge(other.channel_squares),
+            sample_lows=np.sort(np.concatenate([self.sample_lows, other.sample_lows])),
+            sample_highs=np.sort(np.concatenate([self.sample_highs, other.sample_highs])),
         )
+
+    def within(self, low: float, high: float) -> Sketch:
+        """The values from one to the other alone, to the resolution of a bucket, as one channel without sums."""
+        low, high = max(low, self.low), min(high, self.high)
+        counts = np.where((low <= _UPPER) & (high >= _LOWER), self.counts, 0)
+        return self._pooled(counts, low, high)
 
     def pooled(self, other: Sketch) -> Sketch:
         """Both sets of values together where their channels are not the same ones: as one channel, without sums."""
+        return self._pooled(self.counts + other.counts, min(self.low, other.low), max(self.high, other.high))
+
+    @staticmethod
+    def _pooled(counts: NDArray[np.int64], low: float, high: float) -> Sketch:
         nothing = ExactSum(size=1)
+        nobody = np.zeros(0, dtype=np.float32)
         return Sketch(
-            counts=self.counts + other.counts,
-            channel_low=np.asarray([min(self.low, other.low)], dtype=np.float32),
-            channel_high=np.asarray([max(self.high, other.high)], dtype=np.float32),
+            counts=counts,
+            channel_low=np.asarray([low], dtype=np.float32),
+            channel_high=np.asarray([high], dtype=np.float32),
             channel_sums=nothing,
             channel_squares=nothing,
+            sample_lows=nobody,
+            sample_highs=nobody,
         )
 
     def pieces(self) -> Pieces:
@@ -170,6 +190,8 @@ class SketchBuilder:
         """Sums, and behind them sums of squares: one vector, because each addition has a cost of its own."""
         self._terms: list[NDArray[np.float64]] = []
         """Of the moments, not yet added."""
+        self._sample_lows: list[np.float32] = []
+        self._sample_highs: list[np.float32] = []
 
     def add(self, sample: NDArray[np.float32], *, channel_axis: int | None) -> bool:
         """Count the values of one sample.
@@ -194,6 +216,8 @@ class SketchBuilder:
             self._moments = ExactSum(size=2 * len(rows))
         else:
             self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        self._sample_lows.append(low.min() + np.float32(0.0))  # -0.0 becomes 0.0: a sort may leave the two in any order
+        self._sample_highs.append(high.max() + np.float32(0.0))
         finite = bool(np.isfinite(low).all() and np.isfinite(high).all())  # NaN wins in min and max
         if finite:
             self._terms.append(np.concatenate([sums, squares]))
@@ -213,6 +237,8 @@ class SketchBuilder:
             channel_high=nothing if self._high is None else self._high,
             channel_sums=self._moments.part(0, channels),
             channel_squares=self._moments.part(channels, 2 * channels),
+            sample_lows=np.sort(np.asarray(self._sample_lows, dtype=np.float32)),
+            sample_highs=np.sort(np.asarray(self._sample_highs, dtype=np.float32)),
         )
 
     def _rows(

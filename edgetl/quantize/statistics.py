@@ -15,7 +15,7 @@ from edgetl.errors import MissingExtraError, ModelError
 from edgetl.quantize.exactsum import ExactSum
 from edgetl.quantize.sketch import BUCKETS, Sketch
 
-SCHEMA = 1
+SCHEMA = 2
 _ARRAYS, _FACTS = "calibration.safetensors", "calibration.json"
 
 
@@ -44,6 +44,7 @@ def save(statistics: Statistics, folder: Path) -> None:
         filled = np.flatnonzero(sketch.counts)
         arrays[f"{index}.buckets"], arrays[f"{index}.counts"] = filled.astype(np.uint16), sketch.counts[filled]
         arrays[f"{index}.channel_low"], arrays[f"{index}.channel_high"] = sketch.channel_low, sketch.channel_high
+        arrays[f"{index}.sample_lows"], arrays[f"{index}.sample_highs"] = sketch.sample_lows, sketch.sample_highs
         for key, sums in (("sums", sketch.channel_sums), ("squares", sketch.channel_squares)):
             arrays[f"{index}.{key}.places"], arrays[f"{index}.{key}.digits"] = sums.rows()
         facts.append(
@@ -117,4 +118,6 @@ def _sketch(arrays: Mapping[str, NDArray[Any]], index: int) -> Sketch:
         channel_high=arrays[f"{index}.channel_high"],
         channel_sums=sums,
         channel_squares=squares,
+        sample_lows=arrays[f"{index}.sample_lows"],
+        sample_highs=arrays[f"{index}.sample_highs"],
     )

@@ -47,16 +47,18 @@ def body(report: Report) -> Markup | None:
 def _graph(found: LayerReport) -> Markup:
     for_targets = f" for {', '.join(found.targets)}" if found.targets else ""
     head = el("h3", "Scheme ", el("code", found.scheme), escaped(for_targets))
+    activations = _count(len(found.tensors), "activation") if found.tensors else "activations quantized as they come"
     intro = el(
         "p", "Recipe ", el("code", found.recipe), f", {_count(len(found.layers), 'layer')} and "
-        f"{_count(len(found.tensors), 'activation')}, on {_count(found.samples, 'calibration sample')}.",
+        f"{activations}, on {_count(found.samples, 'calibration sample')}.",
     )  # fmt: skip
     notes = el("ul", join([el("li", note) for note in found.notes]), class_="remarks") if found.notes else Markup()
     parts = [head, intro, notes]
     chart = depth_plot(found)
     if chart is not None:
         parts.append(el("figure", _legend(found), chart))
-    return join([*parts, _layer_table(found), _tensor_table(found.tensors)])
+    tables = [_layer_table(found), *([_tensor_table(found.tensors)] if found.tensors else [])]
+    return join([*parts, *tables])
 
 
 def depth_plot(found: LayerReport) -> Markup | None:

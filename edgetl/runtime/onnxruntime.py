@@ -151,7 +151,7 @@ class OnnxRuntimeRunner:
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         try:
             session = ort.InferenceSession(str(self._model), options, providers=[self._provider, *behind])
-        except Exception as error:
+        except Exception as error:  # its errors have no base of their own, and no public names
             raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
         if self._provider not in session.get_providers():
             raise ProviderError(

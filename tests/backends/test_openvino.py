@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from edgetl.backends import backend
-from edgetl.backends import openvino as openvino_backend
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.openvino import OpenVinoBackend
 from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, TargetError, UsageError
@@ -165,10 +164,12 @@ def test_a_graph_that_openvino_refuses(small_graph: SmallGraph, here: MakeTarget
 def test_not_installed(
     small_graph: SmallGraph, here: MakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_backend, "versions_of", lambda *packages: dict.fromkeys(packages, ""))
-    assert backend("openvino").why_not_here(cpu(here), "fp32") == "openvino is not installed"
-    with pytest.raises(MissingExtraError):
-        compiled(small_graph(), tmp_path / "engine", cpu(here))
+    model, target, openvino = small_graph(), cpu(here), backend("openvino")
+    monkeypatch.setattr(sys, "path", [])  # where no package is, none is installed
+    assert openvino.version() is None
+    assert openvino.why_not_here(target, "fp32") == "openvino is not installed"
+    with pytest.raises(MissingExtraError, match="'openvino', which is not installed"):
+        compiled(model, tmp_path / "engine", target)
 
 
 def test_nodes_are_those_of_the_executed_graph(small_graph: SmallGraph, here: MakeTarget, tmp_path: Path) -> None:

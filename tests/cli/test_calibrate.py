@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -186,6 +187,27 @@ def test_a_broken_calibration(edgetl, tmp_path, content):
     edgetl("calibrate", "--show", folder).failed(2, str(folder), hint="edgetl calibrate")
 
 
+WITHOUT_SAFETENSORS = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "safetensors":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_without_safetensors_the_extra_that_has_it_is_named(edgetl, calibration, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_SAFETENSORS, encoding="utf-8")
+    bare = {"PYTHONPATH": str(tmp_path)}
+    for arguments in (["--show", calibration], ["--diff", calibration, calibration]):
+        edgetl("calibrate", *arguments, env=bare).failed(
+            8, "safetensors", "not installed", hint="pip install 'edgetl[export]'"
+        )
+
+
 # --- --diff ----------------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +247,15 @@ def test_diff_of_equal_ones_says_that_nothing_moved(edgetl, calibration):
     assert edgetl("calibrate", "--diff", calibration, calibration, "--json").document["result"]["same"] is True
 
 
+def test_statistics_of_another_model_are_shown_as_such(edgetl, calibration, tmp_path):
+    other = save(tmp_path / "other", source={**SOURCE, "model": "e" * 64}, elsewhere=normal())
+    done = edgetl("calibrate", "--diff", calibration, other)
+    assert done.code == 0, done.err
+    assert "model: aaaaaaaaaaaa… → eeeeeeeeeeee…" in done.out
+    assert "mse: nothing moved; 0 activations are quantized as before" in done.out
+    assert "only in NEW: elsewhere" in done.out
+
+
 # --- of a project ----------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +279,25 @@ def test_a_project_is_calibrated_shown_and_compared(edgetl, variant):
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_while_calibrating_nothing_half_made_is_left_and_the_next_run_succeeds(edgetl, start, variant):
+    variant.forget("calibrate")
+    for stop in (signal.SIGKILL, signal.SIGINT):
+        process = start("calibrate", variant.folder)
+        said = []
+        assert any(said.append(line) or line.startswith("calibrate") for line in process.stderr), said
+        process.send_signal(stop)
+        process.stderr.close()
+        process.wait(timeout=60)
+        made = variant.store / "calibrate"
+        whole = {"calibration.json", "calibration.safetensors"}
+        assert not made.exists() or all(whole <= {file.name for file in each.iterdir()} for each in made.iterdir())
+    done = edgetl("calibrate", variant.folder, "--json")
+    assert done.code == 0, done.err
+    folder = Path(done.document["result"]["artifacts"]["calibrate"])
+    assert statistics.load(folder).samples == 32
+    variant.assert_clean()
 
 
 @pytest.mark.parametrize(

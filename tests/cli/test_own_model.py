@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import onnx
@@ -345,13 +351,60 @@ def test_a_model_of_two_integer_inputs_is_quantized_from_arrays(quantize_text, r
     onnx.checker.check_model(done)
     assert [entry.type.tensor_type.elem_type for entry in done.graph.input] == [TensorProto.INT64] * 2
     assert not [entry for entry in done.metadata_props if entry.key == "edgetl.preprocessing"]
-    if recipe == "int8-dynamic":
-        assert found["layers"] is None
-        return
     assert {layer["node"] for layer in found["layers"]["layers"]} == {"up", "down"}
     alone = [layer["isolated_db"] for layer in found["layers"]["layers"]]
     assert alone == sorted(alone)
     assert ("before_correction" in found["notes"]) == (recipe == "int8-mse-corrected")
+
+
+def test_a_misspelt_name_in_keep_float_is_refused_before_any_calibration(quantize_text, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    tables = '[activations]\nmethod = "minmax"\n[weights]\nmethod = "minmax"\n'
+    for keep, code in (("dwon", 2), ("down", 0)):
+        recipe.write_text(f'schema = 1\ndescription = "mine"\nkeep_float = ["{keep}"]\n{tables}', encoding="utf-8")
+        found, _, err = quantize_text(recipe=str(recipe))
+        assert found == code, err
+        assert quantize_text.output.exists() == (code == 0)
+        if code:
+            assert "'dwon'" in err
+            assert "near it: down" in err
+            assert "calibrate" not in err
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop", "code"), [("calibrate", signal.SIGINT, 130), ("quantize", signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_killed_at_any_time_the_output_is_whole_or_absent(start, quantize_text, tokens, tmp_path, stage, stop, code):
+    output, model = quantize_text.output, save(text_model(), tmp_path, "text.onnx")
+    recipe = ("--recipe", "int8-mse-corrected")
+    process = start("quantize", model, "--data", tokens, "--target", "x86-64-cpu", "-o", output, *recipe)
+    said = next((line for line in process.stderr if line.startswith(stage)), "")
+    assert said, "it ended before"
+    time.sleep(random.Random(stage).uniform(0, 0.2))
+    process.send_signal(stop)
+    rest = process.stderr.read()
+    process.wait(timeout=60)
+    process.stderr.close()
+    assert process.returncode in (code, 0), rest
+    assert "Traceback" not in rest
+    assert not output.parent.exists() or {entry.name for entry in output.parent.iterdir()} <= {output.name}
+    if output.exists():
+        onnx.checker.check_model(output, full_check=True)
+    else:
+        assert process.returncode == code
+    assert quantize_text()[0] == 0
+    assert [entry.name for entry in output.parent.iterdir()] == [output.name]
+
+
+def test_a_draft_of_a_process_that_is_no_more_is_removed_and_one_of_a_live_process_is_not(quantize_text, tokens):
+    folder = quantize_text.output.parent
+    folder.mkdir()
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead, live = folder / f".edgetl-{int(gone.stdout)}-abc", folder / f".edgetl-{os.getpid()}-abc"
+    for draft in (dead, live, folder / ".edgetl-notes"):
+        draft.touch()
+    assert quantize_text()[0] == 0
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted([live.name, ".edgetl-notes", "int8.onnx"])
 
 
 def test_arrays_that_do_not_fit(quantize_text, tokens, tmp_path):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-Shape = Sequence[int | str]
+Shape = Sequence[int | str | None]
 
 
 class Net:
@@ -19,6 +21,14 @@ class Net:
         self.random = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def of(cls, nodes: list[onnx.NodeProto], weights: Mapping[str, np.ndarray]) -> Net:
+        """Of finished nodes, and of the weights that they read."""
+        net = cls()
+        used = {name for node in nodes for name in node.input}
+        net.nodes, net.weights = nodes, {name: array for name, array in weights.items() if name in used}
+        return net
 
     def constant(self, name: str, value: object, dtype: type = np.float32) -> str:
         self.weights[name] = np.asarray(value, dtype)
@@ -89,9 +99,27 @@ class Net:
 
 def save(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], path: Path, *, channels: int = 3) -> Path:
     """A graph from "input" (N, channels, 16, 16) to "logits" (N, 5)."""
-    net = Net()
-    net.nodes, net.weights = nodes, weights
-    return net.save(path, inputs={"input": (TensorProto.FLOAT, ["batch", channels, 16, 16])})
+    return Net.of(nodes, weights).save(path, inputs={"input": (TensorProto.FLOAT, ["batch", channels, 16, 16])})
+
+
+def computed(model: ir.Model, data: np.ndarray, values: Sequence[str] = ()) -> list[np.ndarray]:
+    """Some of a model's values, or its outputs, for data at "input"; the model itself is checked, too."""
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    there = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values if name not in there
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(array) for array in session.run(list(values) or None, {"input": data})]
+
+
+def assert_close(left: Sequence[np.ndarray], right: Sequence[np.ndarray], share: float) -> None:
+    """Two lists of arrays agree to 1e-4 of each value, or to a share of the largest."""
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=share * np.abs(one).max())
 
 
 def residual(path: Path, seed: int = 0, opset: int = 20) -> Path:

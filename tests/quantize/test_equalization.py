@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgetl.errors import ModelError
 from edgetl.quantize import equalization, graph
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
+from graphs import computed
 
 CHANNELS = 16
 
@@ -58,35 +62,15 @@ def chain(
 def saved(
     nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], folder: Path, outputs: tuple[str, ...] = ("output",)
 ) -> Path:
-    used = {name for node in nodes for name in node.input}
-    built = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None, None, None]) for name in outputs],
-        [numpy_helper.from_array(array, name) for name, array in weights.items() if name in used],
+    return graphs.Net.of(nodes, weights).save(
+        folder / "chain.onnx",
+        inputs={"input": (TensorProto.FLOAT, ["n", 3, 8, 8])},
+        outputs={name: ["n", None, None, None] for name in outputs},
     )
-    model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    path = folder / "chain.onnx"
-    onnx.save(model, path)
-    return path
 
 
 def prepared(path: Path) -> ir.Model:
     return graph.prepare(graph.load(path))
-
-
-def computed(model: ir.Model, images: np.ndarray, values: tuple[str, ...] = ()) -> list[np.ndarray]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    for name in values:
-        if name not in [output.name for output in proto.graph.output]:
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(list(values) or None, {"input": images})
 
 
 def images(seed: int = 1, count: int = 6) -> np.ndarray:
@@ -102,8 +86,7 @@ def reach(model: ir.Model, batch: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def close(left: list[np.ndarray], right: list[np.ndarray]) -> None:
-    for one, other in zip(left, right, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+    graphs.assert_close(left, right, 1e-4)
 
 
 class TestPairs:

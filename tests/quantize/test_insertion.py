@@ -74,6 +74,30 @@ class TestPrepare:
         images = samples(4, seed=1)
         np.testing.assert_allclose(logits(tmp_path / "prepared.onnx", images), logits(source, images), atol=1e-4)
 
+    def test_what_a_norm_is_folded_into_keeps_its_name(self, tmp_path: Path) -> None:
+        net = graphs.Net()
+
+        def normalised(source: str, output: str, channels: int) -> str:
+            names = [net.constant(f"{output}_{part}", net.random.uniform(0.5, 2, channels)) for part in "gbmv"]
+            return net.add("BatchNormalization", [source, *names], output)
+
+        net.weight("transposed_w", 16, 16, 1, 1)
+        net.weight("dense_w", 16, 5, reduced=16)
+        net.conv("input", "a", 16, 3, 3, name="stem", bias="none")
+        normalised(normalised("a", "b", 16), "c", 16)  # two in a row
+        net.add("ConvTranspose", ["c", "transposed_w"], "d", name="up")
+        net.add("Relu", [normalised("d", "e", 16)], "f", name="relu")
+        net.add("Add", ["f", normalised("f", "g", 16)], "h", name="sum")  # this one stays: no product before it
+        net.add("GlobalAveragePool", ["h"], "pooled", name="pool")
+        net.add("Flatten", ["pooled"], "flat", name="flatten")
+        net.add("Gemm", ["flat", "dense_w"], "i", name="head")
+        normalised("i", "logits", 5)
+        model = graph.prepare(graph.load(net.save(tmp_path / "m.onnx")))
+        assert [(node.op_type, node.name) for node in model.graph] == [
+            ("Conv", "stem"), ("ConvTranspose", "up"), ("Relu", "relu"), ("BatchNormalization", "g_node"),
+            ("Add", "sum"), ("GlobalAveragePool", "pool"), ("Reshape", "flatten"), ("Gemm", "head"),
+        ]  # fmt: skip
+
     def test_every_activation_has_a_shape_and_a_name(self, source: Path) -> None:
         model = graph.prepare(graph.load(source))
         for node in model.graph:

@@ -120,14 +120,19 @@ class TestThreshold:
         assert inspection.threshold(sketch_of(values), "minmax", FOUND["minmax"], UINT8).clipped_share == 0.0
 
 
+SEARCHED = {
+    f"{method}{outliers}" for method in ("mse", "minmax", "percentile 99.99") for outliers in ("", " without outliers")
+}
+
+
 class TestEstimators:
     def test_of_the_shipped_recipes(self) -> None:
         found = inspection.estimators(map(catalog.recipe, catalog.recipe_names()))
-        assert set(found) == {"minmax", "percentile 99.99", "entropy", "mse"}
+        assert set(found) == {*SEARCHED, "entropy"}
         assert all(inspection.label(item) == name for name, item in found.items())
 
     def test_search_is_all_that_it_chooses_from(self) -> None:
-        assert set(inspection.estimators([catalog.recipe("int8-search")])) == {"mse", "minmax", "percentile 99.99"}
+        assert set(inspection.estimators([catalog.recipe("int8-search")])) == SEARCHED
 
     def test_percentiles_are_told_apart_and_recipes_without_ranges_passed_over(self) -> None:
         recipe = catalog.recipe("int8-percentile")

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgetl.quantize import calibrate, graph, insertion, layers, placement
+from edgetl.quantize import calibrate, dynamic, graph, insertion, layers, placement
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.layers import NO_NOISE_DB, LayerReport
 from edgetl.quantize.ranges import QuantParams
@@ -96,6 +96,76 @@ def test_every_layer_is_reported_worst_first(kind: str, scheme: str, tmp_path: P
         worst_first = [loss.isolated_db for loss in losses]
         assert worst_first == sorted(worst_first) and all(10 < value <= NO_NOISE_DB for value in worst_first)
     assert all(loss.accumulated_db > 10 for loss in report.layers)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """As DynamicQuantizeLinear and its inverse: uint8 over the range of all values, 0 included."""
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    scale = (high - low) / 255
+    zero_point = np.rint(-low / scale)
+    return np.asarray((np.clip(np.rint(values / scale) + zero_point, 0, 255) - zero_point) * scale)
+
+
+def test_two_dynamic_products_by_hand(tmp_path: Path) -> None:
+    net = graphs.Net(9)
+    net.add("Flatten", ["input"], "rows")
+    net.weight("first", 32, 768)
+    net.constant("bias", net.random.normal(size=32))
+    net.add("Gemm", ["rows", "first", "bias"], "a", transB=1)
+    net.add("Relu", ["a"], "b")
+    net.weight("second", 32, 5, reduced=32)
+    net.add("MatMul", ["b", "second"], "logits")
+    model, data = graph.prepare(graph.load(net.save(tmp_path / "m.onnx"))), images()
+    done = dynamic.quantize_dynamic(model.clone())
+    batches = [{"input": data[:3]}, {"input": data[3:]}]
+    report = layers.report_dynamic(model, done, batches, open_runner=OnnxRuntimeRunner)
+
+    nodes = {node.name: node for node in done.model.graph}
+
+    def weights(name: str) -> np.ndarray:
+        integers = graph.array_of(nodes[name].inputs[1])
+        scales = graph.array_of(nodes[f"{name}_scales"].inputs[1])
+        assert integers is not None and scales is not None
+        return np.asarray(integers * scales)
+
+    gemm, matmul = weights("a_node"), weights("logits_node")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("a", "a_quantized", "y", "y_alone", "y_quantized")}
+    for batch in batches:  # each has ranges of its own
+        rows = batch["input"].reshape(len(batch["input"]), -1).astype(np.float64)
+        a, a_quantized = rows @ net.weights["first"].T + net.weights["bias"], rounded(rows) @ gemm + net.weights["bias"]
+        b, b_quantized = np.maximum(a, 0), np.maximum(a_quantized, 0)
+        results = (a, a_quantized, b @ net.weights["second"], rounded(b) @ matmul, rounded(b_quantized) @ matmul)
+        for name, array in zip(parts, results, strict=True):
+            parts[name].append(array)
+    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    first = sqnr(whole["a"], whole["a_quantized"])
+    expected = {
+        "a_node": (first, first),
+        "logits_node": (sqnr(whole["y"], whole["y_alone"]), sqnr(whole["y"], whole["y_quantized"])),
+    }
+    found = {loss.node: loss for loss in report.layers}
+    assert set(found) == set(expected) and (report.samples, report.tensors) == (8, ())
+    for name, (isolated, accumulated) in expected.items():
+        assert found[name].isolated_db == pytest.approx(isolated, abs=0.05)
+        assert found[name].accumulated_db == pytest.approx(accumulated, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "embedded"])
+def test_every_dynamic_product_is_reported_worst_first(kind: str, tmp_path: Path) -> None:
+    model = graph.prepare(graph.load(getattr(graphs, kind)(tmp_path / "m.onnx")))
+    random = np.random.default_rng(0)
+    batch: dict[str, np.ndarray] = {"input": random.normal(size=(4, 8, 32)).astype(np.float32)}
+    if kind == "embedded":
+        batch = {"ids": random.integers(0, 50, (4, 6)), "mask": np.ones((4, 6), np.float32)}
+    done = dynamic.quantize_dynamic(model.clone())
+    before = [ir.to_proto(each).SerializeToString() for each in (model, done.model)]
+    report = layers.report_dynamic(model, done, [batch], open_runner=OnnxRuntimeRunner)
+    assert before == [ir.to_proto(each).SerializeToString() for each in (model, done.model)], "they are not changed"
+    assert {loss.node for loss in report.layers} == {product.node for product in done.products}
+    assert {loss.node for loss in report.layers} <= {node.name for node in done.model.graph}, "they keep their names"
+    alone = [loss.isolated_db for loss in report.layers]
+    assert alone == sorted(alone) and len(alone) == sum(done.quantized.values())
+    assert all(20 < loss.accumulated_db < NO_NOISE_DB and loss.isolated_db > 20 for loss in report.layers)
 
 
 def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from edgetl.errors import UnknownNameError
 from edgetl.quantize import calibrate, graph, insertion, placement
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.schemes import SCHEMES
@@ -76,7 +77,7 @@ class TestResidual:
         made = Made(graphs.residual(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
         for name in ("expand_conv", "depthwise_conv", "project_conv", "residual_add"):
             assert made.inputs(name)[:2] == ["DequantizeLinear"] * 2
-        for name in ("project_conv", "residual_add", "mean_pool_pool"):
+        for name in ("project_conv", "residual_add", "mean_pool"):
             assert made.readers(name) == {"QuantizeLinear"}
         for name in ("expand_conv", "depthwise_conv"):  # the quantizer stands behind the function
             (function,) = made.readers(name)
@@ -197,9 +198,9 @@ class TestKept:
         [
             (("Add",), {"Add": 1}),
             (("expand_conv",), {"Conv": 1}),
-            (("*_conv",), {"Conv": 3}),
+            (("*_conv",), {"Conv": 4}),
             (("?xpand_conv", "depthwise*"), {"Conv": 2}),
-            (("absent",), {}),
+            (("Softmax",), {}),
         ],
     )
     def test_by_operator_name_and_pattern(self, keep: tuple[str, ...], left: dict[str, int], tmp_path: Path) -> None:
@@ -207,6 +208,19 @@ class TestKept:
         assert {kind: made.done.left_in_float.get(kind, 0) for kind in left} == left
         if keep == ("expand_conv",):
             assert made.inputs("expand_conv")[1:] == ["constant", "constant"]
+
+    def test_what_nothing_is_called_is_an_error_that_lists_the_nearest_names(self, tmp_path: Path) -> None:
+        model = graph.prepare(graph.load(graphs.residual(tmp_path / "m.onnx")))
+        placement.refuse_unknown(["Softmax", "Conv", "stem_conv", "*_conv", "cl?ssifier"], model.graph)
+        for name, listed in {
+            "expandconv": "near it: expand_conv",
+            "stem_*_conv": "stem_conv",
+            "Softmaks": "it has Add, Clip, Concat, Conv, Flatten and ",
+            "norm": "",  # folded into stem_conv
+        }.items():
+            with pytest.raises(UnknownNameError, match="neither an ONNX operator nor a node") as caught:
+                placement.refuse_unknown(["Conv", name], model.graph)
+            assert f"'{name}'" in str(caught.value) and listed in str(caught.value)
 
     def test_the_bias_of_a_kept_product_is_no_integer_addition(self, tmp_path: Path) -> None:
         net = graphs.Net()

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgetl.errors import UsageError
-from edgetl.quantize.ranges import QuantParams, activation_params, noise_power, params_of, weight_scales
+from edgetl.quantize.ranges import (
+    QuantParams,
+    activation_params,
+    noise_power,
+    params_of,
+    weight_scales,
+    without_outliers,
+)
 from edgetl.quantize.schemes import (
     INT8,
     INT8_HALF,
@@ -316,3 +323,52 @@ class TestWeights:
         assert np.isfinite(scales).all() and scales[0] == 1.0 and (scales > np.finfo(np.float32).tiny).all()
         kept = np.clip(np.rint(values / scales[:, None]), -127, 127) * scales[:, None]
         np.testing.assert_allclose(kept[2:], values[2:], rtol=0.1, atol=0.01)
+
+
+class TestOutliers:
+    def samples(self, reaches: list[float], seed: int = 0) -> Sketch:
+        random = np.random.default_rng(seed)
+        rows = random.uniform(-1, 1, size=(len(reaches), 500)) * np.asarray(reaches)[:, None]
+        return Sketch.of(rows.astype(np.float32), channel_axis=None)
+
+    @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
+    def test_a_few_samples_far_out_do_not_count(self, method: str) -> None:
+        sketch = self.samples([1.0] * 60 + [50.0, 80.0])
+        dropped = activation_params(sketch, Estimator(method=method, outliers="drop"), INT8_SYMMETRIC)  # type: ignore[arg-type]
+        kept = activation_params(sketch, Estimator(method=method), INT8_SYMMETRIC)  # type: ignore[arg-type]
+        assert dropped.high <= 1.02
+        assert dropped.high <= 1.01 * kept.high
+        assert method == "entropy" or dropped.high < kept.high
+
+    def test_samples_that_differ_by_chance_all_count(self) -> None:
+        random = np.random.default_rng(1)
+        sketch = self.samples(np.exp(random.uniform(-0.5, 0.5, size=100)).tolist())
+        assert without_outliers(sketch) is sketch
+
+    def test_one_side_may_have_outliers_and_the_other_none(self) -> None:
+        rows = np.random.default_rng(2).uniform(0.5, 1, size=(50, 100)).astype(np.float32)
+        rows[:, 0] = -1.0
+        rows[7, 3] = 90.0
+        cut = without_outliers(Sketch.of(rows, channel_axis=None))
+        assert (cut.low, cut.total) == (-1.0, 50 * 100 - 1)
+        assert cut.high <= 1.0
+
+    def test_of_few_samples_nothing_is_said(self) -> None:
+        sketch = self.samples([1.0] * 18 + [90.0])
+        assert without_outliers(sketch) is sketch
+
+    @pytest.mark.parametrize("value", [0.0, -2.0, 5.0, 1e-40])
+    def test_constant_tensors(self, value: float) -> None:
+        rows = np.full((40, 30), value, dtype=np.float32)
+        sketch = Sketch.of(rows, channel_axis=None)
+        for method in ("minmax", "percentile", "mse", "entropy"):
+            wanted = activation_params(sketch, Estimator(method=method), UINT8)  # type: ignore[arg-type]
+            assert activation_params(sketch, Estimator(method=method, outliers="drop"), UINT8) == wanted  # type: ignore[arg-type]
+
+    def test_a_tensor_that_most_samples_leave_at_zero(self) -> None:
+        rows = np.zeros((60, 20), dtype=np.float32)
+        rows[:4, 0] = (1.0, 1.1, 1.2, 40.0)
+        params = activation_params(
+            Sketch.of(rows, channel_axis=None), Estimator(method="minmax", outliers="drop"), UINT8
+        )
+        assert 1.0 <= params.high <= 40.2

@@ -31,6 +31,8 @@ def same(one: Sketch, other: Sketch) -> bool:
         (one.counts, other.counts),
         (one.channel_low, other.channel_low),
         (one.channel_high, other.channel_high),
+        (one.sample_lows.view(np.uint32), other.sample_lows.view(np.uint32)),
+        (one.sample_highs.view(np.uint32), other.sample_highs.view(np.uint32)),
         *zip(one.channel_sums.rows(), other.channel_sums.rows(), strict=True),
         *zip(one.channel_squares.rows(), other.channel_squares.rows(), strict=True),
     ]
@@ -150,6 +152,26 @@ class TestWhatIsExact:
         assert Sketch.of(np.asarray(3.0, np.float32)).total == 1
         array = samples_of(2, 6, 4)
         assert same(Sketch.of(array[:, ::2].transpose(0, 2, 1)), Sketch.of(array[:, ::2].transpose(0, 2, 1).copy()))
+
+
+class TestSamples:
+    @given(tensors)
+    def test_the_extremes_of_every_sample_are_exact_and_ascending(self, array: np.ndarray) -> None:
+        sketch = Sketch.of(array)
+        flat = array.reshape(len(array), -1) if array.size else np.zeros((0, 1), dtype=np.float32)
+        assert sketch.sample_lows.tolist() == sorted(flat.min(axis=1).tolist())
+        assert sketch.sample_highs.tolist() == sorted(flat.max(axis=1).tolist())
+
+    @given(vectors, values, values)
+    def test_within_counts_what_lies_there(self, array: np.ndarray, a: float, b: float) -> None:
+        low, high = float(np.float32(min(a, b))), float(np.float32(max(a, b)))
+        inside = int(((array >= low) & (array <= high)).sum())
+        kept = single(array).within(low, high)
+        assert kept.total >= inside
+        assert kept.low >= min(low, float(array.min())) if inside else True
+        # What is counted besides lies in the same buckets as the ends: at most 1/128 away.
+        margin = 2**-6 * max(abs(low), abs(high)) + 1e-37
+        assert kept.total <= int(((array >= low - margin) & (array <= high + margin)).sum())
 
 
 class TestNotFinite:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph, smoothing
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
+from graphs import computed
 
 WIDTH, TOKENS = 24, 6
 
@@ -68,30 +72,12 @@ OUTPUTS = {"q": 3, "k": 2, "v": 2}
 def prepared(
     nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], folder: Path, outputs: dict[str, int] = OUTPUTS
 ) -> ir.Model:
-    used = {name for node in nodes for name in node.input}
-    built = helper.make_graph(
-        nodes,
-        "block",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", TOKENS, WIDTH])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank) for name, rank in outputs.items()],
-        [numpy_helper.from_array(array, name) for name, array in weights.items() if name in used],
+    path = graphs.Net.of(nodes, weights).save(
+        folder / "block.onnx",
+        inputs={"input": (TensorProto.FLOAT, ["n", TOKENS, WIDTH])},
+        outputs={name: [None] * rank for name, rank in outputs.items()},
     )
-    model = helper.make_model(built, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, folder / "block.onnx")
-    return graph.prepare(graph.load(folder / "block.onnx"))
-
-
-def computed(model: ir.Model, batch: np.ndarray, values: tuple[str, ...] = ()) -> list[np.ndarray]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    for name in values:
-        if name not in [output.name for output in proto.graph.output]:
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(list(values) or None, {"input": batch})
+    return graph.prepare(graph.load(path))
 
 
 def tokens(seed: int = 1, count: int = 16) -> np.ndarray:
@@ -107,8 +93,7 @@ def rows(model: ir.Model, batch: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def close(left: list[np.ndarray], right: list[np.ndarray]) -> None:
-    for one, other in zip(left, right, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+    graphs.assert_close(left, right, 1e-5)
 
 
 class TestGroups:

@@ -37,6 +37,8 @@ def test_everything_is_read_back(tmp_path: Path) -> None:
         assert np.array_equal(other.counts, sketch.counts) and other.counts.dtype == np.int64
         assert np.array_equal(other.channel_low, sketch.channel_low)
         assert np.array_equal(other.channel_high, sketch.channel_high)
+        assert np.array_equal(other.sample_lows, sketch.sample_lows)
+        assert np.array_equal(other.sample_highs, sketch.sample_highs)
         for mine, its in ((sketch.channel_sums, other.channel_sums), (sketch.channel_squares, other.channel_squares)):
             assert all(np.array_equal(a, b) for a, b in zip(mine.rows(), its.rows(), strict=True))
         assert other.merge(sketch).total == 2 * sketch.total

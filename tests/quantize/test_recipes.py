@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgetl import catalog
+from edgetl.errors import UnknownNameError
+from edgetl.quantize import graph, recipes
+from edgetl.quantize.recipes import Made, Tools
+from edgetl.quantize.schemes import SCHEMES
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
+
+STATIC, DYNAMIC, HALF = (catalog.recipe(name) for name in ("int8-minmax", "int8-dynamic", "fp16"))
+X86 = "onnxruntime-x86-vnni"
+
+
+def images() -> Iterator[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return ({"input": random.normal(size=(4, 3, 16, 16)).astype(np.float32)} for _ in range(3))
+
+
+TOOLS = Tools(samples=images, open_runner=OnnxRuntimeRunner)
+
+
+def network(folder: Path) -> ir.Model:
+    return graph.prepare(graph.load(graphs.residual(folder / "residual.onnx")))
+
+
+def made(model: ir.Model, scheme: str, recipe: str, *keep: str) -> Made:
+    chosen = replace(catalog.recipe(recipe), keep_float=keep)
+    return recipes.make(model, recipes.calibrate(model, TOOLS, [SCHEMES[scheme]]), SCHEMES[scheme], chosen, TOOLS)
+
+
+def dequantizes(model: ir.Model, name: str) -> bool:
+    """Whether the weights of a node are integers."""
+    node = next(node for node in model.graph if node.name == name)
+    assert node.inputs[1] is not None
+    return node.inputs[1].producer() is not None
+
+
+class TestKeepFloat:
+    def test_by_the_name_that_the_users_file_has_although_a_norm_was_folded_in(self, tmp_path: Path) -> None:
+        model = network(tmp_path)
+        done = made(model, X86, "int8-minmax", "stem_conv")
+        assert not dequantizes(done.model, "stem_conv") and dequantizes(done.model, "expand_conv")
+        assert done.left_in_float["Conv"] == 1 and done.notes["keep_float_without_effect"] == []
+        half = recipes.make_half(model, None, replace(HALF, keep_float=("stem_conv",)))
+        assert dict(half.notes["kept_in_float32"])["stem_conv"]
+
+    @pytest.mark.parametrize("recipe", ["int8-minmax", "int8-dynamic"])
+    def test_a_misspelt_name_is_an_error_in_every_kind_of_recipe(self, recipe: str, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match=r"'stem-conv'.*near it: stem_conv"):
+            made(network(tmp_path), X86, recipe, "stem-conv")
+        with pytest.raises(UnknownNameError, match="'stem-conv'"):
+            recipes.make_half(network(tmp_path), None, replace(HALF, keep_float=("stem-conv",)))
+
+    @pytest.mark.parametrize("recipe", ["int8-minmax", "int8-dynamic"])
+    def test_an_operator_that_this_model_does_not_have_is_noted(self, recipe: str, tmp_path: Path) -> None:
+        done = made(network(tmp_path), X86, recipe, "Softmax", "Conv")
+        assert done.notes["keep_float_without_effect"] == ["Softmax"]
+        assert done.left_in_float["Conv"] == 4
+
+
+@pytest.mark.parametrize("scheme", ["tensorrt", X86])
+@pytest.mark.parametrize("recipe", ["int8-mse-corrected", "int8-dynamic"])
+def test_the_float_graph_is_the_callers_to_keep(scheme: str, recipe: str, tmp_path: Path) -> None:
+    if (scheme, recipe) == ("tensorrt", "int8-dynamic"):
+        pytest.skip("TensorRT has no dynamic quantization")
+    model = network(tmp_path)
+    before = ir.to_proto(model).SerializeToString()
+    made(model, scheme, recipe)
+    recipes.make_half(model, None, HALF)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+class TestSearch:
+    def test_what_is_tried_is_noted_and_the_best_is_taken(self, tmp_path: Path) -> None:
+        done = made(network(tmp_path), X86, "int8-search")
+        tried = done.notes["searched_activations_db"]
+        assert set(tried) == {
+            *("mse", "minmax", "percentile 99.99"),
+            *("mse without outliers", "minmax without outliers", "percentile 99.99 without outliers"),
+        }
+        assert tried[done.notes["activations"]] == max(tried.values())
+
+    def test_outliers_are_dropped_where_that_serves_the_graph_and_only_there(self, tmp_path: Path) -> None:
+        def some(far: int) -> Tools:
+            def samples() -> Iterator[dict[str, np.ndarray]]:
+                random = np.random.default_rng(0)
+                for index in range(64):
+                    image = random.normal(size=(1, 3, 16, 16)).astype(np.float32)
+                    image[0, 0, 0, 0] = 300.0 if index < far else 0.0
+                    yield {"input": image}
+
+            return Tools(samples=samples, open_runner=OnnxRuntimeRunner)
+
+        model, scheme = network(tmp_path), SCHEMES[X86]
+        found = {}
+        for far in (0, 1):
+            tools = some(far)
+            statistics = recipes.calibrate(model, tools, [scheme])
+            done = recipes.make(model, statistics, scheme, catalog.recipe("int8-mse"), tools)
+            found[far] = done.notes["searched_activations_db"]
+            assert found[far][done.notes["activations"]] == max(found[far].values())
+        assert found[1]["mse without outliers"] != found[1]["mse"]
+        assert abs(found[0]["mse without outliers"] - found[0]["mse"]) < 3
