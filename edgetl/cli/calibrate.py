@@ -189,11 +189,11 @@ def _show(
         print_text(f"shown: the {len(views)} that the estimators differ on most; --tensor '*' shows all")
     print_text("bars: values per bin on a logarithmic scale, bins of equal width")
     print_text("letters: ends of each estimator's range; < and >: beyond what was seen")
+    widest = max(map(len, found), default=0)
     for letter, name in zip(_LETTERS, found, strict=False):
-        users = f"  {letter}  {name.ljust(16)} {', '.join(_users(name, recipes))}"
-        for line in textwrap.wrap(
-            users, 80, subsequent_indent=" " * 22, break_long_words=False, break_on_hyphens=False
-        ):
+        users = f"  {letter}  {name.ljust(widest)} {', '.join(_users(name, recipes))}"
+        indent = " " * (6 + widest)
+        for line in textwrap.wrap(users, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False):
             print_text(line)
     for view in views:
         print_text()

@@ -280,9 +280,9 @@ def candidates(estimator: Estimator | None) -> list[Estimator]:
 
 
 def label(estimator: Estimator) -> str:
-    """What an estimator is called: its method, the share of a percentile, and whether outliers count."""
+    """What an estimator is called: its method, the share of a percentile, and "drop" where outliers are dropped."""
     share = f" {estimator.percentile:g}" if estimator.method == "percentile" else ""
-    return estimator.method + share + (" without outliers" if estimator.outliers == "drop" else "")
+    return estimator.method + share + (" drop" if estimator.outliers == "drop" else "")
 
 
 def _corrected(

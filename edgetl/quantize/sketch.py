@@ -301,5 +301,7 @@ def _edges() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 _LOWER, _UPPER = _edges()
+_LEAST = float(_LOWER[0x0001])
+"""The smallest magnitude that is not counted as zero."""
 # Negative floats grow in magnitude with their bits: from -Inf down to -0.0, then from 0.0 up.
 _ASCENDING = np.concatenate([np.arange(0xFF80, 0x7FFF, -1), np.arange(0x0000, 0x7F81)])

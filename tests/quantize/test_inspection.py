@@ -120,9 +120,7 @@ class TestThreshold:
         assert inspection.threshold(sketch_of(values), "minmax", FOUND["minmax"], UINT8).clipped_share == 0.0
 
 
-SEARCHED = {
-    f"{method}{outliers}" for method in ("mse", "minmax", "percentile 99.99") for outliers in ("", " without outliers")
-}
+SEARCHED = {f"{method}{outliers}" for method in ("mse", "minmax", "percentile 99.99") for outliers in ("", " drop")}
 
 
 class TestEstimators:

@@ -88,7 +88,7 @@ class TestSearch:
         tried = done.notes["searched_activations_db"]
         assert set(tried) == {
             *("mse", "minmax", "percentile 99.99"),
-            *("mse without outliers", "minmax without outliers", "percentile 99.99 without outliers"),
+            *("mse drop", "minmax drop", "percentile 99.99 drop"),
         }
         assert tried[done.notes["activations"]] == max(tried.values())
 
@@ -111,5 +111,5 @@ class TestSearch:
             done = recipes.make(model, statistics, scheme, catalog.recipe("int8-mse"), tools)
             found[far] = done.notes["searched_activations_db"]
             assert found[far][done.notes["activations"]] == max(found[far].values())
-        assert found[1]["mse without outliers"] != found[1]["mse"]
-        assert abs(found[0]["mse without outliers"] - found[0]["mse"]) < 3
+        assert found[1]["mse drop"] != found[1]["mse"]
+        assert abs(found[0]["mse drop"] - found[0]["mse"]) < 3
