@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgetl import config
+from edgetl.config import Config
 from edgetl.errors import ConfigError
 
 MINIMAL = """\
@@ -82,7 +83,11 @@ def test_nothing_can_be_changed_afterwards(tmp_path: Path) -> None:
         (MINIMAL + "[finetune]\nsede = 1\n", 9, "unknown key 'finetune.sede'; did you mean 'seed'?"),
         (MINIMAL + "[finetune]\n# sede = 1\nsede = 1\n", 10, "unknown key 'finetune.sede'; did you mean 'seed'?"),
         (MINIMAL + "finetune.sede = 1\n", 8, "unknown key 'target.0.finetune'"),
-        (MINIMAL.replace("[project]", "colour = 1\n[project]"), 2, "unknown key 'colour'; known: schema, project"),
+        (
+            MINIMAL.replace("[project]", "colour = 1\n[project]"),
+            2,
+            "unknown key 'colour'; known: schema, preset, project",
+        ),
         (MINIMAL + "[finetun]\n", 8, "unknown key 'finetun'; did you mean 'finetune'?"),
         (MINIMAL + "[[target]]\ndevise = 1\ndevice = 'b'\n", 9, "unknown key 'target.1.devise'; did you mean 'device'"),
         (MINIMAL + "budget = { p99 = 8 }\n", 8, "unknown key 'target.0.budget.p99'; did you mean 'p99_ms'?"),
@@ -309,3 +314,70 @@ def test_the_schema_uses_the_names_of_the_file() -> None:
     properties = config.json_schema()["properties"]
     assert "schema" in properties
     assert "schema_" not in properties
+
+
+REST = """
+[project]
+name = "p"
+[data]
+train = "a"
+test = "b"
+[[target]]
+device = "x86-64-cpu"
+"""
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", config.presets())
+    def test_each_is_a_configuration(self, name: str, tmp_path: Path) -> None:
+        path = tmp_path / "edgetl.toml"
+        path.write_text(f'schema = 1\npreset = "{name}"\n' + REST, encoding="utf-8")
+        loaded = config.load(path)
+        assert loaded.preset == name
+        assert loaded.finetune.phases
+
+    def test_those_that_can_be_named_are_those_that_are_there(self) -> None:
+        field = Config.model_fields["preset"].annotation
+        named = {name for part in get_args(field) for name in get_args(part)}
+        assert named == set(config.presets())
+
+    def test_what_the_project_says_is_stronger(self, tmp_path: Path) -> None:
+        path = tmp_path / "edgetl.toml"
+        text = f'schema = 1\npreset = "resnet50-mnist"\n{REST}\n[finetune]\nmomentum = 0.5\n'
+        path.write_text(text, encoding="utf-8")
+        loaded = config.load(path, {"model.backbone": '"timm:resnet18"'})
+        assert (loaded.finetune.momentum, loaded.finetune.optimizer) == (0.5, "sgd")
+        assert loaded.model.backbone == "timm:resnet18"
+        assert loaded.finetune.phases[0].schedule == "step"
+
+    def test_the_default_is_probe_then_finetune(self, tmp_path: Path) -> None:
+        for name, line in (("a", ""), ("b", 'preset = "probe-then-finetune"\n')):
+            (tmp_path / f"{name}.toml").write_text(f"schema = 1\n{line}{REST}", encoding="utf-8")
+        assert config.load(tmp_path / "a.toml").finetune == config.load(tmp_path / "b.toml").finetune
+
+    def test_one_that_is_not_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "edgetl.toml"
+        path.write_text(f'schema = 1\npreset = "bias"\n{REST}', encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"preset: Input should be 'probe-then-finetune'.*\(it is 'bias'\)"):
+            config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("phase", "problem"),
+    [
+        ('{ train = "last-stages" }', 'train = "last-stages" needs stages'),
+        ('{ train = "all", stages = 2 }', 'train = "all" goes without stages'),
+        ('{ train = "names" }', 'train = "names" needs names'),
+        ('{ train = "head", names = ["x"] }', 'train = "head" goes without names'),
+        ('{ train = "last-stages", stages = 0 }', "greater than or equal to 1"),
+        ('{ train = "all", layer_decay = 1.5 }', "less than or equal to 1"),
+        ('{ train = "all", warmup = 1.0 }', "less than 1"),
+        ('{ train = "tail" }', "Input should be 'head'"),
+    ],
+)
+def test_phases_that_make_no_sense(phase: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "edgetl.toml"
+    path.write_text(f"schema = 1\n{REST}\n[finetune]\nphases = [{phase}]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(problem)) as found:
+        config.load(path)
+    assert f"{path}:" in str(found.value)

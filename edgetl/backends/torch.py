@@ -10,13 +10,14 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.backends.backbones import build as build
 from edgetl.backends.base import CompileRequest, EngineRecord
-from edgetl.errors import MissingExtraError, ModelError, ProviderError
+from edgetl.errors import ModelError, ProviderError
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.runner import EngineNode, Placement, Runner, Tensors, TensorSpec, check_feeds
 from edgetl.specs import Precision, Target
@@ -34,7 +35,7 @@ class Deploy:
     """What is needed to use a checkpoint's weights: the content of ``deploy.json``."""
 
     backbone: str
-    """As in the configuration: timm:<name>."""
+    """As in the configuration: timm:<name> or torchvision:<name>."""
     classes: tuple[str, ...]
     """In the order of the outputs."""
     preprocessing: ImagePreprocessing
@@ -48,28 +49,6 @@ class Deploy:
         return 3, self.preprocessing.height, self.preprocessing.width
 
 
-def build(backbone: str, classes: int) -> nn.Module:
-    """A network with random weights.
-
-    Args:
-        backbone: timm:<name>.
-        classes: Outputs of its head.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-        ModelError: timm has no model of that name; the message names similar ones.
-    """
-    timm = _timm()
-    name = backbone.partition(":")[2]
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name[:12]}*")[:5] or timm.list_models("*lite*")[:5]
-        raise ModelError(
-            f"timm has no model '{name}'; it has {', '.join(near)} …", hint="model.backbone in edgetl.toml"
-        )
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
-    return module
-
-
 def write_checkpoint(folder: Path, module: nn.Module, deploy: Deploy) -> None:
     """Write ``model.safetensors`` (float32, on the CPU) and ``deploy.json``."""
     from safetensors.torch import save_file
@@ -80,18 +59,21 @@ def write_checkpoint(folder: Path, module: nn.Module, deploy: Deploy) -> None:
     (folder / DEPLOY).write_text(text + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path) -> tuple[nn.Module, Deploy]:
+def read_checkpoint(folder: Path, *, dropout: float | None = None) -> tuple[nn.Module, Deploy]:
     """The network, in eval mode on the CPU, and how to use it; the inverse of :func:`write_checkpoint`.
+
+    Args:
+        folder: Of the checkpoint.
+        dropout: Before the head, should the network be trained on; None: its own.
 
     Raises:
         ModelError: Something is missing, or the weights do not fit the network.
     """
-    _timm()
+    deploy = read_deploy(folder)
+    module = build(deploy.backbone, len(deploy.classes), dropout=dropout, image_size=deploy.preprocessing.height)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    deploy = read_deploy(folder)
-    module = build(deploy.backbone, len(deploy.classes))
     try:
         module.load_state_dict(load_file(str(folder / WEIGHTS)))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -242,11 +224,3 @@ def cuda_available() -> bool:
     except ImportError:
         return False
     return torch.cuda.is_available()
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("timm", extra="train", needed_for="building the network") from None
-    return timm

@@ -1,4 +1,4 @@
-"""edgetl targets, recipes, schema: what there is."""
+"""edgetl targets, recipes, presets, schema: what there is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command(name="targets", help="The devices that engines are built for.")(_targets)
     app.command(name="recipes", help="The ways to choose quantization ranges.")(_recipes)
+    app.command(name="presets", help="Ways to fine-tune, as values to start from.")(_presets)
     app.command(name="schema", help="The JSON Schema of edgetl.toml.")(_schema)
 
 
@@ -44,6 +45,30 @@ def _recipes(name: Name = None, json: Json = False) -> None:
         _show(asdict(found[0]))
     else:
         print_table(["recipe", ""], [[recipe.name, recipe.description] for recipe in found])
+
+
+def _presets(name: Name = None, json: Json = False) -> None:
+    from edgetl import config
+    from edgetl.errors import UnknownNameError
+    from edgetl.tomlfile import did_you_mean
+
+    names = config.presets()
+    if name and name not in names:
+        raise UnknownNameError(f"there is no preset '{name}'; {did_you_mean(name, names)}")
+    found = {each: config.preset_text(each) for each in ([name] if name else names)}
+    if json:
+        print_json("presets", [{"name": each, "toml": text} for each, text in found.items()])
+    elif name:
+        print_text(found[name].rstrip())
+    else:
+        print_table(["preset", ""], [[each, _first_sentence(text)] for each, text in found.items()])
+
+
+def _first_sentence(text: str) -> str:
+    """Of the comment that a TOML file begins with."""
+    lines = text.splitlines()
+    comment = lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))]
+    return " ".join(line.lstrip("# ") for line in comment).split(". ")[0].split(" (")[0].rstrip(".") + "."
 
 
 def _schema(json: Json = False) -> None:

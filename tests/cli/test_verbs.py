@@ -139,6 +139,7 @@ def test_a_folder_that_is_no_bundle(edgetl, verb, shapes):
         (["targets", "intel-cpu"], "targets"),
         (["recipes"], "recipes"),
         (["recipes", "int8-mse"], "recipes"),
+        (["presets"], "presets"),
         (["schema"], "schema"),
         (["doctor"], "doctor"),
     ],
@@ -188,3 +189,13 @@ def test_init_writes_a_project_that_validates(edgetl, tmp_path):
 def test_version_and_no_arguments(edgetl):
     assert edgetl("--version").out.startswith("edgetl ")
     assert edgetl().code == 2
+
+
+def test_presets_are_listed_shown_and_misspelt(edgetl):
+    listed = edgetl("presets").out
+    assert "resnet50-mnist" in listed
+    assert "Biases and the head" in listed
+    assert 'optimizer = "sgd"' in edgetl("presets", "resnet50-mnist").out
+    wrong = edgetl("presets", "bias")
+    assert wrong.code == 2
+    assert "there is no preset 'bias'; did you mean 'bias-only'?" in wrong.err

@@ -1,125 +1,316 @@
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgetl.backends.torch import build
-from edgetl.errors import ModelError, ProviderError
-from edgetl.finetune import loop
+from edgetl.backends.backbones import stages
+from edgetl.config import Finetune, Phase
+from edgetl.errors import DataError, ModelError, ProviderError
+from edgetl.finetune import loop, state
+from edgetl.finetune.trainer import Data, Place
 
-BASE = loop.Settings(
-    train="all", epochs=2, lr=3e-3, batchnorm="frozen-statistics", patience=5, batch_size=16, weight_decay=1e-4,
-    label_smoothing=0.0, seed=0, device="cpu", workers=0,
-)  # fmt: skip
-
-
-def coloured(count: int, seed: int) -> list[tuple[np.ndarray, int]]:
-    """Noise with one bright channel: three classes that any network can tell apart."""
-    random = np.random.default_rng(seed)
-    found = []
-    for index in range(count):
-        image = random.normal(scale=0.3, size=(3, 32, 32)).astype(np.float32)
-        image[index % 3] += 1.5
-        found.append((image, index % 3))
-    return found
+Network = Callable[..., torch.nn.Module]
+EVERYTHING = Phase(train="all", epochs=2, lr=3e-3)
+SETTINGS = Finetune(batch_size=16)
+HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="module")
-def data() -> tuple[list[tuple[np.ndarray, int]], list[tuple[np.ndarray, int]]]:
-    return coloured(96, 0), coloured(30, 1)
+def growing() -> Callable[[np.ndarray, np.ndarray], float]:
+    """A metric by which every epoch is better than the one before: the last weights are kept."""
+    values = itertools.count(1)
+    return lambda logits, labels: float(next(values))
 
 
-def network(seed: int = 0) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    return build("timm:test_efficientnet", 3)
+def train(
+    module: torch.nn.Module, data: Data, phase: Phase = EVERYTHING, settings: Finetune = SETTINGS, **more: Any
+) -> loop.PhaseResult:
+    return loop.train_phase(module, data, phase, settings, stages(module), **{"seed": 0, **more})
 
 
-def buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in module.named_buffers()}
-
-
-def parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.named_parameters()}
+def tensors(module: torch.nn.Module, kind: str = "state_dict") -> dict[str, torch.Tensor]:
+    found = module.state_dict() if kind == "state_dict" else dict(getattr(module, kind)())
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
-class TestPhases:
-    def test_the_head_learns_and_nothing_else_moves(self, data) -> None:  # type: ignore[no-untyped-def]
-        module = network()
-        before, old = parameters(module), buffers(module)
-        result = loop.train_phase(module, *data, replace(BASE, train="head", epochs=30, lr=3e-2))
-        assert result.best_val_top1 > 0.6
-        assert changed(before, parameters(module)) == {"classifier.weight", "classifier.bias"}
-        assert changed(old, buffers(module)) == set()
+def norms(module: torch.nn.Module) -> set[str]:
+    return {
+        f"{name}.{part}"
+        for name, each in module.named_modules()
+        if isinstance(each, torch.nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
 
-    def test_everything_learns(self, data) -> None:  # type: ignore[no-untyped-def]
+
+class TestWhatMoves:
+    def test_the_head_learns_and_nothing_else_moves(self, data: Data, network: Network) -> None:
         module = network()
-        before = parameters(module)
-        result = loop.train_phase(module, *data, replace(BASE, epochs=6, batchnorm="train"))
+        before = tensors(module)
+        result = train(module, data, Phase(train="head", epochs=30, lr=3e-2, patience=30))
+        assert result.best_val_top1 > 0.6
+        assert changed(before, tensors(module)) == {"classifier.weight", "classifier.bias"}
+        assert result.trained == sum(before[name].numel() for name in ("classifier.weight", "classifier.bias"))
+
+    def test_everything_learns(self, data: Data, network: Network) -> None:
+        module = network()
+        before = tensors(module, "named_parameters")
+        result = train(module, data, EVERYTHING.model_copy(update={"epochs": 6, "batchnorm": "train"}))
         assert result.best_val_top1 > 0.9
-        assert len(changed(before, parameters(module))) > 0.9 * len(before)
+        assert len(changed(before, tensors(module, "named_parameters"))) > 0.9 * len(before)
         assert result.epochs[-1].train_loss < result.epochs[0].train_loss
         assert not module.training
 
-    @pytest.mark.parametrize("batchnorm", ["train", "frozen-statistics", "frozen"])
-    def test_batchnorm_does_what_the_phase_says(self, batchnorm: str, data) -> None:  # type: ignore[no-untyped-def]
+    def test_biases_and_the_head_alone(self, data: Data, network: Network) -> None:
         module = network()
-        before, old = parameters(module), buffers(module)
-        # Without validation that beats the start, the old weights would come back and prove nothing.
-        result = loop.train_phase(module, *data, replace(BASE, epochs=3, batchnorm=batchnorm))
+        before = tensors(module)
+        result = train(module, data, Phase(train="biases", epochs=12, lr=5e-2, patience=12))
         assert result.best_epoch > 0
-        names = {
-            f"{name}.{part}"
-            for name, module_ in module.named_modules()
-            if isinstance(module_, torch.nn.BatchNorm2d)
-            for part in ("weight", "bias")
-        }
-        moved = changed(before, parameters(module))
-        assert bool(changed(old, buffers(module))) == (batchnorm == "train")
-        assert bool(moved & names) == (batchnorm != "frozen")
+        moved = changed(before, tensors(module))
+        assert "classifier.weight" in moved
+        assert all(name.endswith(".bias") for name in moved - {"classifier.weight"})
+        assert len(moved) > 5
 
-    def test_the_best_weights_come_back(self, data) -> None:  # type: ignore[no-untyped-def]
+    @pytest.mark.parametrize("batchnorm", ["train", "frozen-statistics"])
+    def test_frozen_stages_stay_bit_for_bit_with_their_buffers(
+        self, batchnorm: str, data: Data, network: Network
+    ) -> None:
         module = network()
-        train, val = data
-        good = loop.train_phase(module, train, val, replace(BASE, epochs=6, batchnorm="train"))
-        kept = parameters(module)
-        wrecked = [(image, (label + 1) % 3) for image, label in train]
-        result = loop.train_phase(module, wrecked, val, replace(BASE, epochs=4, lr=3e-2, patience=2))
-        assert result.best_epoch == 0 and result.best_val_top1 == good.best_val_top1
-        assert len(result.epochs) == 2, "it stopped after its patience"
-        assert changed(kept, parameters(module)) == set()
+        before = tensors(module)
+        phase = Phase.model_validate(
+            {"train": "last-stages", "stages": 1, "epochs": 12, "lr": 1e-2, "patience": 12, "batchnorm": batchnorm}
+        )
+        result = train(module, data, phase)
+        assert result.best_epoch > 0
+        trained = {name.rpartition(".")[0] for stage in stages(module)[-2:] for name in stage.parameters}
+        moved = changed(before, tensors(module))
+        assert moved
+        assert {name.rpartition(".")[0] for name in moved} <= trained
+        assert any("running_mean" in name for name in moved) == (batchnorm == "train")
 
-    def test_the_same_seed_gives_the_same_weights(self, data) -> None:  # type: ignore[no-untyped-def]
+    @pytest.mark.parametrize("batchnorm", ["train", "frozen-statistics", "frozen"])
+    def test_batchnorm_does_what_the_phase_says(self, batchnorm: str, data: Data, network: Network) -> None:
+        module = network()
+        before, old = tensors(module, "named_parameters"), tensors(module, "named_buffers")
+        # Without validation that beats the start, the old weights would come back and prove nothing.
+        result = train(module, data, EVERYTHING.model_copy(update={"epochs": 3, "batchnorm": batchnorm}))
+        assert result.best_epoch > 0
+        moved = changed(before, tensors(module, "named_parameters"))
+        assert bool(changed(old, tensors(module, "named_buffers"))) == (batchnorm == "train")
+        assert bool(moved & norms(module)) == (batchnorm != "frozen")
+
+    def test_decay_spares_biases_and_normalisation_and_l1_does_too(self, data: Data, network: Network) -> None:
+        plain, decayed, sparse = network(), network(), network()
+        phase = EVERYTHING.model_copy(update={"epochs": 1, "lr": 1e-3})
+        train(plain, data, phase, SETTINGS.model_copy(update={"weight_decay": 0.0}), metric=growing())
+        train(decayed, data, phase, SETTINGS.model_copy(update={"weight_decay": 50.0}), metric=growing())
+        train(sparse, data, phase, SETTINGS.model_copy(update={"weight_decay": 0.0, "l1": 1.0}), metric=growing())
+
+        def size(module: torch.nn.Module) -> float:
+            return float(sum(p.abs().sum() for p in module.parameters() if p.ndim > 1))
+
+        assert size(decayed) < 0.9 * size(plain)
+        assert size(sparse) < size(plain)
+
+
+class TestWhatIsKept:
+    def test_the_best_weights_come_back(self, data: Data, network: Network) -> None:
+        module = network()
+        good = train(module, data, EVERYTHING.model_copy(update={"epochs": 6, "batchnorm": "train"}))
+        kept = tensors(module)
+        labels = (data.train.labels + 1) % 3
+        wrecked = replace(data, train=type(data.train)(data.train.images, labels), labels=labels.tolist())
+        result = train(module, wrecked, EVERYTHING.model_copy(update={"epochs": 4, "lr": 3e-2, "patience": 2}))
+        assert result.best_epoch == 0
+        assert result.best_val_top1 == good.best_val_top1
+        assert len(result.epochs) == 2, "it stopped after its patience"
+        assert changed(kept, tensors(module)) == set()
+
+    def test_it_stops_when_it_is_good_enough(self, data: Data, network: Network) -> None:
+        phase = EVERYTHING.model_copy(update={"epochs": 30, "batchnorm": "train", "until": 0.8, "patience": 30})
+        result = train(network(), data, phase)
+        assert result.best_val_top1 >= 0.8
+        assert len(result.epochs) < 30
+        assert result.best_epoch == len(result.epochs)
+
+    def test_a_moving_average_is_what_is_validated_and_kept(self, data: Data, network: Network) -> None:
+        plain, averaged = network(), network()
+        phase = EVERYTHING.model_copy(update={"epochs": 4, "patience": 9})
+        train(plain, data, phase, metric=growing())
+        result = train(averaged, data, phase, SETTINGS.model_copy(update={"ema": 0.9}))
+        assert changed(tensors(plain), tensors(averaged))
+        with torch.inference_mode():
+            logits = averaged(torch.from_numpy(data.val.images)).numpy()
+        assert loop.top1(logits, np.asarray(data.val_labels)) == pytest.approx(result.best_val_top1, abs=0.04)
+
+    def test_the_mean_of_the_last_epochs_where_it_is_no_worse(self, data: Data, network: Network) -> None:
+        phase = EVERYTHING.model_copy(update={"epochs": 8, "batchnorm": "train", "patience": 9})
+        result = train(network(), data, phase, SETTINGS.model_copy(update={"average_last": 3}))
+        assert result.averaged in (0, 3)
+        assert result.best_val_top1 >= max(epoch.val_top1 for epoch in result.epochs)
+
+
+class TestTheSameResult:
+    def test_the_same_seed_gives_the_same_weights(self, data: Data, network: Network) -> None:
         found = []
         for seed in (5, 5, 6):
             module = network()
-            loop.train_phase(module, *data, replace(BASE, epochs=1, seed=seed))
-            found.append(parameters(module))
-        assert changed(found[0], found[1]) == set() and changed(found[0], found[2])
+            train(module, data, EVERYTHING.model_copy(update={"epochs": 1}), seed=seed, metric=growing())
+            found.append(tensors(module))
+        assert changed(found[0], found[1]) == set()
+        assert changed(found[0], found[2])
 
-    def test_progress_is_told(self, data) -> None:  # type: ignore[no-untyped-def]
-        told: list[tuple[str, int, int]] = []
-        loop.train_phase(
-            network(),
-            *data,
-            replace(BASE, epochs=1),
-            progress=lambda what, done, total: told.append((what, done, total)),
+    def test_the_callers_random_numbers_are_left_alone(self, data: Data, network: Network) -> None:
+        module = network()
+        torch.manual_seed(9)
+        expected = torch.rand(3)
+        torch.manual_seed(9)
+        train(module, data, EVERYTHING.model_copy(update={"epochs": 1}))
+        assert torch.equal(torch.rand(3), expected)
+
+    @pytest.mark.parametrize("parts", [2, 5])
+    def test_a_step_in_parts_is_the_same_step(self, parts: int, data: Data, network: Network) -> None:
+        whole, cut = network(), network()
+        phase = EVERYTHING.model_copy(update={"epochs": 1, "lr": 1e-4})
+        train(whole, data, phase, metric=growing())
+        train(cut, data, phase, SETTINGS.model_copy(update={"accumulate": parts}), metric=growing())
+        assert changed(tensors(network(), "named_parameters"), tensors(whole, "named_parameters"))
+        for name, tensor in tensors(whole, "named_parameters").items():
+            torch.testing.assert_close(tensors(cut, "named_parameters")[name], tensor, rtol=1e-3, atol=3e-5)
+
+    def test_clipping_changes_what_it_must(self, data: Data, network: Network) -> None:
+        plain, clipped = network(), network()
+        phase = EVERYTHING.model_copy(update={"epochs": 1, "schedule": "constant"})
+        sgd = SETTINGS.model_copy(update={"optimizer": "sgd", "weight_decay": 0.0})
+        train(plain, data, phase, sgd, metric=growing())
+        train(clipped, data, phase, sgd.model_copy(update={"clip_norm": 1e-6}), metric=growing())
+        start = tensors(network(), "named_parameters")
+        gone = {n: float((t - start[n]).norm()) for n, t in tensors(clipped, "named_parameters").items()}
+        assert (
+            max(gone.values())
+            < 1e-6
+            < max(float((t - start[n]).norm()) for n, t in tensors(plain, "named_parameters").items())
         )
-        assert told[-1] == ("all: epoch 1 of 1", 6, 6)
+
+    def test_bfloat16_learns_too(self, data: Data, network: Network) -> None:
+        result = train(
+            network(),
+            data,
+            EVERYTHING.model_copy(update={"epochs": 6, "batchnorm": "train"}),
+            SETTINGS.model_copy(update={"precision": "bf16"}),
+        )
+        assert result.precision == "bf16"
+        assert result.best_val_top1 > 0.8
+
+
+class TestGoingOn:
+    """What was interrupted ends with the bits that it would have ended with."""
+
+    @pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "average_last": 2}, {"optimizer": "sgd"}])
+    def test_after_any_step(self, settings: dict[str, Any], data: Data, network: Network, tmp_path: Path) -> None:
+        phase = EVERYTHING.model_copy(update={"epochs": 3, "batchnorm": "train"})
+        chosen = SETTINGS.model_copy(update={**settings, "save_every_s": 1e-9, "label_smoothing": 0.1})
+        whole = network()
+        expected = train(whole, data, phase, chosen)
+        for stop in (1, 5, 6, 13):
+            module, place = network(), Place(state=tmp_path / str(stop))
+
+            class Stopped(Exception):  # noqa: N818
+                pass
+
+            count = 0
+
+            def until(what: str, done: int, total: int, stop: int = stop) -> None:
+                nonlocal count
+                count += 1
+                if count > stop:
+                    raise Stopped
+
+            with pytest.raises(Stopped):
+                train(module, data, phase, chosen, place=place, progress=until)
+            again = network(seed=7)  # not even its weights matter: all of it is in the state
+            result = train(again, data, phase, chosen, place=place)
+            assert changed(tensors(whole), tensors(again)) == set(), stop
+            assert [(e.epoch, e.train_loss, e.val_top1) for e in result.epochs] == [
+                (e.epoch, e.train_loss, e.val_top1) for e in expected.epochs
+            ]
+
+    @pytest.mark.slow
+    def test_after_kill_nine(self, data: Data, network: Network, tmp_path: Path) -> None:
+        script = HERE / "killed.py"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        whole = tmp_path / "whole.pt"
+        subprocess.run([sys.executable, script, whole, tmp_path / "unused"], check=True, env=environment)
+        random = np.random.default_rng(int(time.time()))
+        end, kept, kills = tmp_path / "end.pt", tmp_path / "state" / state.FILE, 0
+        while kills < 4 and not end.exists():
+            process = subprocess.Popen([sys.executable, script, end, kept.parent, "slowly"], env=environment)
+            for _ in range(random.integers(1, 4)):  # so many saves, and then a moment in the middle of something
+                before = kept.stat().st_mtime_ns if kept.exists() else 0
+                while process.poll() is None and (kept.stat().st_mtime_ns if kept.exists() else 0) == before:
+                    time.sleep(0.01)
+            time.sleep(float(random.uniform(0, 0.3)))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            process.wait()
+        subprocess.run([sys.executable, script, end, kept.parent], check=True, env=environment)
+        assert kills, "it was never killed: the test shows nothing"
+        assert changed(torch.load(whole), torch.load(end)) == set()
+
+    @pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 half"])
+    def test_a_damaged_state_is_none(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / state.FILE).write_bytes(content)
+        assert state.load(tmp_path) is None
+
+    def test_a_state_that_would_run_something_is_not_read(self, tmp_path: Path) -> None:
+        import pickle
+
+        class Evil:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.mkdir, (str(tmp_path / "ran"),)
+
+        (tmp_path / state.FILE).write_bytes(pickle.dumps(Evil()))
+        assert state.load(tmp_path) is None
+        assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
+    script, environment = HERE / "killed.py", {**os.environ, "OMP_NUM_THREADS": "1"}
+    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
+    subprocess.run([sys.executable, script, one, tmp_path / "a"], check=True, env=environment)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    subprocess.run([*launch, str(script), str(two), str(tmp_path / "b")], check=True, env=environment)
+    alone, together = torch.load(one), torch.load(two)
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 class TestRefusals:
-    def test_a_loss_that_is_not_finite(self, data) -> None:  # type: ignore[no-untyped-def]
-        train, val = data
-        broken = [(np.full_like(image, np.nan), label) for image, label in train]
-        with pytest.raises(ModelError, match="the loss became nan in epoch 1"):
-            loop.train_phase(network(), broken, val, BASE)
+    def test_a_loss_that_is_not_finite(self, data: Data, network: Network) -> None:
+        broken = type(data.train)(np.full_like(data.train.images, np.nan), data.train.labels)
+        with pytest.raises(ModelError, match=r"the loss became nan in step 1 of the phase 'all'"):
+            train(network(), replace(data, train=broken))
+
+    def test_no_samples(self, data: Data, network: Network) -> None:
+        with pytest.raises(DataError, match="at least one sample"):
+            train(network(), replace(data, labels=[], train=type(data.train)(data.train.images[:0], np.zeros(0, int))))
 
     def test_cuda_that_is_not_there(self) -> None:
         if torch.cuda.is_available():
@@ -128,19 +319,46 @@ class TestRefusals:
             loop.pick_device("cuda")
         assert loop.pick_device("auto") == "cpu"
 
+    def test_half_precision_on_a_cpu(self, data: Data, network: Network) -> None:
+        with pytest.raises(ProviderError, match="trains on a GPU alone"):
+            train(network(), data, settings=SETTINGS.model_copy(update={"precision": "fp16"}))
+
     def test_workers(self) -> None:
-        assert loop.pick_workers(3, "cpu") == 3 and loop.pick_workers(None, "cpu") == 0
+        assert loop.pick_workers(3, "cpu") == 3
+        assert loop.pick_workers(None, "cpu") == 0
         assert 1 <= loop.pick_workers(None, "cuda") <= 8
 
-    def test_a_last_batch_of_one_is_dropped(self, data) -> None:  # type: ignore[no-untyped-def]
-        train, val = data
-        loop.train_phase(network(), train[:33], val, replace(BASE, epochs=1, batchnorm="train"))
+    def test_a_last_batch_of_one_is_dropped(self, data: Data, network: Network) -> None:
+        few = type(data.train)(data.train.images[:33], data.train.labels[:33])
+        phase = EVERYTHING.model_copy(update={"epochs": 1, "batchnorm": "train"})
+        told: list[int] = []
+        train(
+            network(),
+            replace(data, train=few, labels=few.labels.tolist()),
+            phase,
+            progress=lambda what, done, total: told.append(total),
+        )
+        assert told == [2, 2]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_everything_learns_on_a_gpu(data) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_everything_learns_on_a_gpu(precision: str, data: Data, network: Network) -> None:
     module = network()
-    result = loop.train_phase(module, *data, replace(BASE, epochs=6, device="cuda", batchnorm="train"))
-    assert result.device == "cuda" and result.best_val_top1 > 0.9
+    phase = EVERYTHING.model_copy(update={"epochs": 6, "batchnorm": "train"})
+    result = train(
+        module, data, phase, SETTINGS.model_copy(update={"precision": precision}), place=Place(device="cuda")
+    )
+    assert result.device == "cuda"
+    assert result.best_val_top1 > 0.9
     assert next(module.parameters()).device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_compiling_is_decided_by_measuring(data: Data, network: Network) -> None:
+    result = train(
+        network(), data, settings=SETTINGS.model_copy(update={"compile": "measure"}), place=Place(device="cuda")
+    )
+    assert set(result.compiled) == {"eager", "compiled"}

@@ -1,0 +1,140 @@
+"""The tables of edgetl.toml that say how a network learns: ``[finetune]`` and ``[data.augment]``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from edgetl.config.section import Section
+
+
+class Augment(Section):
+    """Random changes of training images; never at validation, calibration or test. All off where left out."""
+
+    flip: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Probability of mirroring left and right."""
+    vertical_flip: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Probability of mirroring top and bottom."""
+    crop: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Smallest share of the image's area that a random crop keeps; 1: no crop."""
+    rotate: float = Field(default=0.0, ge=0.0, le=180.0)
+    """Largest angle of a random rotation, in degrees, either way."""
+    colour: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Strength of random changes of brightness, contrast, saturation and (a quarter as strong) hue."""
+    noise: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Standard deviation of Gaussian noise, on the scale of pixels from 0 to 1."""
+    erase: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Probability of erasing a random rectangle (Zhong et al. 2017, arXiv:1708.04896)."""
+    randaugment: int = Field(default=0, ge=0, le=30)
+    """Magnitude of RandAugment with two operations (Cubuk et al. 2019, arXiv:1909.13719); 0: none."""
+    mixup: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """Alpha of MixUp (Zhang et al. 2017, arXiv:1710.09412); 0: none."""
+    cutmix: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    """Alpha of CutMix (Yun et al. 2019, arXiv:1905.04899); 0: none. With mixup, either is drawn for every batch."""
+
+    @property
+    def per_image(self) -> bool:
+        """Whether single images are changed at random."""
+        return self != Augment(mixup=self.mixup, cutmix=self.cutmix)
+
+
+class Phase(Section):
+    """One phase of fine-tuning."""
+
+    train: Literal["head", "all", "biases", "last-stages", "all-but-first", "names"]
+    """What is trained, the head always among it but for names: the head alone, on cached features of the frozen
+    backbone; every parameter; biases; the last stages; all but the first stages; parameters by pattern."""
+    stages: int | None = Field(default=None, ge=1)
+    """With last-stages, how many train; with all-but-first, how many are frozen. `edgetl inspect` lists them."""
+    names: tuple[str, ...] = ()
+    """With train = "names": patterns of parameter names, as "blocks.5.*"."""
+    views: int = Field(default=1, ge=1)
+    """With train = "head" and [data.augment]: random versions of every image whose features are cached; each epoch
+    takes the next. MixUp and CutMix are left out there: a mixture of features is not the features of a mixture."""
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the training split, at most."""
+    lr: float | None = Field(default=None, gt=0.0)
+    """Peak learning rate. Left out: 1e-2 for the head alone, else 1e-3."""
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Every stage has this share of the learning rate of the stage behind it; 1: all have the same."""
+    schedule: Literal["constant", "step", "cosine", "one-cycle"] = "one-cycle"
+    """How the learning rate goes: constant; times gamma every step_epochs; down a half cosine; or up and down one
+    (Smith and Topin 2018, arXiv:1708.07120)."""
+    warmup: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of the phase in which the learning rate rises. Left out: 0.3 with one-cycle, else 0."""
+    step_epochs: float = Field(default=1.0, gt=0.0)
+    """With schedule = "step": epochs between steps."""
+    gamma: float = Field(default=0.1, gt=0.0, le=1.0)
+    """With schedule = "step": what the learning rate is multiplied with at each step."""
+    batchnorm: Literal["train", "frozen-statistics", "frozen"] = "frozen-statistics"
+    """What BatchNorm does where its parameters are trained: learns as in training from scratch; learns scale and
+    shift, but keeps its statistics (short fine-tuning loses less of the pretraining); or is left as it is."""
+    patience: int = Field(default=5, ge=1)
+    """Stop after this many epochs without a better validation result."""
+    until: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Stop as soon as the validation result is at least this."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Phase:
+        if (self.stages is not None) != (self.train in ("last-stages", "all-but-first")):
+            raise ValueError(f'train = "{self.train}" {"goes without" if self.stages else "needs"} stages')
+        if bool(self.names) != (self.train == "names"):
+            raise ValueError(f'train = "{self.train}" {"goes without" if self.names else "needs"} names')
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate, where none was given its default."""
+        return self.lr or (1e-2 if self.train == "head" else 1e-3)
+
+
+class Finetune(Section):
+    """How the network is fine-tuned."""
+
+    phases: tuple[Phase, ...] = (Phase(train="head", epochs=20), Phase(train="all", epochs=3))
+    """Phases in their order; none exports the backbone with the head that it has."""
+    batch_size: int = Field(default=64, ge=2)
+    """Samples per step, of all processes together."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or stochastic gradient descent with momentum."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """With optimizer = "sgd"."""
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    """Decay of weights; biases and normalisation have none."""
+    l1: float = Field(default=0.0, ge=0.0)
+    """Weight of the sum of absolute weights in the loss; biases and normalisation have none."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """Cross-entropy, or focal loss (Lin et al. 2017, arXiv:1708.02002), which looks more at what is hard."""
+    focal_gamma: float = Field(default=2.0, ge=0.0)
+    """With loss = "focal": how much more."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Label smoothing of the cross-entropy."""
+    balance: Literal["none", "sampler", "loss"] = "none"
+    """For classes of unequal size: draw from every class alike, or weigh the loss by 1 / (class size)."""
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Dropout before the head. Left out: the backbone's own."""
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    """Largest norm of the gradient of all parameters together. Left out: not clipped."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that a step's samples are computed in, where they do not fit into memory together."""
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay per step of an exponential moving average of the weights, which is then validated and kept. Left out:
+    the weights themselves are."""
+    average_last: int = Field(default=1, ge=1)
+    """Keep the mean of the weights after the last so many epochs (Izmailov et al. 2018, arXiv:1803.05407), where it
+    validates at least as well as the best epoch; 1: no mean."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU where there is one, and says which it took."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What matrix products are computed in. auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU."""
+    compile: Literal["off", "measure"] = "off"
+    """measure: time 20 steps with and without torch.compile on the way, and go on with the faster."""
+    deterministic: bool = False
+    """On a GPU: only algorithms that give the same result every time; slower. On a CPU it is always so."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode images. Left out: none on a CPU, one per core up to 8 with a GPU."""
+    save_every_s: float = Field(default=60.0, gt=0.0)
+    """Seconds between saves of the state that a killed training goes on from."""

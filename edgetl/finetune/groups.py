@@ -1,0 +1,55 @@
+"""Parameter groups of an optimizer: which weights decay, and which learn more slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgetl.backends.backbones import Stage
+from edgetl.config import Finetune, Phase
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def parameter_groups(
+    module: nn.Module, chosen: frozenset[str], phase: Phase, finetune: Finetune, stages: Sequence[Stage]
+) -> list[dict[str, Any]]:
+    """The groups of the trained parameters, by stage and by whether they decay.
+
+    Stage k of n, counted from the input, has the learning rate peak · layer_decay^(n - 1 - k) (as in ELECTRA, Clark et
+    al. 2020, arXiv:2003.10555); the head, the last one, has the peak.
+
+    Args:
+        module: The network.
+        chosen: From :func:`edgetl.finetune.selectors.selected`.
+        phase: Its learning rate and layer_decay are read.
+        finetune: Its weight_decay is read.
+        stages: Of the network.
+
+    Returns:
+        For a torch optimizer: params, weight_decay, lr, and peak_lr, which a schedule multiplies; and "stage" for the
+        record. Groups without parameters are left out.
+    """
+    parameters = dict(module.named_parameters())
+    groups = []
+    for place, stage in enumerate(stages):
+        peak = phase.peak_lr * phase.layer_decay ** (len(stages) - 1 - place)
+        for decays in (True, False):
+            own = [
+                parameters[name] for name in stage.parameters if name in chosen and _decays(parameters[name]) == decays
+            ]
+            if own:
+                decay = finetune.weight_decay if decays else 0.0
+                groups.append({"params": own, "weight_decay": decay, "lr": peak, "peak_lr": peak, "stage": stage.name})
+    return groups
+
+
+def decaying(module: nn.Module, chosen: frozenset[str]) -> list[torch.Tensor]:
+    """The trained parameters that decay: neither biases nor normalisation, which all have one dimension."""
+    return [parameter for name, parameter in module.named_parameters() if name in chosen and _decays(parameter)]
+
+
+def _decays(parameter: torch.Tensor) -> bool:
+    return parameter.ndim > 1

@@ -1,0 +1,413 @@
+"""A phase while it runs: steps, epochs, what is kept of them, and how it goes on after it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.backends.backbones import Stage
+from edgetl.config import Finetune, Phase
+from edgetl.errors import ModelError
+from edgetl.finetune import averaging, losses, schedules, selectors, state
+from edgetl.finetune.groups import decaying, parameter_groups
+from edgetl.finetune.samplers import Batches
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+
+Progress = Callable[[str, int, int], None]
+Metric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
+"""Logits (n, classes) and labels (n,) → what is better where it is larger."""
+Mix = Callable[["torch.Tensor", "torch.Tensor", int], "tuple[torch.Tensor, torch.Tensor]"]
+"""Inputs, int64 labels (n,) and a seed → inputs and targets (n, classes)."""
+
+_COMPILE_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a phase learns from."""
+
+    train: Any
+    """By key (epoch, index): a float32 input and a label; it can be pickled where workers read it. Where it has
+    ``collate``, whole batches are asked for and put together by that."""
+    labels: Sequence[int]
+    """Of the training samples."""
+    val: Any
+    """By key, as train."""
+    val_labels: Sequence[int]
+    classes: int
+    mix: Mix | None = None
+    """MixUp or CutMix of a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a phase runs, and where it keeps what it needs to go on after it was killed."""
+
+    device: str = "cpu"
+    """cpu or cuda."""
+    workers: int = 0
+    """Processes that read samples."""
+    threads: int | None = None
+    """Of PyTorch on a CPU; None: as they are."""
+    state: Path | None = None
+    """A folder; None: nothing is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch came to."""
+
+    epoch: int
+    """From 1."""
+    train_loss: float
+    val_top1: float
+    seconds: float
+
+
+def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of samples whose largest logit is their label's."""
+    return float((logits.argmax(1) == labels).mean())
+
+
+class Trainer:
+    """One phase on a network.
+
+    Args:
+        module: Trained in place; on the accelerator's device from here on.
+        data: Training and validation samples.
+        phase: What is trained, and how long.
+        finetune: How.
+        stages: Of the network.
+        seed: Of everything random.
+        place: Device, workers, state.
+        accelerator: Of accelerate: device, precision, processes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Data,
+        phase: Phase,
+        finetune: Finetune,
+        stages: Sequence[Stage],
+        *,
+        seed: int,
+        place: Place,
+        accelerator: Accelerator,
+    ) -> None:
+        import torch
+
+        self.metric: Metric = top1
+        self.progress: Progress | None = None
+        self.chosen = selectors.selected(module, phase, stages)
+        self.history: list[Epoch] = []
+        self.best, self.best_epoch, self.averaged = float("-inf"), 0, 0
+        self.compiled: dict[str, float] = {}
+        self._data, self._phase, self._finetune, self._place = data, phase, finetune, place
+        self._seed, self._accelerator, self._module = seed, accelerator, module
+        module.to(accelerator.device).to(memory_format=torch.channels_last)
+        selectors.prepare(module, self.chosen, batchnorm=phase.batchnorm)
+        self._optimizer = _optimizer(finetune, parameter_groups(module, self.chosen, phase, finetune, stages))
+        self._loss = losses.classification(finetune, self._class_weights())
+        self._penalised = decaying(module, self.chosen) if finetune.l1 else []
+        self._batches = Batches(
+            labels=np.asarray(data.labels, dtype=np.int64),
+            batch_size=finetune.batch_size,
+            epochs=phase.epochs,
+            seed=seed,
+            balanced=finetune.balance == "sampler",
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        self._step = 0
+        self._best_weights: averaging.State = {}
+        self._average = averaging.copied(module.state_dict()) if finetune.ema else None
+        self._last: list[averaging.State] = []
+        self._sums = {"loss": 0.0, "samples": 0.0, "seconds": 0.0, "all_samples": 0.0, "all_seconds": 0.0}
+
+    @property
+    def images_per_s(self) -> float:
+        """Of training steps, all processes together."""
+        return round(self._sums["all_samples"] / max(self._sums["all_seconds"], 1e-9), 1)
+
+    def run(self) -> None:
+        """All epochs, or those that are left of them; then the best weights are the network's."""
+        if not self._resume():
+            self.best = self._validate(self._module.state_dict())
+            self._best_weights = averaging.copied(self._module.state_dict())
+        model, optimizer = self._accelerator.prepare(self._module, self._optimizer)
+        saved = time.monotonic()
+        for inputs, targets in self._left():
+            if self._finetune.compile == "measure" and not self.compiled:
+                model, self.compiled = self._faster(model, inputs, targets)
+            self._one_step(model, optimizer, inputs, targets)
+            if self._step % self._batches.per_epoch == 0:
+                self._end_epoch()
+                if self._over():
+                    break
+            if time.monotonic() - saved >= self._finetune.save_every_s:
+                self._save()
+                saved = time.monotonic()
+        self._keep_best()
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _one_step(self, model: nn.Module, optimizer: Any, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        """Forward, backward and one update on this process's part of a batch."""
+        import torch
+
+        began = time.perf_counter()
+        seed = _mixed(self._seed, self._step, self._accelerator.process_index)
+        torch.manual_seed(seed)  # dropout is a function of the step, too
+        if self._data.mix is not None:
+            inputs, targets = self._data.mix(inputs, targets, seed)
+        rate = schedules.factor(self._phase, self._step, self._batches.steps, self._batches.per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate
+        loss = torch.zeros((), device=self._accelerator.device)
+        parts = list(zip(*(part.tensor_split(self._finetune.accumulate) for part in (inputs, targets)), strict=True))
+        parts = [part for part in parts if len(part[0])]
+        for number, (piece, wanted) in enumerate(parts, 1):
+            last = number == len(parts)
+            with nullcontext() if last else self._accelerator.no_sync(model):
+                loss += self._backward(model, piece, wanted, penalise=last)
+        if self._finetune.clip_norm:
+            self._accelerator.clip_grad_norm_(self._module.parameters(), self._finetune.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self._average is not None and self._finetune.ema:
+            averaging.move(self._average, self._module.state_dict(), self._finetune.ema, self._step)
+        self._step += 1
+        self._count(float(loss), len(inputs), time.perf_counter() - began)
+
+    def _backward(
+        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, *, penalise: bool
+    ) -> torch.Tensor:
+        """Add the gradients of a part of a step's samples; the sum of their losses."""
+        with self._accelerator.autocast():
+            logits = model(inputs)
+        summed = self._loss(logits, targets).sum()
+        # Losses are added up over the step's samples; gradients are averaged over processes.
+        loss = summed * (self._accelerator.num_processes / self._batches.size(self._step))
+        if penalise and self._penalised:
+            loss = loss + self._finetune.l1 * sum(weights.abs().sum() for weights in self._penalised)
+        self._accelerator.backward(loss)
+        return summed.detach()
+
+    def _count(self, loss: float, samples: int, seconds: float) -> None:
+        if not np.isfinite(loss):
+            raise ModelError(
+                f"the loss became {loss} in step {self._step} of the phase '{self._phase.train}'",
+                hint="a smaller lr in finetune.phases, or finetune.clip_norm = 1.0, or a look at the data",
+            )
+        for name, value in (("loss", loss), ("samples", samples), ("seconds", seconds)):
+            self._sums[name] += value
+        self._sums["all_samples"] += samples * self._accelerator.num_processes
+        self._sums["all_seconds"] += seconds
+        if self.progress:
+            epoch, done = divmod(self._step - 1, self._batches.per_epoch)
+            what = f"{self._phase.train}: epoch {epoch + 1} of {self._phase.epochs}"
+            self.progress(what, done + 1, self._batches.per_epoch)
+
+    def _left(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches that are left, on the device; workers read ahead across epochs."""
+        from torch.utils.data import DataLoader
+
+        if self._over():
+            return
+        loader: DataLoader[Any] = DataLoader(
+            self._data.train,
+            batch_sampler=replace(self._batches, first_step=self._step),
+            num_workers=self._place.workers,
+            pin_memory=self._place.device == "cuda",
+            collate_fn=getattr(self._data.train, "collate", None),
+        )
+        for inputs, targets in loader:
+            yield _moved(inputs, self._accelerator.device), targets.to(self._accelerator.device, non_blocking=True)
+
+    def _faster(
+        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[nn.Module, dict[str, float]]:
+        """The network as it is, or compiled: whichever takes less time for 20 steps, which change nothing."""
+        import torch
+
+        candidates: dict[str, nn.Module] = {"eager": model, "compiled": torch.compile(model)}  # type: ignore[dict-item]
+        seconds = {}
+        weights = averaging.copied(self._module.state_dict())
+        for name, candidate in candidates.items():
+            for number in range(_COMPILE_STEPS + 3):  # the first ones compile, and choose algorithms
+                if number == 3:
+                    _finish(self._accelerator.device)
+                    began = time.perf_counter()
+                self._backward(candidate, inputs, targets, penalise=False)
+                self._module.zero_grad(set_to_none=True)
+            _finish(self._accelerator.device)
+            seconds[name] = round(time.perf_counter() - began, 3)
+        self._module.load_state_dict(weights)  # statistics moved, where BatchNorm learns them
+        return candidates[min(seconds, key=lambda name: seconds[name])], seconds
+
+    # --- epochs -----------------------------------------------------------------------------------------------------
+
+    def _end_epoch(self) -> None:
+        """Validate, and remember the weights where they are the best so far."""
+        began = time.perf_counter()
+        weights = self._module.state_dict() if self._average is None else self._average
+        value = self._validate(weights)
+        epoch = self._step // self._batches.per_epoch
+        seconds = self._sums["seconds"] + time.perf_counter() - began
+        loss = self._everywhere(self._sums["loss"]) / self._everywhere(self._sums["samples"])
+        self.history.append(Epoch(epoch=epoch, train_loss=loss, val_top1=value, seconds=round(seconds, 3)))
+        self._sums |= {"loss": 0.0, "samples": 0.0, "seconds": 0.0}
+        if value > self.best:
+            self.best, self.best_epoch, self._best_weights = value, epoch, averaging.copied(weights)
+        if self._finetune.average_last > 1:
+            self._last = [*self._last, averaging.copied(weights)][-self._finetune.average_last :]
+
+    def _over(self) -> bool:
+        """Whether the phase has ended: after all epochs, without gain for a while, or good enough."""
+        epochs = len(self.history)
+        good = self._phase.until is not None and self.best >= self._phase.until
+        return epochs >= self._phase.epochs or epochs - self.best_epoch >= self._phase.patience or good
+
+    def _keep_best(self) -> None:
+        """Load the best weights, or the mean of the last epochs' where that validates no worse."""
+        if len(self._last) > 1:
+            together = averaging.mean(self._last)
+            value = self._validate(together)
+            if value >= self.best:
+                self.best, self._best_weights, self.averaged = value, together, len(self._last)
+        self._module.load_state_dict(self._best_weights)
+
+    def _validate(self, weights: averaging.State) -> float:
+        """The metric of the network with some weights on all validation samples, each process having its share."""
+        import torch
+        from torch.func import functional_call
+        from torch.utils.data import DataLoader
+
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        loader: DataLoader[Any] = DataLoader(
+            self._data.val,
+            sampler=[(0, index) for index in range(rank, len(self._data.val_labels), world)],
+            batch_size=self._finetune.batch_size,
+            num_workers=self._place.workers,
+            pin_memory=self._place.device == "cuda",
+            collate_fn=getattr(self._data.val, "collate", None),
+        )
+        self._module.eval()
+        found, labels = [], []
+        with torch.inference_mode(), self._accelerator.autocast():
+            for inputs, targets in loader:
+                logits = functional_call(self._module, weights, (_moved(inputs, self._accelerator.device),))
+                found.append(logits.float().cpu().numpy())
+                labels.append(targets.numpy())
+        selectors.prepare(self._module, self.chosen, batchnorm=self._phase.batchnorm)
+        pieces = [(np.concatenate(found), np.concatenate(labels))] if found else []
+        if world > 1:
+            from accelerate.utils import gather_object
+
+            pieces = gather_object(pieces)
+        return self.metric(np.concatenate([part[0] for part in pieces]), np.concatenate([part[1] for part in pieces]))
+
+    def _everywhere(self, value: float) -> float:
+        """The sum over processes."""
+        import torch
+
+        if self._accelerator.num_processes == 1:
+            return value
+        there = torch.tensor([value], dtype=torch.float64 if self._place.device == "cpu" else torch.float32)
+        return float(self._accelerator.reduce(there.to(self._accelerator.device), "sum").item())
+
+    def _class_weights(self) -> torch.Tensor | None:
+        import torch
+
+        if self._finetune.balance != "loss":
+            return None
+        weights = losses.class_weights(self._data.labels, self._data.classes)
+        return torch.from_numpy(weights).to(self._accelerator.device)
+
+    # --- resume -----------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Keep the state; one process for all, because they have the same."""
+        if self._place.state is None or not self._accelerator.is_main_process:
+            return
+        scaler = self._accelerator.scaler
+        state.save(
+            self._place.state,
+            {
+                "step": self._step,
+                "history": [asdict(epoch) for epoch in self.history],
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "best_weights": self._best_weights,
+                "weights": self._module.state_dict(),
+                "average": self._average,
+                "last": self._last,
+                "optimizer": self._optimizer.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "sums": self._sums,
+                "compiled": self.compiled,
+            },
+        )
+
+    def _resume(self) -> bool:
+        """Go on from the state that was kept; whether there was one."""
+        found = None if self._place.state is None else state.load(self._place.state)
+        if found is None:
+            return False
+        self._step, self.best, self.best_epoch = found["step"], found["best"], found["best_epoch"]
+        self.history = [Epoch(**epoch) for epoch in found["history"]]
+        self._module.load_state_dict(found["weights"])
+        self._best_weights = self._here(found["best_weights"])
+        self._average = None if found["average"] is None else self._here(found["average"])
+        self._last = [self._here(weights) for weights in found["last"]]
+        self._optimizer.load_state_dict(found["optimizer"])
+        if found["scaler"] is not None and self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(found["scaler"])
+        self._sums, self.compiled = found["sums"], found["compiled"]
+        return True
+
+    def _here(self, weights: averaging.State) -> averaging.State:
+        return {name: tensor.to(self._accelerator.device) for name, tensor in weights.items()}
+
+
+def _optimizer(finetune: Finetune, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    import torch
+
+    if finetune.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=finetune.momentum)
+    return torch.optim.AdamW(groups, lr=groups[0]["lr"])
+
+
+def _moved(inputs: torch.Tensor, device: torch.device) -> torch.Tensor:
+    import torch
+
+    if inputs.ndim == 4:
+        return inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return inputs.to(device, non_blocking=True)
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed of 63 bits out of several numbers."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
