@@ -72,7 +72,12 @@ def _affine(low: _Floats, high: _Floats, type_: IntegerType) -> tuple[_Floats, _
     if type_.symmetric:
         return _scales(np.maximum(-low, high) / type_.high, type_), np.zeros(low.shape)
     scale = _scales((high - low) / (type_.high - type_.low), type_)
-    return scale, _clamp(np.rint(type_.low - low / scale), type_.low, type_.high)
+    zero_point = _clamp(np.rint(type_.low - low / scale), type_.low, type_.high)
+    # Rounding the zero point moved the range by up to half a step. Where both ends count it is widened until it holds
+    # them again: values on a lattice, as pixels from -1 to 1, would else lie half-way between two integers.
+    steps_up, steps_down = np.maximum(type_.high - zero_point, 1.0), np.maximum(zero_point - type_.low, 1.0)
+    held = _scales(np.maximum(high / steps_up, -low / steps_down), type_)
+    return np.where((low < 0.0) & (high > 0.0), np.maximum(scale, held), scale), zero_point
 
 
 def _clamp(values: _Floats, low: float | _Floats, high: float | _Floats) -> _Floats:

@@ -35,6 +35,8 @@ SEARCH_SAMPLES = 128
 _ROWS = 2048
 """Rows of an activation for the search of SmoothQuant's strength."""
 _STEP = 8
+_GRAPHS = 8
+"""Whose activations may be alive at once: the float graph's, the quantized one's, and those of layers by themselves."""
 SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
 """What activations.method = "search" chooses from, with and without outliers where these are searched too."""
 
@@ -314,13 +316,20 @@ def _largest(statistics: Statistics) -> dict[str, float]:
 
 
 def _few(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.generic]]]:
-    """Some of the samples, as many as the memory for activations lets be alive twice, in batches that fit the model."""
-    size = fixed_batch(model) or _STEP
-    parts = batches_of(tools.samples(), size=size, most=max(size, most))
+    """Some of the samples, as many as the memory for activations lets be alive twice, in batches that fit the model.
+
+    A batch is small enough that the activations of some graphs side by side fit that memory.
+    """
+    fixed = fixed_batch(model)
+    parts = batches_of(tools.samples(), size=fixed or 1, most=1)
     if not parts:
         raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
-    largest = max(calibration.sizes(model, parts[0]).values(), default=0)
-    affordable = tools.memory_mb * 1_000_000 // max(1, 4 * largest)
+    sizes = calibration.sizes(model, parts[0]).values()
+    budget = tools.memory_mb * 1_000_000
+    size = fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(sizes))))
+    parts = batches_of(tools.samples(), size=size, most=max(size, most))
+    largest = max(sizes, default=0) * (1 if fixed else size)
+    affordable = budget // max(1, 4 * largest)
     return parts[: max(1, affordable)]
 
 

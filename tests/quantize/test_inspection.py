@@ -229,7 +229,8 @@ class TestCompare:
         assert found.unmoved == 1
 
     def test_a_zero_point_that_moves_alone_counts(self) -> None:
-        found = inspection.compare(statistics(x=[-1, 3]), statistics(x=[-1.5, 2.5]), {"minmax": FOUND["minmax"]}, UINT8)
+        old, new = statistics(x=[-64 / 64, 191 / 64]), statistics(x=[-96 / 64, 159 / 64])  # both 255 steps of 1/64
+        found = inspection.compare(old, new, {"minmax": FOUND["minmax"]}, UINT8)
         (moved,) = found.ranges[0].moved
         assert moved.ratio == 1.0 and (moved.old_zero_point, moved.new_zero_point) == (64, 96)
 

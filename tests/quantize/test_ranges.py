@@ -372,3 +372,20 @@ class TestOutliers:
             Sketch.of(rows, channel_axis=None), Estimator(method="minmax", outliers="drop"), UINT8
         )
         assert 1.0 <= params.high <= 40.2
+
+
+class TestBothEndsAreHeld:
+    @given(st.floats(-1e3, -1e-3), st.floats(1e-3, 1e3))
+    def test_whatever_the_zero_point_was_rounded_to(self, low: float, high: float) -> None:
+        params = params_of(low, high, UINT8)
+        # An end nearer to zero than half a step is zero.
+        assert params.low <= low * (1 - 1e-5) or -low <= 0.51 * params.scale
+        assert params.high >= high * (1 - 1e-5) or high <= 0.51 * params.scale
+        assert params.scale <= (high - low) / 255 * max(1.01, 0.51 * max(-low, high) / min(-low, high))
+
+    def test_pixels_from_minus_one_to_one_lie_on_no_tie(self) -> None:
+        pixels = np.arange(256) / 127.5 - 1
+        params = params_of(-1.0, 1.0, UINT8)
+        assert np.abs(params.fake_quantize(pixels) - pixels).max() < 0.55 * params.scale
+        # The mean error is what a tie gives away: every pixel would be rounded to the same side.
+        assert abs((params.fake_quantize(pixels) - pixels).mean()) < 0.01 * params.scale
