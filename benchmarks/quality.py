@@ -21,9 +21,9 @@ Engine = Literal["onnxruntime", "openvino"]
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
-def opened(model: Path, engine: Engine) -> OnnxRuntimeRunner | OpenVinoRunner:
-    """A model on the CPU, float layers in float32, on all cores that this process may use."""
-    threads = environment.usable_cores()
+def opened(model: Path, engine: Engine, threads: int | None = None) -> OnnxRuntimeRunner | OpenVinoRunner:
+    """A model on the CPU, float layers in float32, on all cores that this process may use where none are named."""
+    threads = threads or environment.usable_cores()
     if engine == "openvino":
         return OpenVinoRunner(model, inference_precision="f32", threads=threads)
     return OnnxRuntimeRunner(model, threads=threads)
@@ -46,7 +46,7 @@ def outputs(model: Path, feeds: Feeds, engine: Engine = "onnxruntime") -> NDArra
     counts = {len(array) for array in feeds.values()}
     if len(counts) != 1 or counts == {0}:
         raise DataError(f"every input needs the same number of samples, at least one; there are {sorted(counts)}")
-    with opened(model, engine) as runner:
+    with opened(model, engine, threads=1) as runner:  # threads that wait for each other spin, which costs others a core
         first = runner.outputs[0].name
         rows = [runner.run(sample(feeds, index))[first][0] for index in range(counts.pop())]
     return np.stack(rows).astype(np.float64)
@@ -74,8 +74,9 @@ def evaluate(
         engine: What runs the quantized model.
 
     Returns:
-        sqnr_db over all samples' outputs together, agreement (share of samples on which both name the same class),
-        and with labels top1 and top1_float, as shares.
+        samples; sqnr_db over all samples' outputs together; agreement (share of samples on which both name the same
+        class); and with labels top1 and top1_float, as shares, lost and won: samples that only the float model, or
+        only the quantized one, names rightly.
     """
     got = outputs(quantized_model, feeds, engine)
     if got.shape != reference.shape:
@@ -83,8 +84,24 @@ def evaluate(
     named, expected = got.argmax(-1), reference.argmax(-1)
     found = {"samples": len(got), "sqnr_db": sqnr_db(reference, got), "agreement": float((named == expected).mean())}
     if labels is not None:
-        found |= {"top1": float((named == labels).mean()), "top1_float": float((expected == labels).mean())}
+        right, was_right = named == labels, expected == labels
+        found |= {"top1": float(right.mean()), "top1_float": float(was_right.mean())}
+        found |= {"lost": int((was_right & ~right).sum()), "won": int((right & ~was_right).sum())}
     return found
+
+
+def int8_share(model: Path, engine: Engine) -> float | None:
+    """Share of the multiply-adds that an engine really runs in 8-bit integers, by its own optimised graph.
+
+    Args:
+        model: An .onnx file; for OpenVINO an .xml file, too.
+        engine: What runs it, with every dynamic dimension 1.
+
+    Returns:
+        0 to 1; None of a model without multiply-adds.
+    """
+    with opened(model, engine) as runner:
+        return runner.placement().int8_share
 
 
 def latency(
