@@ -94,9 +94,15 @@ def _ort_prepared(job: Job) -> Path:
     return prepared
 
 
-def nncf(job: Job, *, preset: str, bias_correction: str = "fast", backend: str = "onnx") -> Work:
-    """nncf.quantize on an ONNX or an OpenVINO model; bias_correction is "fast", "sequential" or "none"."""
+def nncf(
+    job: Job, *, preset: str, bias_correction: str = "fast", backend: str = "onnx", ranges: str | None = None
+) -> Work:
+    """nncf.quantize on an ONNX or an OpenVINO model; bias_correction is "fast", "sequential" or "none".
+
+    ``ranges`` names one of its parameter sets for activations, as MINMAX; its default takes means over samples.
+    """
     import nncf as library  # type: ignore[import-not-found]  # in the environment of the peers alone
+    from nncf.quantization import range_estimator  # type: ignore[import-not-found]
 
     if backend == "onnx":
         import onnx
@@ -116,7 +122,12 @@ def nncf(job: Job, *, preset: str, bias_correction: str = "fast", backend: str =
             fast_bias_correction=bias_correction != "sequential",
             model_type=library.ModelType.TRANSFORMER if job.transformer else None,
             advanced_parameters=library.AdvancedQuantizationParameters(
-                disable_bias_correction=bias_correction == "none"
+                disable_bias_correction=bias_correction == "none",
+                activations_range_estimator_params=(
+                    getattr(range_estimator.RangeEstimatorParametersSet, ranges)
+                    if ranges
+                    else range_estimator.RangeEstimatorParameters()
+                ),
             ),
         )
         save(quantized, job.output)
@@ -203,6 +214,7 @@ TOOLS = {
     "nncf-performance": Tool(package=_NNCF, prepare=partial(nncf, preset="PERFORMANCE")),
     "nncf-mixed": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED")),
     "nncf-mixed-bc": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", bias_correction="sequential")),
+    "nncf-minmax": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", ranges="MINMAX")),
     "nncf-mixed-nobc": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", bias_correction="none")),
     "nncf-openvino-mixed": Tool(
         package=_NNCF, prepare=partial(nncf, preset="MIXED", backend="openvino"), suffix=".xml"
