@@ -369,7 +369,10 @@ def _weights_reach(rows: NDArray[np.float32], reach: _Floats, type_: IntegerType
     chosen: _Floats = reach.copy()
     safe = np.where(reach > 0, reach, 1.0)
     for share in _WEIGHT_SHARES:
-        scales = (share * safe / type_.high).astype(np.float32)[:, None]
+        wanted = share * safe / type_.high
+        if type_.scale_type == "float16":  # as it will be, which may be 0.1% more
+            wanted = _to_float16(wanted, upward=True)
+        scales = wanted.astype(np.float32)[:, None]
         steps = np.rint(rows / np.maximum(scales, np.float32(_TINY)))
         np.clip(steps, type_.low, type_.high, out=steps)
         steps *= scales

@@ -123,7 +123,8 @@ class Sketch:
     def within(self, low: float, high: float) -> Sketch:
         """The values from one to the other alone, to the resolution of a bucket, as one channel without sums."""
         low, high = max(low, self.low), min(high, self.high)
-        counts = np.where((low <= _UPPER) & (high >= _LOWER), self.counts, 0)
+        first, last = (0.0 if abs(end) < _LEAST else end for end in (low, high))  # what is so small counts as zero
+        counts = np.where((first <= _UPPER) & (last >= _LOWER), self.counts, 0)
         return self._pooled(counts, low, high)
 
     def pooled(self, other: Sketch) -> Sketch:
