@@ -10,7 +10,7 @@ from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
 from edgetl.pipeline import engines, learning, precisions, proof, publish
 from edgetl.pipeline.record import Record
-from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun
+from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible
 from edgetl.store import Store
 from edgetl.tomlfile import did_you_mean
 
@@ -89,7 +89,8 @@ def build(
             hint="export.batch or bench.batch_size in edgetl.toml",
         )
     try:
-        return _route(session, candidates, until)
+        with interruptible():
+            return _route(session, candidates, until)
     except WouldRun as stop:
         return Outcome(stopped_after=stop.stage, would_run=f"{stop.stage}: {stop.what}")
 

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgetl.config import Config
 from edgetl.store import Artifact, Store, digest_of
+
+_interrupted = threading.Event()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Remember Ctrl-C for as long as this is open.
+
+    The exception may come up in a library's callback or destructor, which swallows it; then the next stage raises it
+    again. Nothing changes outside the main thread, or where somebody else handles the signal.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def remember(number: int, frame: Any) -> None:
+        _interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+        _check_interruption()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _interrupted.clear()
+
+
+def _check_interruption() -> None:
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 class Reporter(Protocol):
@@ -72,6 +107,7 @@ class Session:
 
     def stage(self, stage: str, what: str, inputs: dict[str, Any], make: Callable[[Path], None]) -> Artifact:
         """The result of a stage, with word to the reporter."""
+        _check_interruption()
         began = time.perf_counter()
         forced = stage in self.force
         found = None if forced else self.store.find(stage, digest_of(inputs))
