@@ -113,7 +113,8 @@ class Finetune(Section):
     balance: Literal["none", "sampler", "loss"] = "none"
     """For classes of unequal size: draw from every class alike, or weigh the loss by 1 / (class size)."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Dropout before the head. Left out: the backbone's own."""
+    """Dropout before the head, in phases that train more than the head: cached features pass by it. Left out: the
+    backbone's own."""
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Largest norm of the gradient of all parameters together. Left out: not clipped."""
     accumulate: int = Field(default=1, ge=1)
