@@ -19,9 +19,9 @@ import torch
 
 from edgetl.config import Augment, Data
 from edgetl.data.augment import AugmentedSamples, mixed
-from edgetl.data.examples import materialise_digits
+from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.load import load_dataset, load_samples
-from edgetl.data.loader import ImageSamples
+from edgetl.data.loader import Samples
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 SWITCHES = {
@@ -60,11 +60,11 @@ def main() -> None:
         else:
             print(f"photos10 left out: there is no folder {arguments.photos}")
         for title, listed in lists.items():
-            samples = ImageSamples(listed[:: max(1, len(listed) // arguments.images)][: arguments.images], contract)
+            samples = Samples(listed[:: max(1, len(listed) // arguments.images)][: arguments.images], contract)
             report(f"{title}, {len(samples)} images at {arguments.image_size} px", measure(samples, arguments.rounds))
 
 
-def measure(samples: ImageSamples, rounds: int) -> dict[str, float]:
+def measure(samples: Samples, rounds: int) -> dict[str, float]:
     """Median seconds per image of every switch; of mixup and cutmix: on top of images that are tensors already."""
     images = torch.stack([torch.from_numpy(samples[index][0]) for index in range(len(samples))])
     labels = torch.tensor([samples[index][1] for index in range(len(samples))])

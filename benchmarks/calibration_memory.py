@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 import imagenet
 from edgetl.data.load import load_samples
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.pipeline.engines import open_graph
 from edgetl.quantize import calibrate, graph, placement
 from edgetl.quantize.schemes import SCHEMES
@@ -39,7 +39,7 @@ with open_graph(Path(sys.argv[1])) as runner:
     before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
 began = time.perf_counter()
-feeds = ({"input": found} for found, _ in batches(ImageSamples(samples, imagenet.PREPROCESSING), 16))
+feeds = ({"input": found} for found, _ in batches(Samples(samples, imagenet.PREPROCESSING), 16))
 statistics = calibrate.calibrate(model, names, feeds, open_runner=open_graph)
 print(json.dumps({"samples": statistics.samples, "tensors": len(names), "seconds": time.perf_counter() - began,
                   "extra_peak_mb": memory_mb("VmHWM") - before}))

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgetl.backends.torch import Deploy, build
+from edgetl.backends.backbones import build
+from edgetl.backends.torch import Deploy
 from edgetl.benchmark import environment
 from edgetl.config import Data
-from edgetl.data.examples import materialise_digits
+from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.load import load_dataset
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.finetune import features as stage
 from edgetl.finetune.weights import load_pretrained
 from edgetl.pipeline.features import BATCH, extractors
@@ -104,7 +105,7 @@ def at_size(
     deploy = Deploy(backbone=BACKBONE, classes=classes, preprocessing=contract, config_digest="")
     module = build(BACKBONE, len(classes))
     load_pretrained(module, WEIGHTS, backbone=BACKBONE)
-    chosen = ImageSamples(samples[: arguments.images], contract)
+    chosen = Samples(samples[: arguments.images], contract)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.perf_counter()

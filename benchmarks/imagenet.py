@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgetl.backends.torch import build
+from edgetl.backends.backbones import build
 from edgetl.errors import SetupError
 from edgetl.export.onnx import export
 from edgetl.finetune.weights import load_pretrained
@@ -59,7 +59,6 @@ def export_lite0(folder: Path) -> tuple[Any, Path]:
     export(
         module.eval(),
         path,
-        input_shape=(3, 224, 224),
         batch=BatchRange(min=1, max=32),
         opset=20,
         labels=tuple(str(index) for index in range(1000)),

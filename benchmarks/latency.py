@@ -18,6 +18,10 @@ from edgetl.benchmark import environment, latency
 from edgetl.pipeline.own_model import quantize_model
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
+from edgetl.runtime.runner import TensorSpec
+
+FED = TensorSpec(name="input", shape=("batch", 3, 224, 224), dtype="float32")
+LOGITS = TensorSpec(name="logits", shape=("batch", 1000), dtype="float32")
 
 
 def main() -> None:
@@ -34,7 +38,7 @@ def main() -> None:
             graphs[target] = folder / f"{target}.onnx"
             quantize_model(model, imagenet.photographs(folder), graphs[target], target=target, samples=64)
         runners = {
-            "PyTorch eager": TorchRunner(module, (3, 224, 224), threads=threads),
+            "PyTorch eager": TorchRunner(module, FED, LOGITS, threads=threads),
             "ONNX Runtime fp32": OnnxRuntimeRunner(model, threads=threads),
             "ONNX Runtime int8 (x86-64-cpu)": OnnxRuntimeRunner(graphs["x86-64-cpu"], threads=threads),
             "ONNX Runtime int8 (x86-64-vnni)": OnnxRuntimeRunner(graphs["x86-64-vnni"], threads=threads),

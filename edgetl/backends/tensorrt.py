@@ -104,7 +104,7 @@ class TensorRTBackend(TrtBackend):
 
     def _leave_sources(self, request: CompileRequest, reason: str) -> EngineRecord:
         target = request.target
-        profiles = profiles_for(onnx_inputs(request.model), request.batch)
+        profiles = profiles_for(onnx_inputs(request.model), request.batch, request.longest)
         command = device_command(target, request.precision, profiles)
         write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
         record = EngineRecord(

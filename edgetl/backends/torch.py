@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.backends.backbones import build as build
+from edgetl.backends import networks
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import ModelError, ProviderError
-from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.preprocessing import Preprocessing
+from edgetl.runtime.preprocessing import from_json as read_preprocessing
 from edgetl.runtime.runner import EngineNode, Placement, Runner, Tensors, TensorSpec, check_feeds
 from edgetl.specs import Precision, Target
 from edgetl.store import versions_of
@@ -35,18 +37,32 @@ class Deploy:
     """What is needed to use a checkpoint's weights: the content of ``deploy.json``."""
 
     backbone: str
-    """As in the configuration: timm:<name> or torchvision:<name>."""
+    """As in the configuration: timm:<name>, hf:<name> …"""
     classes: tuple[str, ...]
-    """In the order of the outputs."""
-    preprocessing: ImagePreprocessing
-    """From an image to the input."""
+    """In the order of the outputs; of an embedding, the people of its training."""
+    preprocessing: Preprocessing
+    """From a raw input to the network's."""
     config_digest: str
     """SHA-256 of the configuration that the checkpoint was made with."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What else the network is built with, as plain JSON values; see :func:`edgetl.backends.networks.build`."""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(3, height, width)."""
-        return 3, self.preprocessing.height, self.preprocessing.width
+    def input(self) -> TensorSpec:
+        """Of the network, with the dynamic batch."""
+        contract = self.preprocessing
+        return TensorSpec(name="input", shape=("batch", *contract.input_shape), dtype=contract.dtype)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the network puts out embeddings, and not one logit per class."""
+        return "embedding" in self.options
+
+    @property
+    def output(self) -> TensorSpec:
+        """Of the network, with the dynamic batch."""
+        width = int(self.options["embedding"]) if self.embeds else len(self.classes)
+        return TensorSpec(name="embedding" if self.embeds else "logits", shape=("batch", width), dtype="float32")
 
 
 def write_checkpoint(folder: Path, module: nn.Module, deploy: Deploy) -> None:
@@ -55,7 +71,15 @@ def write_checkpoint(folder: Path, module: nn.Module, deploy: Deploy) -> None:
 
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, str(folder / WEIGHTS))
-    text = json.dumps({"schema": 1, **asdict(deploy)}, indent=2, ensure_ascii=False)
+    values = {
+        "schema": 1,
+        "backbone": deploy.backbone,
+        "classes": list(deploy.classes),
+        "preprocessing": deploy.preprocessing.to_json(),
+        "config_digest": deploy.config_digest,
+        "options": dict(deploy.options),
+    }
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / DEPLOY).write_text(text + "\n", encoding="utf-8")
 
 
@@ -70,7 +94,9 @@ def read_checkpoint(folder: Path, *, dropout: float | None = None) -> tuple[nn.M
         ModelError: Something is missing, or the weights do not fit the network.
     """
     deploy = read_deploy(folder)
-    module = build(deploy.backbone, len(deploy.classes), dropout=dropout, image_size=deploy.preprocessing.height)
+    module = networks.build(
+        deploy.backbone, len(deploy.classes), deploy.preprocessing, options=deploy.options, dropout=dropout
+    )
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -92,8 +118,9 @@ def read_deploy(folder: Path) -> Deploy:
         return Deploy(
             backbone=values["backbone"],
             classes=tuple(values["classes"]),
-            preprocessing=ImagePreprocessing.from_json(values["preprocessing"]),
+            preprocessing=read_preprocessing(values["preprocessing"]),
             config_digest=values["config_digest"],
+            options=values["options"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder} is not a checkpoint of edgetl: {error}") from None
@@ -141,7 +168,7 @@ class TorchBackend:
         """Load a checkpoint for inference."""
         module, deploy = read_checkpoint(folder)
         device = EngineRecord.read(folder).provider if (folder / "engine.json").exists() else "cpu"
-        return TorchRunner(module, deploy.input_shape, device=device, threads=threads)
+        return TorchRunner(module, deploy.input, deploy.output, device=device, threads=threads)
 
     def nodes(self, folder: Path, *, threads: int | None = None) -> tuple[EngineNode, ...]:
         """None: eager PyTorch runs a module, and has no graph of its own."""
@@ -149,11 +176,12 @@ class TorchBackend:
 
 
 class TorchRunner:
-    """A module as a :class:`edgetl.runtime.runner.Runner` with the input "input" and the output "logits".
+    """A module as a :class:`edgetl.runtime.runner.Runner` with one input and one output.
 
     Args:
-        module: Maps float32 of shape (N, *input_shape) to float32 (N, classes). It is moved to the device.
-        input_shape: Without the batch.
+        module: Maps the one to the other. It is moved to the device.
+        fed: The input, with a dynamic batch in front.
+        output: Likewise, float32.
         device: cpu or cuda.
         threads: PyTorch's intra-op threads while this runner runs; None leaves them as they are.
 
@@ -162,28 +190,29 @@ class TorchRunner:
     """
 
     def __init__(
-        self, module: nn.Module, input_shape: tuple[int, ...], *, device: str = "cpu", threads: int | None = None
+        self,
+        module: nn.Module,
+        fed: TensorSpec,
+        output: TensorSpec,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
     ) -> None:
-        import torch
-
         if device == "cuda" and not cuda_available():
             raise ProviderError("PyTorch sees no CUDA device", hint="edgetl doctor")
         self._module: nn.Module | None = module.eval().to(device)
         self._device = device
         self._threads = threads
-        self._inputs = (TensorSpec(name="input", shape=("batch", *input_shape), dtype="float32"),)
-        with torch.inference_mode():
-            probe = self._module(torch.zeros(1, *input_shape, device=device))
-        self._outputs = (TensorSpec(name="logits", shape=("batch", *probe.shape[1:]), dtype="float32"),)
+        self._inputs, self._outputs = (fed,), (output,)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """One: "input"."""
+        """One."""
         return self._inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """One: "logits"."""
+        """One."""
         return self._outputs
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
@@ -195,9 +224,9 @@ class TorchRunner:
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            images = torch.from_numpy(np.ascontiguousarray(feeds["input"])).to(self._device)
-            logits: torch.Tensor = self._module(images)
-        return {"logits": logits.float().cpu().numpy()}
+            array = torch.from_numpy(np.ascontiguousarray(feeds[self._inputs[0].name])).to(self._device)
+            found: torch.Tensor = self._module(array)
+        return {self._outputs[0].name: found.float().cpu().numpy()}
 
     def placement(self) -> Placement:
         """Everything runs where the module is."""

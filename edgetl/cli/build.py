@@ -18,7 +18,6 @@ Target = Annotated[list[str] | None, typer.Option("--target", help="Only this ta
 Force = Annotated[list[str] | None, typer.Option("--force", metavar="STAGE", help="Make this stage again.")]
 
 _VERBS = {
-    "train": ("train", "Fine-tune, and stop at the checkpoint."),
     "export": ("export", "Everything up to the ONNX graph."),
 }
 
@@ -145,7 +144,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
 
 def _print_summary(summary: dict[str, Any]) -> None:
     rows = [
-        [name, "", f"{summary['top1_reference']:.4f}" if name == "PyTorch eager" else "", "", "",
+        [name, "", f"{summary['score_reference']:.4f}" if name == "PyTorch eager" else "", "", "",
          *_latency(found), ""]
         for name, found in summary["baselines"].items()
     ]  # fmt: skip
@@ -155,7 +154,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
             [
                 engine["target"],
                 engine["precision"],
-                f"{parity['top1']:.4f}" if parity else "-",
+                f"{parity['score']:.4f}" if parity else "-",
                 f"{parity['agreement']:.4f}" if parity else "-",
                 f"{100 * parity['drop_upper']:.2f}" if parity else "-",
                 *_latency(engine["latency"]),
@@ -164,7 +163,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
                 else f"not shipped: {engine['note']}",
             ]
         )
-    columns = ["target", "precision", "top-1", "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
+    columns = ["target", "precision", summary["metric"], "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
     print_table(columns, rows, right=(2, 3, 4, 5, 6))
 
 

@@ -18,12 +18,22 @@ def register(app: typer.Typer) -> None:
 
 def _init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Made where it is not there.")] = Path(),
-    example: Annotated[str, typer.Option("--example", help="Which example: digits.")] = "digits",
+    example: Annotated[
+        str,
+        typer.Option("--example", help="Which example: digits, multilabel, reviews, credit, lending, photos or faces."),
+    ] = "digits",
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source",
+            help="Of photos and faces: a folder with one sub-folder of images per class or person [default: download].",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     from edgetl.pipeline import start
 
-    started = start.init(folder, example)
+    started = start.init(folder, example, source)
     if json:
         print_json("init", {"config": str(started.config), "data": str(started.data)})
         return

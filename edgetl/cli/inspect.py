@@ -40,7 +40,7 @@ def _bundle(folder: Path, json: bool) -> None:
         for port in manifest[kind]:
             print_text(f"{kind[:-1]}: {port['name']} {port['dtype']}{port['shape']}")
     print_text(f"labels: {_short(manifest['labels'])}")
-    print_text("preprocessing: " + ", ".join(f"{name} {value}" for name, value in manifest["preprocessing"].items()))
+    print_text(f"preprocessing: {_contract(manifest['preprocessing'])}")
     print_text("provenance: " + ", ".join(f"{k} {v}" for k, v in manifest["provenance"].items() if isinstance(v, str)))
     print_text()
     rows = [
@@ -50,13 +50,14 @@ def _bundle(folder: Path, json: bool) -> None:
             engine["backend"],
             engine["status"],
             f"{engine['size_bytes'] / 1e6:.1f}",
-            f"{engine['parity']['top1']:.4f}" if engine["parity"] else "-",
+            f"{engine['parity']['score']:.4f}" if engine["parity"] else "-",
             f"{engine['latency']['p50_ms']:.2f}" if engine["latency"] else "-",
             engine["note"],
         ]
         for engine in manifest["engines"]
     ]
-    columns = ["target", "precision", "backend", "status", "MB", "top-1", "p50 ms", "note"]
+    metric = next((engine["parity"]["metric"] for engine in manifest["engines"] if engine["parity"]), "metric")
+    columns = ["target", "precision", "backend", "status", "MB", metric, "p50 ms", "note"]
     print_table(columns, rows, right=(4, 5, 6))
 
 
@@ -81,7 +82,17 @@ def _lines(found: dict[str, Any]) -> None:
     if found["labels"]:
         print_text(f"labels: {_short(found['labels'])}")
     if found["preprocessing"]:
-        print_text("preprocessing: " + ", ".join(f"{name} {value}" for name, value in found["preprocessing"].items()))
+        from edgetl.runtime.preprocessing import described
+
+    print_text(
+        "preprocessing: " + ", ".join(f"{name} {value}" for name, value in described(found["preprocessing"]).items())
+    )
+
+
+def _contract(values: dict[str, Any]) -> str:
+    from edgetl.runtime.preprocessing import described
+
+    return ", ".join(f"{name} {value}" for name, value in described(values).items())
 
 
 def _counts(values: dict[str, int]) -> str:

@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 def _verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
     key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed it.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Labelled images: measure top-1 on them too.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Labelled samples: measure the metric on them too.")
+    ] = None,
     json: Json = False,
 ) -> None:
     from edgetl.pipeline import check
@@ -37,7 +39,9 @@ def _verify(
             print_text(f"{item.name}: not run: {item.skipped}")
             continue
         text = f"{item.name}: {item.agreeing} of {item.golden} golden inputs as PyTorch, SQNR {item.sqnr_db:.1f} dB"
-        print_text(text + (f"; top-1 {item.top1:.4f} on {item.samples} samples" if item.top1 is not None else ""))
+        print_text(
+            text + (f"; {item.metric} {item.score:.4f} on {item.samples} samples" if item.score is not None else "")
+        )
 
 
 def _report(

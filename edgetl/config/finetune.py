@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -70,6 +71,9 @@ class Phase(Section):
     batchnorm: Literal["train", "frozen-statistics", "frozen"] = "frozen-statistics"
     """What BatchNorm does where its parameters are trained: learns as in training from scratch; learns scale and
     shift, but keeps its statistics (short fine-tuning loses less of the pretraining); or is left as it is."""
+    keep: Literal["best", "last"] = "best"
+    """The weights of the best epoch on val, those from before the phase among them; or of the last epoch, where val is
+    too small to choose by."""
     patience: int = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation result."""
     until: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -110,6 +114,13 @@ class Finetune(Section):
     """With loss = "focal": how much more."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of the cross-entropy."""
+    margin: float = Field(default=0.3, ge=0.0, lt=3.1)
+    """Of face-verification: by how much the right person must be ahead in training."""
+    margin_on: Literal["cosine", "angle"] = "cosine"
+    """On cosines (CosFace, Wang et al. 2018, arXiv:1801.09414) or on angles (ArcFace, Deng et al. 2019,
+    arXiv:1801.07698), in radians."""
+    margin_scale: float = Field(default=16.0, gt=0.0)
+    """Of face-verification: what cosines are multiplied by before the cross-entropy."""
     balance: Literal["none", "sampler", "loss"] = "none"
     """For classes of unequal size: draw from every class alike, or weigh the loss by 1 / (class size)."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
@@ -137,5 +148,9 @@ class Finetune(Section):
     """On a GPU: only algorithms that give the same result every time; slower. On a CPU it is always so."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that decode images. Left out: none on a CPU, one per core up to 8 with a GPU."""
+    log: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where every epoch's loss and metric are written besides training.csv, which is always beside the checkpoint."""
+    log_dir: Path = Path("logs")
+    """Folder of these logs."""
     save_every_s: float = Field(default=60.0, gt=0.0)
     """Seconds between saves of the state that a killed training goes on from."""

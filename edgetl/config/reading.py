@@ -193,6 +193,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     weights = config.model.weights
     if weights.endswith((".safetensors", ".pth", ".pt")) or ("/" in weights and not weights.startswith("pypi:")):
         weights = str(absolute(Path(weights)))
+    finetune = config.finetune.model_copy(update={"log_dir": absolute(config.finetune.log_dir)})
     entries = tuple(entry.model_copy(update={"device": _file_of(entry.device, folder)}) for entry in config.target)
     return config.model_copy(
         update={
@@ -201,6 +202,7 @@ def _absolute(config: Config, folder: Path) -> Config:
                 update={name: _file_of(getattr(quantize, name), folder) for name in ("recipe", "fp16_recipe")}
             ),
             "bundle": bundle,
+            "finetune": finetune,
             "model": config.model.model_copy(update={"weights": weights}),
             "target": entries,
         }

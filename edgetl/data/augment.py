@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +18,9 @@ from PIL import Image
 
 from edgetl.config import Augment
 from edgetl.data.distort import Pixels, distorted
-from edgetl.data.loader import ImageSamples
+from edgetl.data.loader import Label, Samples
 from edgetl.errors import DataError, UsageError
-from edgetl.runtime.preprocessing import decode
+from edgetl.runtime.preprocessing import ImagePreprocessing, decode
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ class AugmentedSamples:
     caller's is read or moved.
     """
 
-    samples: ImageSamples
+    samples: Samples
     augment: Augment
     """mixup and cutmix, which need a batch, are left to :func:`mixed`."""
     seed: int
@@ -48,14 +49,14 @@ class AugmentedSamples:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Pixels, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Pixels, Label]:
         """Decode, change and preprocess a sample.
 
         Args:
             key: Epoch, from 0, and index of the sample; a negative index counts from the end.
 
         Returns:
-            float32 of shape (3, height, width), and the label. With no change switched on: what ``samples`` has.
+            float32 of shape (3, height, width), and the label, int64. With no change switched on: what ``samples`` has.
 
         Raises:
             IndexError: There is no such sample.
@@ -75,9 +76,10 @@ class AugmentedSamples:
             return self.samples[index]
         index %= len(self)
         sample, contract = self.samples.samples[index], self.samples.preprocessing
-        image = decode(sample.path, max_pixels=contract.max_pixels)
+        assert isinstance(contract, ImagePreprocessing) and isinstance(sample.raw, Path)  # [data.augment] is of images
+        image = decode(sample.raw, max_pixels=contract.max_pixels)
         random = _generator(self.seed, _OF_SAMPLES, epoch, index)
-        return distorted(image, contract, self.augment, random), sample.label
+        return distorted(image, contract, self.augment, random), np.asarray(sample.label, dtype=np.int64)
 
 
 def mixed(
@@ -124,7 +126,7 @@ def mixed(
     return images, torch.lerp(targets.roll(partner, 0), targets, share)
 
 
-def preview(samples: ImageSamples, augment: Augment, seed: int, count: int, *, epochs: int = 7) -> Image.Image:
+def preview(samples: Samples, augment: Augment, seed: int, count: int, *, epochs: int = 7) -> Image.Image:
     """A sheet of changed images to look at: a row per sample, the original first, then one column per epoch.
 
     Args:
@@ -148,6 +150,8 @@ def preview(samples: ImageSamples, augment: Augment, seed: int, count: int, *, e
     if not samples:
         raise DataError("there are no samples to preview")
     changed, contract = AugmentedSamples(samples, augment, seed), samples.preprocessing
+    if not isinstance(contract, ImagePreprocessing):
+        raise UsageError(f"augmentation is of images; these samples are of the kind {contract.kind}")
     rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int).tolist()
     columns = [np.stack([samples[row][0] for row in rows])]
     for epoch in range(epochs):

@@ -12,22 +12,40 @@ from typing import Any
 from edgetl.errors import DataError
 
 SPLITS = ("train", "val", "test")
+_SHOWN = 80
 UNLABELLED = -1
 """The label of a calibration sample whose class is not known."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a split, decoded once and found whole."""
+    """One sample of a split, read once and found whole."""
 
-    path: Path
-    """Absolute."""
-    label: int
-    """Index of the class in ``Dataset.classes``; ``UNLABELLED`` for calibration samples without a class."""
+    raw: Path | str
+    """What the preprocessing contract takes: the absolute path of an image, a text, or a row as the text of a JSON
+    object."""
+    label: int | tuple[int, ...]
+    """Index of the class in ``Dataset.classes``, or 0 or 1 for each of them where a sample may have several;
+    ``UNLABELLED`` for calibration samples without a class."""
     group: str | None
     """Samples of one group belong together (one patient, one burst of photographs); None: alone."""
     digest: str
-    """SHA-256, in hexadecimal, of the size and the decoded RGB pixels: equal for a copy saved without loss."""
+    """SHA-256, in hexadecimal, of the content: of an image the size and the decoded RGB pixels, which are equal for a
+    copy saved without loss."""
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Indices of its classes."""
+        if isinstance(self.label, int):
+            return (self.label,)
+        return tuple(index for index, flag in enumerate(self.label) if flag)
+
+    @property
+    def where(self) -> str:
+        """For messages: the file, or the beginning of a text or row."""
+        if isinstance(self.raw, Path):
+            return str(self.raw)
+        return self.raw if len(self.raw) <= _SHOWN else self.raw[:_SHOWN] + " …"
 
 
 @dataclass(frozen=True)
@@ -62,11 +80,12 @@ class Dataset:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``Dataset.from_json(d.to_json()) == d``. Paths are written as they are."""
+        files = any(isinstance(sample.raw, Path) for samples in self.splits().values() for sample in samples)
         splits = {
-            name: [[str(sample.path), sample.label, sample.group, sample.digest] for sample in samples]
+            name: [[str(sample.raw), sample.label, sample.group, sample.digest] for sample in samples]
             for name, samples in self.splits().items()
         }
-        return {"schema": 1, "classes": list(self.classes), **splits}
+        return {"schema": 1, "classes": list(self.classes), "raw": "files" if files else "texts", **splits}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Dataset:
@@ -79,19 +98,26 @@ class Dataset:
             raise DataError(f"the stored data set has schema {values.get('schema')!r}; this edgetl reads schema 1")
         try:
             classes = tuple(str(name) for name in values["classes"])
-            splits = {name: tuple(_sample(row, len(classes)) for row in values[name]) for name in SPLITS}
+            files = {"files": True, "texts": False}[values["raw"]]
+            splits = {name: tuple(_sample(row, len(classes), files) for row in values[name]) for name in SPLITS}
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored data set cannot be read: {error!r}") from None
         return cls(classes=classes, **splits)
 
 
-def _sample(row: Any, classes: int) -> Sample:
-    path, label, group, digest = row
-    if not isinstance(path, str) or not isinstance(digest, str) or not isinstance(group, (str, type(None))):
+def _sample(row: Any, classes: int, files: bool) -> Sample:
+    raw, label, group, digest = row
+    if not isinstance(raw, str) or not isinstance(digest, str) or not isinstance(group, (str, type(None))):
         raise TypeError(f"not a sample: {row!r}")
-    if type(label) is not int or not UNLABELLED <= label < classes:
-        raise ValueError(f"label {label!r} is not one of {classes} classes")
-    return Sample(Path(path), label, group, digest)
+    several = isinstance(label, (list, tuple))
+    if several:
+        label = tuple(label)
+        fits = len(label) == classes and all(type(flag) is int and flag in (0, 1) for flag in label)
+    else:
+        fits = type(label) is int and UNLABELLED <= label < classes
+    if not fits:
+        raise ValueError(f"label {label!r} does not fit {classes} classes")
+    return Sample(Path(raw) if files else raw, label, group, digest)
 
 
 def _sha256(value: Any) -> str:

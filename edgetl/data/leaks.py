@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, islice, product
+from pathlib import Path
 
 from edgetl.data.dataset import Sample
 from edgetl.errors import LeakError
@@ -35,11 +36,12 @@ def check_leaks(named: Mapping[str, Sequence[Sample]], allowed: Collection[tuple
                 pairs = product(here[digest], there[digest])
                 found += [(first, a, second, b) for a, b in islice(pairs, max(0, _MAX_NAMED - len(found)))]
     if total:
-        listed = "\n".join(f"  {first}: {a.path}\n  {second}: {b.path}" for first, a, second, b in found)
+        listed = "\n".join(f"  {first}: {a.where}\n  {second}: {b.where}" for first, a, second, b in found)
         more = f"\n  … and {total - len(found)} more" if total > len(found) else ""
+        what = "images with the same pixels" if isinstance(found[0][1].raw, Path) else "samples with the same content"
         raise LeakError(
-            f"{total} {'pairs' if total > 1 else 'pair'} of images with the same pixels in two splits:\n{listed}{more}",
-            hint="remove one of each pair; an accuracy measured on images that were trained on means nothing",
+            f"{total} {'pairs' if total > 1 else 'pair'} of {what} in two splits:\n{listed}{more}",
+            hint="remove one of each pair; an accuracy measured on what was trained on means nothing",
         )
 
 

@@ -1,4 +1,4 @@
-"""From the ``[data]`` table of edgetl.toml to a verified data set: the entry points of this stage."""
+"""From the ``[data]`` table of edgetl.toml to a verified data set of images."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from edgetl.config import Data
 from edgetl.data.dataset import SPLITS, UNLABELLED, Dataset, Sample
+from edgetl.data.labels import identities, label_sets, split_people
 from edgetl.data.leaks import check_groups, check_leaks
 from edgetl.data.manifest import Row, class_folders, is_manifest, list_images, read_folder, read_manifest
 from edgetl.data.splits import split_val
@@ -36,14 +38,11 @@ def load_dataset(config: Data, *, progress: Progress | None = None) -> Dataset:
         MissingExtraError: A Parquet manifest without pyarrow.
     """
     rows = _rows(config)
-    classes = _classes(config, rows)
-    for split, listed in rows.items():
-        _check_labels(split, listed, classes)
+    classes, labels = _labelled(config, rows)
     everything = [row for listed in rows.values() for row in listed]
     digests = iter(verify_images([row.path for row in everything], max_pixels=config.max_pixels, progress=progress))
-    index = {name: position for position, name in enumerate(classes)}
     splits = {
-        split: tuple(_sample(row, index[row.label or ""], next(digests)) for row in listed)
+        split: tuple(_sample(row, label, next(digests)) for row, label in zip(listed, labels[split], strict=True))
         for split, listed in rows.items()
     }
     check_leaks(splits)
@@ -114,21 +113,23 @@ def samples_digest(path: Path, classes: Sequence[str] = ()) -> str:
 
 def _rows(config: Data) -> dict[str, list[Row]]:
     """The rows of every split that the user gave."""
+    # An image with several labels may have none.
+    empty = ("label",) if config.task == "multi-label-images" else ()
     if config.manifest is not None:
-        listed = read_manifest(config.manifest)
+        listed = read_manifest(config.manifest, may_be_empty=empty)
         rows = {split: [row for row in listed if row.split == split] for split in SPLITS}
         for split in ("train", "test"):
             if not rows[split]:
                 raise DataError(f"{config.manifest}: no row has the split '{split}'")
         return rows if rows["val"] else {"train": rows["train"], "test": rows["test"]}
     sources = {"train": config.train, "val": config.val, "test": config.test}
-    return {split: _split_rows(split, path) for split, path in sources.items() if path is not None}
+    return {split: _split_rows(split, path, empty) for split, path in sources.items() if path is not None}
 
 
-def _split_rows(split: str, path: Path) -> list[Row]:
+def _split_rows(split: str, path: Path, empty: tuple[str, ...]) -> list[Row]:
     if not is_manifest(path):
         return read_folder(path)
-    rows = read_manifest(path, needs=("path", "label"))
+    rows = read_manifest(path, needs=("path", "label"), may_be_empty=empty)
     for row in rows:
         if row.split not in (None, split):
             raise DataError(
@@ -157,6 +158,28 @@ def _loose_rows(path: Path, classes: Sequence[str]) -> list[Row]:
     if unknown:
         raise DataError(f"{path}: '{unknown[0]}' is not a class of the model; {did_you_mean(unknown[0], classes)}")
     return rows
+
+
+_Labels = Mapping[str, Sequence[Any]]
+"""Split → label of each of its rows, as :class:`Sample` has it."""
+
+
+def _labelled(config: Data, rows: dict[str, list[Row]]) -> tuple[tuple[str, ...], _Labels]:
+    """The classes, and every row's label.
+
+    Of faces, people are the classes; where val is left out, whole people are moved from train to it, in ``rows``.
+    """
+    if config.task == "multi-label-images":
+        return label_sets(rows, config.classes)
+    if config.task == "face-verification":
+        if "val" not in rows:
+            rows["train"], rows["val"] = split_people(rows["train"], config.val_fraction, config.split_seed)
+        return identities(rows)
+    classes = _classes(config, rows)
+    for split, listed in rows.items():
+        _check_labels(split, listed, classes)
+    index = {name: position for position, name in enumerate(classes)}
+    return classes, {split: [index[row.label or ""] for row in listed] for split, listed in rows.items()}
 
 
 def _classes(config: Data, rows: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
@@ -188,7 +211,7 @@ def _check_labels(split: str, rows: Sequence[Row], classes: Sequence[str]) -> No
         )
 
 
-def _sample(row: Row, label: int, digest: str) -> Sample:
+def _sample(row: Row, label: int | tuple[int, ...], digest: str) -> Sample:
     return Sample(row.path, label, row.group, digest)
 
 

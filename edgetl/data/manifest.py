@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Row:
     path: Path
     """Absolute."""
     label: str | None
-    """Name of the class; None where the source has no labels."""
+    """Name of the class, or names with ';' between; None where there is none."""
     split: str | None
     """train, val or test; None where the source does not say."""
     group: str | None
@@ -102,7 +102,9 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(_walk(_absolute(folder), frozenset()), key=lambda path: path.parts)
 
 
-def read_manifest(path: Path, *, needs: Sequence[str] = ("path", "label", "split")) -> list[Row]:
+def read_manifest(
+    path: Path, *, needs: Sequence[str] = ("path", "label", "split"), may_be_empty: Collection[str] = ()
+) -> list[Row]:
     """The rows of a CSV or Parquet manifest.
 
     Columns: path (relative to the manifest's folder, or absolute), label, split (train, val or test) and group
@@ -112,6 +114,7 @@ def read_manifest(path: Path, *, needs: Sequence[str] = ("path", "label", "split
     Args:
         path: Ends in .csv or .parquet.
         needs: The columns that must be there and be filled in every row.
+        may_be_empty: Of those, the ones that need not be filled: ("label",) where a sample may have no class at all.
 
     Raises:
         DataError: The file is not there or cannot be parsed, a column is missing, or rows are wrong; the rows are
@@ -120,9 +123,9 @@ def read_manifest(path: Path, *, needs: Sequence[str] = ("path", "label", "split
     """
     if not path.is_file():
         raise DataError(f"there is no manifest {path}")
-    columns, records = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    columns, records = _read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     _check_columns(path, columns, needs)
-    checker = _RowChecker(_absolute(path).parent, set(needs))
+    checker = _RowChecker(_absolute(path).parent, set(needs) - set(may_be_empty))
     rows = [row for where, record in records if (row := checker.row(where, record)) is not None]
     if checker.problems:
         total = len(checker.problems)
@@ -137,10 +140,10 @@ def read_manifest(path: Path, *, needs: Sequence[str] = ("path", "label", "split
 class _RowChecker:
     """Turns records into rows and collects what is wrong with them, so that all of it is told at once."""
 
-    def __init__(self, folder: Path, needs: set[str]) -> None:
+    def __init__(self, folder: Path, filled: set[str]) -> None:
         self.problems: list[str] = []
         self._folder = folder
-        self._needs = needs
+        self._filled = filled
         self._first: dict[Path, str] = {}
 
     def row(self, where: str, record: Mapping[str, str] | str) -> Row | None:
@@ -162,7 +165,7 @@ class _RowChecker:
 
     def _problem(self, record: Mapping[str, str]) -> str | None:
         for name in ("path", "label", "split"):
-            if name in self._needs and not record.get(name):
+            if name in self._filled and not record.get(name):
                 return f"{name} is empty"
         split = record.get("split")
         if split and split not in SPLITS:
@@ -189,7 +192,7 @@ def _check_columns(path: Path, columns: Sequence[str], needs: Iterable[str]) -> 
 _Records = Iterable[tuple[str, "dict[str, str] | str"]]
 
 
-def _read_csv(path: Path) -> tuple[list[str], _Records]:
+def read_csv(path: Path) -> tuple[list[str], _Records]:
     """The column names, and per row its place and its values by column, or what is wrong with it."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -215,7 +218,7 @@ def _record(columns: Sequence[str], values: Sequence[str]) -> dict[str, str] | s
 
 
 def _read_parquet(path: Path) -> tuple[list[str], _Records]:
-    """As :func:`_read_csv`; rows are counted from 1."""
+    """As :func:`read_csv`; rows are counted from 1."""
     try:
         import pyarrow
         from pyarrow import parquet

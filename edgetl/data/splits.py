@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edgetl.data.dataset import Sample
 from edgetl.errors import DataError, UsageError
+
+_Label = TypeVar("_Label", bound="int | tuple[int, ...]")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def split_val(
     Raises:
         DataError: A class has a single sample, or a single group, so that one of the two would lack it.
     """
-    totals = Counter(sample.label for sample in samples)
+    totals = Counter(index for sample in samples for index in sample.present)
     wanted = {label: min(max(1, round(fraction * count)), count - 1) for label, count in totals.items()}
     units = sorted(_units(samples, seed), key=lambda unit: unit.rank)
     draw = _Draw(totals, wanted)
@@ -117,8 +120,8 @@ def draw_calibration(samples: Sequence[Sample], count: int, seed: int) -> tuple[
     """
     if count < 1:
         raise UsageError(f"{count} calibration samples were asked for", hint="ask for at least 1")
-    ranks = {sample: (_rank(seed, sample.digest), str(sample.path)) for sample in samples}
-    by_label: dict[int, list[Sample]] = defaultdict(list)
+    ranks = {sample: (_rank(seed, sample.digest), str(sample.raw)) for sample in samples}
+    by_label: dict[int | tuple[int, ...], list[Sample]] = defaultdict(list)
     for sample in sorted(samples, key=ranks.__getitem__):
         by_label[sample.label].append(sample)
     shares = _shares({label: len(members) for label, members in by_label.items()}, min(count, len(samples)), seed)
@@ -126,7 +129,7 @@ def draw_calibration(samples: Sequence[Sample], count: int, seed: int) -> tuple[
     return tuple(sorted(drawn, key=ranks.__getitem__))
 
 
-def _shares(sizes: dict[int, int], count: int, seed: int) -> dict[int, int]:
+def _shares(sizes: Mapping[_Label, int], count: int, seed: int) -> dict[_Label, int]:
     """Split ``count`` in proportion to ``sizes``: largest remainder, ties in random order."""
     total = sum(sizes.values())
     shares = {label: count * size // total for label, size in sizes.items()}
@@ -157,7 +160,7 @@ def _units(samples: Sequence[Sample], seed: int) -> list[_Unit]:
     return [
         _Unit(
             tuple(positions),
-            Counter(samples[position].label for position in positions),
+            Counter(index for position in positions for index in samples[position].present),
             _rank(seed, min(samples[position].digest for position in positions)),
         )
         for positions in members.values()

@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import ExportError, MissingExtraError, ModelError
-from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.specs import BatchRange
 
 if TYPE_CHECKING:
     from torch import nn
 
 INPUT, OUTPUT = "input", "logits"
+_EXAMPLE = 16
+"""Size of a dynamic dimension while the network is traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +39,25 @@ def export(
     module: nn.Module,
     path: Path,
     *,
-    input_shape: tuple[int, int, int],
     batch: BatchRange,
     opset: int,
     labels: tuple[str, ...],
-    preprocessing: ImagePreprocessing,
+    preprocessing: Preprocessing,
+    output: str = OUTPUT,
+    longest: int = 1,
 ) -> Exported:
     """Write a network as ONNX, with a dynamic batch, folded and with its labels and preprocessing in it.
 
     Args:
-        module: In eval mode on the CPU: float32 (N, 3, H, W) → (N, classes).
+        module: In eval mode on the CPU: one array with a leading batch → one array.
         path: Of the file to write.
-        input_shape: (3, H, W).
         batch: Smallest and largest N.
         opset: ONNX operator set.
         labels: In the order of the outputs; metadata_props["edgetl.labels"], as JSON.
-        preprocessing: metadata_props["edgetl.preprocessing"], as JSON.
+        preprocessing: metadata_props["edgetl.preprocessing"], as JSON; says what the input is, and which of its
+            dimensions are dynamic, besides the batch.
+        output: Name of the output.
+        longest: Largest size of such a dimension.
 
     Raises:
         MissingExtraError: torch, onnx, onnxscript or onnxslim is not installed.
@@ -69,7 +74,13 @@ def export(
     dynamic = batch.min != batch.max
     sizes = torch.export.Dim("batch", min=max(1, batch.min), max=batch.max) if dynamic else None
     # An example of two, or torch.export would take a batch of one for a constant.
-    example = torch.zeros(min(batch.max, max(2, batch.min)), *input_shape)
+    shape = preprocessing.input_shape
+    sides = [size if isinstance(size, int) else min(_EXAMPLE, longest) for size in shape]
+    example = torch.ones(min(batch.max, max(2, batch.min)), *sides, dtype=getattr(torch, preprocessing.dtype))
+    dims = {0: sizes} if dynamic else {}
+    dims |= {
+        axis: torch.export.Dim(size, min=2, max=longest) for axis, size in enumerate(shape, 1) if isinstance(size, str)
+    }
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -77,8 +88,8 @@ def export(
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: sizes},) if dynamic else None,
+                output_names=[output],
+                dynamic_shapes=(dims,) if dims else None,
                 opset_version=opset,
                 verbose=False,
             )
@@ -98,7 +109,7 @@ def export(
     return Exported(opset=found, nodes=len(model.graph.node), size_bytes=path.stat().st_size)
 
 
-def metadata(labels: tuple[str, ...], preprocessing: ImagePreprocessing) -> dict[str, str]:
+def metadata(labels: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, str]:
     """The metadata_props that make a graph usable on its own."""
     return {
         "edgetl.labels": json.dumps(list(labels), ensure_ascii=False),

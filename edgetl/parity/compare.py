@@ -11,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
+from edgetl.metrics import Metric
+from edgetl.metrics import metric as metric_of
+from edgetl.parity.bootstrap import paired_drop
+from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
+
+_PAIRED = 1500
+"""Samples whose pairs are decided on, at most: 1.1 million pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +25,21 @@ class Comparison:
     """What a comparison on labelled samples came to."""
 
     samples: int
-    top1_reference: float
-    """Share of samples that the reference names rightly."""
-    top1: float
-    """Share that the engine names rightly."""
+    metric: str
+    """What is compared, by its name in :mod:`edgetl.metrics`."""
+    score_reference: float
+    """The metric of the reference's outputs."""
+    score: float
+    """Of the engine's."""
     agreement: float
-    """Share on which both name the same class."""
+    """Share of decisions on which both agree: on samples; on every class of a sample where it may have several; on
+    pairs of samples where outputs are embeddings."""
     worse: int
-    """Samples that only the reference names rightly."""
+    """Decisions that only the reference gets right."""
     better: int
-    """Samples that only the engine names rightly."""
+    """Decisions that only the engine gets right."""
     drop: float
-    """top1_reference - top1."""
+    """score_reference - score."""
     drop_upper: float
     """Upper confidence bound of the drop, one-sided, paired."""
     confidence: float
@@ -56,23 +66,31 @@ def compare(
     *,
     max_drop: float,
     confidence: float,
+    metric: Metric | None = None,
+    decision: Decision | None = None,
 ) -> Comparison:
     """Compare an engine's outputs with the reference's, sample by sample.
 
-    The engine passes where the upper confidence bound of its top-1 drop is at most ``max_drop``: a test of
-    non-inferiority. Not seeing a difference is not enough; there must be samples enough to rule one out.
+    The engine passes where the upper confidence bound of its drop is at most ``max_drop``: a test of non-inferiority.
+    Not seeing a difference is not enough; there must be samples enough to rule one out. For top-1 the bound is Tango's
+    (:func:`paired_upper_bound`), for other metrics it comes from a paired bootstrap (:mod:`edgetl.parity.bootstrap`).
 
     Args:
-        reference: The PyTorch model's logits, shape (n, classes).
+        reference: The PyTorch model's outputs, shape (n, k).
         outputs: The engine's, of the same shape and order.
-        labels: The right class of each sample, shape (n,).
+        labels: The right class of each sample, shape (n,); or 0 and 1 per class, (n, k).
         max_drop: Largest accepted drop, as a share.
         confidence: Of the one-sided bound.
+        metric: What must not drop; None: top-1.
+        decision: How outputs become answers; None: the largest logit names the class.
 
     Raises:
         DataError: There is no sample, or the shapes differ.
         ParityError: The reference itself returned NaN or infinite values: nothing can be compared with it.
     """
+    metric, decision = metric or metric_of("top1"), decision or Largest()
+    if metric.name == "macro-f1" and isinstance(decision, MultiLabel):
+        metric = metric_of("macro-f1", thresholds=decision.thresholds)
     if reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(
             f"the reference has outputs {list(reference.shape)}, the engine {list(outputs.shape)}, "
@@ -86,22 +104,37 @@ def compare(
             "the PyTorch model itself returns NaN or infinite values",
             hint="a lower finetune.phases lr, or other weights",
         )
-    finite = bool(np.isfinite(got).all())
-    named, expected_named = got.argmax(1), expected.argmax(1)
-    right, expected_right = (named == labels) & np.isfinite(got).all(1), expected_named == labels
-    worse, better = int((expected_right & ~right).sum()), int((right & ~expected_right).sum())
     n = len(labels)
-    upper = paired_upper_bound(worse, better, n, confidence)
+    whole = np.asarray(np.isfinite(got).all(1))
+    finite = bool(whole.all())
+    wanted, truth = _decided(decision, expected), _truth(decision, labels)
+    decided = _decided(decision, np.where(whole[:, None], got, 0.0))
+    right, expected_right = np.equal(decided, truth), np.equal(wanted, truth)
+    if decided.shape == (n,):
+        right = right & whole
+    worse, better = int((expected_right & ~right).sum()), int((right & ~expected_right).sum())
+    if metric.name == "top1":
+        score_reference, score = float(expected_right.mean()), float(right.mean())
+        upper = paired_upper_bound(worse, better, n, confidence)
+    else:
+        score_reference = metric(expected, labels)
+        score = metric(got, labels) if finite else 0.0
+        upper = 1.0
+        if finite:
+            upper = paired_drop(
+                metric, expected, got, labels, confidence=confidence, groups=labels if metric.name == "tar" else None
+            )[1]
     difference = np.abs(got - expected) if finite else np.full_like(expected, np.inf)
     passed = finite and upper <= max_drop
     return Comparison(
         samples=n,
-        top1_reference=float(expected_right.mean()),
-        top1=float(right.mean()),
-        agreement=float((named == expected_named).mean()),
+        metric=metric.name,
+        score_reference=score_reference,
+        score=score,
+        agreement=float((decided == wanted).mean()),
         worse=worse,
         better=better,
-        drop=(worse - better) / n,
+        drop=(worse - better) / n if metric.name == "top1" else score_reference - score,
         drop_upper=upper,
         confidence=confidence,
         max_drop=max_drop,
@@ -109,8 +142,38 @@ def compare(
         mean_abs_error=_finite(float(difference.mean())),
         sqnr_db=sqnr_db(expected, got) if finite else -200.0,
         passed=passed,
-        statement=_statement(worse - better, n, upper, max_drop, confidence, finite=finite, passed=passed),
+        statement=_statement(
+            metric, score_reference - score, n, upper, max_drop, confidence, finite=finite, passed=passed
+        ),
     )
+
+
+def _decided(decision: Decision, outputs: NDArray[np.float64]) -> NDArray[np.integer]:
+    """Decisions on samples, (n,) or (n, k); of embeddings on pairs, (pairs,)."""
+    if not isinstance(decision, Similarity):
+        answers: NDArray[np.integer] = decision.decide(outputs)
+        return answers
+    first, second = _pairs(len(outputs))
+    norms = np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
+    cosines = (outputs / norms) @ (outputs / norms).T
+    same: NDArray[np.integer] = (cosines[first, second] >= decision.threshold).astype(np.int64)
+    return same
+
+
+def _truth(decision: Decision, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+    """What would be right, in the shape of :func:`_decided`."""
+    if not isinstance(decision, Similarity):
+        return labels
+    first, second = _pairs(len(labels))
+    same: NDArray[np.integer] = (labels[first] == labels[second]).astype(np.int64)
+    return same
+
+
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """All pairs of samples; where there are many, of some at equal distances."""
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _PAIRED)).round().astype(np.intp))
+    first, second = np.triu_indices(len(chosen), 1)
+    return chosen[first], chosen[second]
 
 
 def paired_upper_bound(worse: int, better: int, n: int, confidence: float) -> float:
@@ -170,21 +233,29 @@ def _score(delta: float, worse: int, better: int, n: int) -> float:
 
 
 def _statement(
-    lost: int, n: int, upper: float, max_drop: float, confidence: float, *, finite: bool, passed: bool
+    metric: Metric,
+    drop: float,
+    n: int,
+    upper: float,
+    max_drop: float,
+    confidence: float,
+    *,
+    finite: bool,
+    passed: bool,
 ) -> str:
     if not finite:
         return "the engine returned NaN or infinite values"
     share, sure = f"{100 * upper:.2f} points", f"{100 * confidence:g}% confidence"
     if passed:
-        return f"with {sure} top-1 drops by less than {share} (allowed {100 * max_drop:.2f})"
+        return f"with {sure} {metric.title} drops by less than {share} (allowed {100 * max_drop:.2f})"
     needed = samples_needed(max_drop, confidence)
-    if n < needed:
+    if metric.name == "top1" and n < needed:
         return (
             f"{n} test samples cannot show a drop below {100 * max_drop:.2f} points with {sure}: "
             f"at least {needed} are needed"
         )
     return (
-        f"top-1 drops by {100 * lost / n:.2f} points; with {sure} the drop may be up to {share}, "
+        f"{metric.title} drops by {100 * drop:.2f} points; with {sure} the drop may be up to {share}, "
         f"and {100 * max_drop:.2f} are allowed"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, learning, precisions, proof, publish
+from edgetl.pipeline import engines, learning, precisions, proof, publish, tasks, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible
 from edgetl.store import Store
@@ -29,7 +29,7 @@ FORCEABLE = (
         "quantize",
         "half",
     ),
-    *("compile", "reference", "verify", "bench", "bundle"),
+    *("compile", "decision", "reference", "verify", "bench", "verdict", "bundle"),
 )
 """What the store keeps results of, and ``force`` can name: what a build's output calls them."""
 
@@ -78,6 +78,7 @@ def build(
     unknown = sorted(force - set(FORCEABLE))
     if unknown:
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
+    tasks.task_of(config)
     candidates = engines.candidates(config, targets)
     last = STAGES.index(until)
     reached = {stage: last >= STAGES.index(stage) for stage in STAGES}
@@ -93,6 +94,34 @@ def build(
             return _route(session, candidates, until)
     except WouldRun as stop:
         return Outcome(stopped_after=stop.stage, would_run=f"{stop.stage}: {stop.what}")
+
+
+def judge(
+    config: Config,
+    store: Store,
+    *,
+    seeds: int,
+    confidence: float = 0.95,
+    reporter: Reporter | None = None,
+) -> transfer.Comparison:
+    """Whether transfer helps a project: see :func:`edgetl.pipeline.transfer.compare`.
+
+    Args:
+        config: From :func:`edgetl.config.load`.
+        store: Keeps every trial.
+        seeds: Of every method.
+        confidence: Of the intervals.
+        reporter: Is told how it goes.
+
+    Raises:
+        EdgetlError: See :mod:`edgetl.errors`.
+    """
+    session = Session(config=config, store=store, reporter=reporter or Silent())
+    tasks.task_of(config)
+    engines.check_tools(config, [], exported=False, compiled=False)
+    with interruptible():
+        _, dataset = learning.prepare_data(session)
+        return transfer.compare(session, dataset, seeds=seeds, confidence=confidence)
 
 
 def _route(session: Session, candidates: list[engines.Candidate], until: str) -> Outcome:
@@ -125,15 +154,17 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         item.name: precisions.graph_for(session, dataset, checkpoint, item, exported, prepared, statistics)
         for item in candidates
     }
-    made = [engines.compile_engine(session, item, graphs[item.name]) for item in candidates]
+    made = [engines.compile_engine(session, checkpoint, item, graphs[item.name]) for item in candidates]
     artifacts.update({f"compile {engine.candidate.name}": engine.artifact.folder for engine in made})
     if until == "compile":
         return Outcome(stopped_after=until, artifacts=artifacts)
 
+    decision = learning.decide(session, dataset, checkpoint)
     asked, reference = learning.ask_reference(session, dataset, checkpoint)
     artifacts["reference"] = asked.folder
     proven = [
-        proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name]) for engine in made
+        proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name], decision)
+        for engine in made
     ]
     timings = proof.bench(session, dataset, checkpoint, exported, made) if until != "verify" else proof.NO_TIMINGS
     record = Record(
@@ -147,6 +178,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         graphs=graphs,
         golden=asked,
         reference=reference,
+        decision=decision,
         timings=timings,
         decisions=tuple(proof.decide(proven, timings)),
     )

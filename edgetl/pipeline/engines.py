@@ -12,11 +12,13 @@ from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.benchmark import environment
 from edgetl.config import Config, TargetEntry
 from edgetl.data.dataset import Dataset
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.errors import ConfigError, MissingExtraError
 from edgetl.pipeline.learning import samples_digest
 from edgetl.pipeline.session import Session
-from edgetl.runtime.runner import Runner, run_images
+from edgetl.runtime.preprocessing import Preprocessing
+from edgetl.runtime.preprocessing.text import TextPreprocessing
+from edgetl.runtime.runner import Runner, run_batch
 from edgetl.specs import BatchRange, Precision, Target
 from edgetl.store import Artifact, code_digest, versions_of
 
@@ -131,7 +133,7 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
         "checkpoint": checkpoint.digest,
         "config": session.config_digest("export"),
         "checked_on": samples_digest(dataset.test[: config.batch.max]),
-        "code": code_digest("export", "backends/torch.py", "runtime", "data/loader.py", "pipeline/engines.py"),
+        "code": code_digest("export", "backends", "runtime", "data/loader.py", "pipeline/engines.py"),
         "versions": versions_of(*_EXPORT_PACKAGES, *RUN_PACKAGES),
     }
 
@@ -140,23 +142,23 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
         exported = export_stage.export(
             module,
             folder / "model.onnx",
-            input_shape=deploy.input_shape,
             batch=BatchRange(min=config.batch.min, max=config.batch.max),
             opset=config.opset,
-            labels=deploy.classes,
+            labels=() if deploy.embeds else deploy.classes,
             preprocessing=deploy.preprocessing,
+            output=deploy.output.name,
+            longest=longest(deploy.preprocessing) or 1,
         )
         count = min(len(dataset.test), max(config.batch.min, min(4, config.batch.max)))
-        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), count))
+        images, _ = next(batches(Samples(dataset.test, deploy.preprocessing), count))
         worst = 0.0
         with (
-            torch_backend.TorchRunner(module, deploy.input_shape) as torch_runner,
+            torch_backend.TorchRunner(module, deploy.input, deploy.output) as torch_runner,
             open_graph(folder / "model.onnx") as runner,
         ):
             for size in {config.batch.min, count}:  # more than one size, or a frozen batch would go unseen
-                part = {"input": images[:size]}
-                expected = torch_runner.run(part)["logits"]
-                got = run_images(runner, images[:size], smallest=config.batch.min)
+                expected = torch_runner.run({deploy.input.name: images[:size]})[deploy.output.name]
+                got = run_batch(runner, images[:size], smallest=config.batch.min)
                 worst = max(worst, export_stage.check(expected, got, tolerance=config.tolerance))  # type: ignore[arg-type]
         facts = {**asdict(exported), "max_abs_error": worst}
         (folder / "export.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -170,13 +172,15 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     return artifact
 
 
-def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> Engine:
+def compile_engine(session: Session, checkpoint: Artifact, candidate: Candidate, graph: Artifact) -> Engine:
     """Make the engine, or what its device needs to make it."""
     backend = backends.backend(candidate.target.backend)
     version = _version(candidate)
     batch = BatchRange(min=session.config.export.batch.min, max=session.config.export.batch.max)
+    length = longest(torch_backend.read_deploy(checkpoint.folder).preprocessing)
     inputs = {
         "graph": graph.digest,
+        "longest": length,
         "target": asdict(candidate.target),
         "precision": candidate.precision,
         "batch": asdict(batch),
@@ -194,11 +198,17 @@ def compile_engine(session: Session, candidate: Candidate, graph: Artifact) -> E
                 target=candidate.target,
                 precision=candidate.precision,
                 batch=batch,
+                longest=length,
             )
         )
 
     artifact = session.stage("compile", candidate.name, inputs, make)
     return Engine(candidate=candidate, artifact=artifact, record=EngineRecord.read(artifact.folder))
+
+
+def longest(preprocessing: Preprocessing) -> int | None:
+    """Largest size of a dimension of the input that differs between samples; None where none does."""
+    return preprocessing.max_length if isinstance(preprocessing, TextPreprocessing) else None
 
 
 def _need(extra: str, what: str, *packages: str) -> None:

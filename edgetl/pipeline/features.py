@@ -25,12 +25,13 @@ from edgetl.backends.torch import Deploy
 from edgetl.benchmark import environment
 from edgetl.config import Augment
 from edgetl.data.augment import AugmentedSamples
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.data.verify import threads as threads_of_decoding
 from edgetl.errors import EdgetlError, ModelError, UsageError
 from edgetl.finetune import features as stage
 from edgetl.finetune.features import Extractor, RunnerExtractor, TorchExtractor
 from edgetl.pipeline.session import Session
+from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.runner import Runner
 from edgetl.specs import BatchRange
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
@@ -68,14 +69,12 @@ class Split:
     count: int
     """Samples."""
     batches: Callable[[int], Iterable[stage.Batch]]
-    """View → all samples in their order, as float32 images (b, 3, h, w) with labels (b, …). View v is every sample with
+    """View → all samples in their order, as arrays (b, …) with labels (b, …). View v is every sample with
     the random changes of epoch v; without any there is one view."""
     views: int = 1
 
 
-def split_of(
-    name: str, samples: ImageSamples, *, augment: Augment | None = None, seed: int = 0, views: int = 1
-) -> Split:
+def split_of(name: str, samples: Samples, *, augment: Augment | None = None, seed: int = 0, views: int = 1) -> Split:
     """A split of images, as they are or in several views of random changes.
 
     Args:
@@ -152,9 +151,15 @@ def features(
     """
     if not splits or device not in ("cpu", "cuda"):
         raise UsageError(f"features need a split and a device, cpu or cuda; given were {len(splits)} and '{device}'")
-    backbone = {"network": deploy.backbone, "weights": backbone_digest(module, head), "input": list(deploy.input_shape)}
+    shape = deploy.preprocessing.input_shape
+    backbone = {"network": deploy.backbone, "weights": backbone_digest(module, head), "input": list(shape)}
     images = sum(split.count * split.views for split in splits)
-    alone = device == "cuda" or prefer == "torch" or flop(module, head, deploy.input_shape) * images < small_flop
+    alone = device == "cuda" or prefer == "torch"
+    # Engines are tried for images alone: their bodies have inputs of one size.
+    if not alone and isinstance(deploy.preprocessing, ImagePreprocessing):
+        alone = flop(module, head, deploy.preprocessing.input_shape) * images < small_flop
+    else:
+        alone = True
     chosen = None if alone else _choose(session, module, deploy, backbone, head, threads)
     with _Opened(module, head, device, chosen, threads) as opened:
         return tuple(_features_of(session, split, backbone, opened) for split in splits)
@@ -204,6 +209,7 @@ def extractors(
     """
     import copy
 
+    contract = _images(deploy)
     found: list[Extractor] = [TorchExtractor(module, head)]
     missing = {name: "not installed" for name, packages in _ENGINES.items() if not any(versions_of(*packages).values())}
     here = [name for name in _ENGINES if name not in missing]
@@ -214,11 +220,10 @@ def extractors(
             export_stage.export(
                 copy.deepcopy(stage.body_of(module, head)),
                 folder / _BODY,
-                input_shape=deploy.input_shape,
                 batch=BatchRange(min=BATCH, max=BATCH),
                 opset=_OPSET,
                 labels=(),  # features belong to no classes
-                preprocessing=deploy.preprocessing,
+                preprocessing=contract,
             )
         except EdgetlError as error:
             missing.update(dict.fromkeys(here, error.message))
@@ -255,6 +260,7 @@ def confirmed(chosen: Extractor, reference: Extractor, images: stage.Images) -> 
 def _choose(
     session: Session, module: nn.Module, deploy: Deploy, backbone: dict[str, Any], head: str, threads: int | None
 ) -> Artifact:
+    contract = _images(deploy)
     inputs = {
         "backbone": backbone,
         "machine": [environment.cpu_name(), environment.usable_cores(), threads],
@@ -263,7 +269,7 @@ def _choose(
     }
 
     def make(folder: Path) -> None:
-        noise = np.random.default_rng(0).standard_normal((BATCH, *deploy.input_shape), dtype=np.float32)
+        noise = np.random.default_rng(0).standard_normal((BATCH, *contract.input_shape), dtype=np.float32)
         with extractors(module, deploy, head, folder, threads=threads) as (candidates, missing):
             choice = stage.fastest(candidates, noise, candidates[0](noise))
         if choice.name not in _ENGINES:
@@ -372,6 +378,11 @@ def _open(name: str, model: Path, threads: int | None) -> Runner:
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(model, threads=threads)
+
+
+def _images(deploy: Deploy) -> ImagePreprocessing:
+    assert isinstance(deploy.preprocessing, ImagePreprocessing)  # engines are tried for images alone
+    return deploy.preprocessing
 
 
 def _bytes() -> Any:

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.backends import backbones
+from edgetl.backends import backbones, networks
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment
-from edgetl.config import Augment, Phase
-from edgetl.data import load as loading
+from edgetl.config import Augment, Finetune, Phase
 from edgetl.data.augment import AugmentedSamples, mixed
 from edgetl.data.dataset import Dataset, Sample
-from edgetl.data.loader import ImageSamples, batches
-from edgetl.errors import ModelError
-from edgetl.finetune import weights as pretrained
+from edgetl.data.loader import KeyedSamples, Samples, batches
+from edgetl.errors import ConfigError, ModelError
+from edgetl.finetune import logs, losses
 from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.trainer import Data, Mix, Place
-from edgetl.pipeline import features
+from edgetl.pipeline import features, tasks
 from edgetl.pipeline.session import Session
-from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
+from edgetl.runtime.decision import from_json as read_decision
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 _GOLDEN = 8
-_NOT_A_RESULT = {"phases", "device", "workers", "save_every_s"}
+_FAR = 1e-2
+"""False accept rate at which the threshold of a verification is set."""
+_SUFFIXES = {"text": ".txt", "table": ".json"}
+"""Kind of preprocessing contract → suffix of a golden input that is not a file of its own."""
+_NOT_A_RESULT = {"phases", "device", "workers", "save_every_s", "log", "log_dir"}
 """What of [finetune] changes nothing in the weights, or is in a phase's key by itself."""
 
 
@@ -43,25 +47,26 @@ _NOT_A_RESULT = {"phases", "device", "workers", "save_every_s"}
 class Reference:
     """What PyTorch says of the test split."""
 
-    logits: NDArray[np.float32]
-    """Shape (n, classes)."""
+    outputs: NDArray[np.float32]
+    """Logits of shape (n, classes), or embeddings (n, d)."""
     labels: NDArray[np.int64]
-    """Shape (n,)."""
+    """Shape (n,), or (n, classes) where a sample may have several."""
 
 
 def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
     """Read, check and split the data set."""
     config = session.config.data
+    modality = tasks.task_of(session.config).modality
     inputs = {
-        "files": loading.source_digest(config),
+        "files": modality.source_digest(config),
         "config": session.config_digest("data"),
-        "code": code_digest("data", "runtime/preprocessing.py", "pipeline/learning.py"),
+        "code": code_digest("data", "runtime/preprocessing", "pipeline/learning.py", "pipeline/modalities.py"),
         "versions": versions_of("pillow"),
     }
 
     def make(folder: Path) -> None:
-        dataset = loading.load_dataset(
-            config, progress=lambda done, total: session.reporter.progress("images checked", done, total)
+        dataset = modality.load(
+            config, progress=lambda done, total: session.reporter.progress("samples checked", done, total)
         )
         (folder / "dataset.json").write_text(json.dumps(dataset.to_json(), ensure_ascii=False), encoding="utf-8")
 
@@ -89,26 +94,77 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     inputs = {
         "checkpoint": checkpoint.digest,
         "test": samples_digest(dataset.test),
-        "code": code_digest("backends/torch.py", "data/loader.py", "runtime", "pipeline/learning.py"),
-        "versions": versions_of("torch", "timm", "pillow", "numpy"),
+        "code": code_digest("backends", "data/loader.py", "runtime", "pipeline/learning.py"),
+        "versions": versions_of("torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
     }
 
     def make(folder: Path) -> None:
         module, _ = torch_backend.read_checkpoint(checkpoint.folder)
-        samples = ImageSamples(dataset.test, deploy.preprocessing)
-        found, labels = [], []
-        with torch_backend.TorchRunner(module, deploy.input_shape) as runner:
-            for images, targets in batches(samples, 64):
-                found.append(runner.run({"input": images})["logits"])
-                labels.append(targets)
-                session.reporter.progress("test samples", sum(map(len, labels)), len(samples))
-        logits = np.concatenate(found)
-        np.savez(folder / "reference.npz", logits=logits, labels=np.concatenate(labels))
-        _write_golden(folder / "golden", samples, dataset.test, logits)
+        samples = Samples(dataset.test, deploy.preprocessing)
+        outputs, labels = _answers(session, module, deploy, samples, "test samples")
+        np.savez(folder / "reference.npz", outputs=outputs, labels=labels)
+        _write_golden(folder / "golden", samples, outputs)
 
     artifact = session.stage("reference", "ask PyTorch about the test split", inputs, make)
     with np.load(artifact / "reference.npz", allow_pickle=False) as arrays:
-        return artifact, Reference(logits=arrays["logits"], labels=arrays["labels"])
+        return artifact, Reference(outputs=arrays["outputs"], labels=arrays["labels"])
+
+
+def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision:
+    """How the network's outputs become answers: thresholds are found on val or train, never on test."""
+    task, rule = tasks.task_of(session.config), session.config.data.decision
+    if task.objective == "one-label" and rule == "largest":
+        return Largest()
+    source = dataset.train if rule == "mean-threshold" else dataset.val
+    inputs = {
+        "checkpoint": checkpoint.digest,
+        "samples": samples_digest(source),
+        "task": task.name,
+        "rule": rule,
+        "code": code_digest(
+            "backends", "data/loader.py", "finetune/thresholds.py", "metrics", "runtime", "pipeline/learning.py"
+        ),
+        "versions": versions_of("torch", "timm", "transformers", "scikit-learn", "numpy"),
+    }
+
+    def make(folder: Path) -> None:
+        module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
+        samples = Samples(source, deploy.preprocessing)
+        outputs, labels = _answers(session, module, deploy, samples, "samples")
+        found = _decision(task, rule, outputs, labels)
+        (folder / "decision.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
+
+    artifact = session.stage("decision", "thresholds on samples outside test", inputs, make)
+    return read_decision(json.loads((artifact / "decision.json").read_text(encoding="utf-8")))
+
+
+def _decision(task: tasks.Task, rule: str, outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> Decision:
+    from edgetl.finetune import thresholds
+
+    if task.objective == "several-labels":
+        return MultiLabel(thresholds=tuple(float(value) for value in thresholds.per_class(outputs, labels)))
+    if task.embeds:
+        return Similarity(threshold=thresholds.similarity(outputs, labels, far=_FAR))
+    if outputs.shape[1] != 2:
+        raise ConfigError(
+            f'data.decision = "{rule}" is for two classes; there are {outputs.shape[1]}', hint='decision = "largest"'
+        )
+    if rule == "mean-threshold":
+        return Threshold(threshold=thresholds.mean_probability(outputs))
+    return Threshold(threshold=thresholds.best(outputs, labels))
+
+
+def _answers(
+    session: Session, module: nn.Module, deploy: torch_backend.Deploy, samples: Samples, what: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What PyTorch says of samples, and their labels."""
+    found, labels = [], []
+    with torch_backend.TorchRunner(module, deploy.input, deploy.output) as runner:
+        for arrays, targets in batches(samples, 64):
+            found.append(runner.run({deploy.input.name: arrays})[deploy.output.name])
+            labels.append(targets)
+            session.reporter.progress(what, sum(map(len, labels)), len(samples))
+    return np.concatenate(found).astype(np.float32, copy=False), np.concatenate(labels)
 
 
 def _by_content(checkpoint: Artifact) -> Artifact:
@@ -122,6 +178,7 @@ def _by_content(checkpoint: Artifact) -> Artifact:
         "backbone": deploy.backbone,
         "classes": list(deploy.classes),
         "preprocessing": deploy.preprocessing.to_json(),
+        "options": dict(deploy.options),
     }
     return replace(checkpoint, digest=digest_of(content))
 
@@ -132,81 +189,58 @@ def samples_digest(samples: tuple[Sample, ...]) -> str:
 
 
 def _pretrained(session: Session, dataset: Dataset) -> Artifact:
-    config = session.config
+    config, task = session.config, tasks.task_of(session.config)
     source = config.model.weights
-    path = None if source in ("hub", "none") else pretrained.weights_file(source)
-    beside = path.parent / torch_backend.DEPLOY if path else None
+    outputs = tasks.outputs_of(config, dataset)
     inputs = {
-        "backbone": config.model.backbone,
-        "weights": file_digest(path) if path else source,
-        # A checkpoint of edgetl's says which classes its head is for.
-        "deploy": file_digest(beside) if beside and beside.is_file() else "",
-        "partial": config.model.partial,
+        "model": config.model.model_dump(mode="json", exclude={"weights"}),
+        "weights": task.modality.weights_digest(config),
+        "task": task.name,
         "dropout": config.finetune.dropout,
         "seed": config.finetune.seed,
-        "classes": list(dataset.classes),
+        "classes": list(outputs),
         "preprocessing": {name: value for name, value in config.data.model_dump(mode="json").items() if name in _INPUT},
+        # Contracts of tables, and tokenizers of one's own, are fitted on train.
+        "train": samples_digest(dataset.train) if task.modality.kind != "image" else "",
         "code": code_digest(
             "finetune/weights.py",
             "finetune/_hub.py",
-            "backends/torch.py",
-            "backends/backbones.py",
-            "runtime/preprocessing.py",
+            "backends",
+            "data",
+            "runtime/preprocessing",
             "pipeline/learning.py",
+            "pipeline/modalities.py",
         ),
-        "versions": versions_of("torch", "torchvision", "timm", "safetensors"),
+        "versions": versions_of("torch", "torchvision", "timm", "transformers", "tokenizers", "safetensors"),
     }
 
     def make(folder: Path) -> None:
         import torch
 
         torch.manual_seed(config.finetune.seed)
-        module = backbones.build(
-            config.model.backbone,
-            len(dataset.classes),
-            dropout=config.finetune.dropout,
-            image_size=config.data.image_size,
-        )
-        copied = pretrained.load_pretrained(
-            module, source, backbone=config.model.backbone, partial=config.model.partial, classes=dataset.classes
-        )
-        if not copied.head_kept and not config.finetune.phases:
+        started = task.modality.start(config, dataset, outputs, embeds=task.embeds)
+        if not task.embeds and not started.copied.head_kept and not config.finetune.phases:
             raise ModelError(
-                f"the weights bring no head for {len(dataset.classes)} classes, and finetune.phases is empty",
+                f"the weights bring no head for {len(outputs)} classes, and finetune.phases is empty",
                 hint='phases = [{ train = "head" }] in [finetune]',
             )
         deploy = torch_backend.Deploy(
             backbone=config.model.backbone,
-            classes=dataset.classes,
-            preprocessing=_preprocessing(session, module),
+            classes=outputs,
+            preprocessing=started.preprocessing,
             config_digest=session.config_digest("data", "model", "finetune"),
+            options=started.options,
         )
-        torch_backend.write_checkpoint(folder, module, deploy)
-        (folder / "weights.json").write_text(json.dumps(copied.to_json()), encoding="utf-8")
+        torch_backend.write_checkpoint(folder, started.module, deploy)
+        (folder / "weights.json").write_text(json.dumps(started.copied.to_json()), encoding="utf-8")
 
     return session.stage("backbone", f"{config.model.backbone} with weights from {source}", inputs, make)
 
 
-_INPUT = ("image_size", "resize", "crop_pct", "interpolation", "mean", "std", "max_pixels")
-
-
-def _preprocessing(session: Session, module: Any) -> ImagePreprocessing:
-    """The contract: the configuration's, with mean and standard deviation of the backbone where it gives none."""
-    data = session.config.data
-    mean, std = data.mean, data.std
-    if mean is None or std is None:
-        own = backbones.preprocessing_of(module)
-        mean, std = mean or own[0], std or own[1]
-    return ImagePreprocessing(
-        height=data.image_size,
-        width=data.image_size,
-        resize=data.resize,
-        crop_pct=data.crop_pct,
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-        max_pixels=data.max_pixels,
-    )
+_INPUT = (
+    *("image_size", "resize", "crop_pct", "interpolation", "mean", "std", "max_pixels"),
+    *("label", "ignore", "categorical", "max_length"),
+)
 
 
 def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, number: int) -> Artifact:
@@ -221,21 +255,24 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         "phase": phase.model_dump(mode="json"),
         "number": number,
         "finetune": finetune.model_dump(mode="json", exclude=_NOT_A_RESULT),
+        "metric": tasks.metric_of(config).name,
         "augment": augment.model_dump(mode="json"),
         # What "auto" means here, found out without importing torch: a result of the CPU is not one of the GPU.
         "device": finetune.device if finetune.device != "auto" else ["auto", *environment.gpu_names()],
         "code": code_digest(
             "finetune",
-            "backends/torch.py",
-            "backends/backbones.py",
+            "backends",
             "data/loader.py",
             "data/augment.py",
             "data/distort.py",
-            "runtime/preprocessing.py",
+            "metrics",
+            "runtime/preprocessing",
             "pipeline/learning.py",
             "pipeline/features.py",
         ),
-        "versions": versions_of("torch", "torchvision", "timm", "accelerate", "pillow", "numpy"),
+        "versions": versions_of(
+            "torch", "torchvision", "timm", "transformers", "accelerate", "scikit-learn", "pillow", "numpy"
+        ),
     }
     unfinished = session.store.unfinished(digest_of(inputs))
 
@@ -250,6 +287,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             # Steps of a head alone are too small to be shared: threads would wait for each other.
             threads=1 if on_features else None,
             state=unfinished,
+            run=f"{config.project.name}-phase-{number}",
         )
         part, stages, data = _material(session, module, deploy, dataset, phase, device)
         result = loop.train_phase(
@@ -260,10 +298,12 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             stages,
             seed=finetune.seed + number,
             place=place,
+            metric=tasks.metric_of(config),
             progress=session.reporter.progress,
         )
         made_with = session.config_digest("data", "model", "finetune")
         torch_backend.write_checkpoint(folder, module, replace(deploy, config_digest=made_with))
+        logs.write_csv(folder / logs.CSV, result.epochs)
         (folder / "training.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
 
     found = session.stage("finetune", f"phase {number}: {phase.train}, up to {phase.epochs} epochs", inputs, make)
@@ -275,19 +315,21 @@ def _material(
     session: Session, module: nn.Module, deploy: torch_backend.Deploy, dataset: Dataset, phase: Phase, device: str
 ) -> tuple[nn.Module, Sequence[backbones.Stage], Data]:
     """What a phase trains, its stages, and what with: the head on cached features, or the network on images."""
-    config = session.config
+    config, task = session.config, tasks.task_of(session.config)
     augment, seed = config.data.augment, config.finetune.seed
     splits = {
-        "train": ImageSamples(dataset.train, deploy.preprocessing),
-        "val": ImageSamples(dataset.val, deploy.preprocessing),
+        "train": Samples(dataset.train, deploy.preprocessing),
+        "val": Samples(dataset.val, deploy.preprocessing),
     }
     labels = {name: [sample.label for sample in samples.samples] for name, samples in splits.items()}
-    train: Any = AugmentedSamples(splits["train"], augment, seed)
-    val: Any = AugmentedSamples(splits["val"], Augment(), seed)
-    mix: Mix | None = partial(_mixed, classes=len(dataset.classes), augment=augment) if _mixes(augment) else None
-    part, stages = module, backbones.stages(module)
+    train: Any = (
+        AugmentedSamples(splits["train"], augment, seed) if augment.per_image else KeyedSamples(splits["train"])
+    )
+    val: Any = KeyedSamples(splits["val"])
+    mix: Mix | None = partial(_mixed, classes=len(deploy.classes), augment=augment) if _mixes(augment) else None
+    part, stages = module, networks.stages(module)
     if phase.train == "head":
-        name, part = backbones.head_of(module)
+        name, part = networks.head_of(module)
         stages = (
             backbones.Stage(name="head", parameters=tuple(parameter for parameter, _ in part.named_parameters())),
         )
@@ -308,9 +350,27 @@ def _material(
             labels=labels["train"],
             val=val,
             val_labels=labels["val"],
-            classes=len(dataset.classes),
+            classes=len(deploy.classes),
+            loss=_loss(task, config.finetune, labels["train"], len(deploy.classes)),
             mix=mix,
         ),
+    )
+
+
+def _loss(task: tasks.Task, finetune: Finetune, labels: Sequence[Any], classes: int) -> losses.Loss:
+    """One value per sample, for what the task is to learn."""
+    import torch
+
+    balanced = finetune.balance == "loss"
+    if task.objective == "several-labels":
+        positive = torch.from_numpy(losses.positive_weights(np.asarray(labels))) if balanced else None
+        return losses.multi_label(finetune, positive)
+    if task.embeds:
+        return losses.margin(
+            finetune, classes, scale=finetune.margin_scale, margin=finetune.margin, on=finetune.margin_on
+        )
+    return losses.classification(
+        finetune, torch.from_numpy(losses.class_weights(labels, classes)) if balanced else None
     )
 
 
@@ -324,15 +384,16 @@ def _mixed(
     return mixed(images, labels, classes, augment, seed)
 
 
-def _write_golden(folder: Path, samples: ImageSamples, test: tuple[Sample, ...], logits: NDArray[np.float32]) -> None:
-    """Raw inputs as they are, with the tensors and logits that were made of them."""
+def _write_golden(folder: Path, samples: Samples, outputs: NDArray[np.float32]) -> None:
+    """Raw inputs as they are, with the arrays and outputs that were made of them."""
     folder.mkdir()
-    step = max(1, len(test) // _GOLDEN)
-    chosen = list(range(0, len(test), step))[:_GOLDEN]
+    step = max(1, len(samples) // _GOLDEN)
+    chosen = list(range(0, len(samples), step))[:_GOLDEN]
     names = []
     for number, index in enumerate(chosen):
-        name = f"{number}{test[index].path.suffix.lower()}"
-        (folder / name).write_bytes(test[index].path.read_bytes())
-        names.append(name)
-    tensors = np.stack([samples[index][0] for index in chosen])
-    np.savez(folder / "golden.npz", names=np.asarray(names), tensors=tensors, logits=logits[chosen])
+        raw = samples.samples[index].raw
+        suffix = raw.suffix.lower() if isinstance(raw, Path) else _SUFFIXES[samples.preprocessing.kind]
+        names.append(f"{number}{suffix}")
+        (folder / names[-1]).write_bytes(raw.read_bytes() if isinstance(raw, Path) else raw.encode())
+    arrays = samples.preprocessing.together([samples[index][0] for index in chosen])
+    np.savez(folder / "golden.npz", names=np.asarray(names), inputs=arrays, outputs=outputs[chosen])

@@ -14,6 +14,7 @@ from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import TargetError, UnknownNameError, UsageError
 from edgetl.pipeline.check import Checked, verify_bundle
+from edgetl.pipeline.engines import longest
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.runtime.bundle import MANIFEST, SIGNATURE, Bundle, EngineEntry, open_bundle
 from edgetl.specs import BatchRange, Target
@@ -113,6 +114,7 @@ def _compile(bundle: Bundle, target: Target, engine: EngineEntry, draft: Path) -
         target=target,
         precision=engine.precision,  # type: ignore[arg-type]  # the manifest was checked
         batch=BatchRange(min=batch[0], max=batch[1]),
+        longest=longest(bundle.preprocessing),
     )
     record = backends.backend(engine.backend).compile(request)
     if record.status == "build-on-device":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgetl import catalog
 from edgetl.benchmark import latency
 from edgetl.data.load import load_samples
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
 from edgetl.parity.compare import sqnr_db
@@ -190,12 +190,12 @@ def _source(data: Path, model: ir.Model, most: int, seed: int, preprocessing: di
 
 def _pictures(data: Path, contract: ImagePreprocessing, model: ir.Model, most: int, seed: int) -> _Source:
     drawn = draw_calibration(load_samples(data, max_pixels=contract.max_pixels), most, seed)
-    images = ImageSamples(drawn, contract)
+    images = Samples(drawn, contract)
     name, size = str(model.graph.inputs[0].name), graph.fixed_batch(model) or _BATCH
     return _Source(
         count=len(drawn),
         feeds=lambda: ({name: found} for found, _ in batches(images, size)),
-        describe=lambda index: str(drawn[index].path),
+        describe=lambda index: drawn[index].where,
     )
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl import catalog
 from edgetl.backends import torch as torch_backend
-from edgetl.data import load as loading
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.leaks import check_leaks
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
+from edgetl.pipeline import tasks
 from edgetl.pipeline.engines import RUN_PACKAGES, Candidate, open_graph
 from edgetl.pipeline.session import Session
 from edgetl.specs import Recipe
@@ -36,7 +36,7 @@ class FloatGraph:
 
 def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:
     """Statistics of every activation that any scheme may ask for: independent of the targets."""
-    samples = calibration_samples(config_of=session, dataset=dataset)
+    samples = calibration_samples(session, dataset, checkpoint)
     inputs = {
         "model": exported.digest,
         **_calibration_inputs(session, samples, checkpoint),
@@ -66,7 +66,7 @@ def equalize(
     recipe = catalog.recipe(session.config.quantize.recipe)
     if not recipes.changes_graph(recipe):
         return FloatGraph(graph=exported, statistics=statistics)
-    samples = calibration_samples(config_of=session, dataset=dataset)
+    samples = calibration_samples(session, dataset, checkpoint)
     inputs = {
         "model": exported.digest,
         "statistics": statistics.digest,
@@ -113,22 +113,26 @@ def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) 
     from edgetl.quantize.recipes import Tools
 
     preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
+    # Samples of different lengths go in one at a time: padding would be counted among their activations.
+    size = 16 if all(isinstance(side, int) for side in preprocessing.input_shape) else 1
     provider = PROVIDERS[session.config.quantize.device]
     return Tools(
-        samples=lambda: ({"input": images} for images, _ in batches(ImageSamples(samples, preprocessing), 16)),
+        samples=lambda: ({"input": arrays} for arrays, _ in batches(Samples(samples, preprocessing), size)),
         open_runner=lambda path: open_graph(path, provider=provider),
         memory_mb=session.config.quantize.memory_mb,
         progress=lambda what, done, total: session.reporter.progress(what, done, total or len(samples)),
-        describe=lambda index: str(samples[index].path),
+        describe=lambda index: samples[index].where,
     )
 
 
-def calibration_samples(*, config_of: Session, dataset: Dataset) -> tuple[Sample, ...]:
+def calibration_samples(session: Session, dataset: Dataset, checkpoint: Artifact) -> tuple[Sample, ...]:
     """Drawn from train, or from the folder that ``quantize.data`` names; never from test."""
-    config = config_of.config
+    config = session.config
     if config.quantize.data is None:
         return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
-    own = loading.load_samples(config.quantize.data, classes=dataset.classes, max_pixels=config.data.max_pixels)
+    modality = tasks.task_of(config).modality
+    preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
+    own = modality.load_samples(config.quantize.data, preprocessing, dataset.classes)
     check_leaks({"calibration": own, "val": dataset.val, "test": dataset.test})
     return draw_calibration(own, config.quantize.samples, config.quantize.seed)
 
@@ -156,7 +160,7 @@ def graph_for(
     if candidate.precision == "int8":
         assert prepared is not None  # the pipeline calibrates for int8
         recipe = catalog.recipe(session.config.quantize.recipe)
-        samples = calibration_samples(config_of=session, dataset=dataset)
+        samples = calibration_samples(session, dataset, checkpoint)
         return _quantized(session, candidate.target.scheme, recipe, prepared, samples, checkpoint)
     if candidate.precision == "fp16" and candidate.target.backend != "openvino":
         return _half(session, exported, statistics)

@@ -12,13 +12,20 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.latency import Latency as Measured
 from edgetl.data.dataset import Sample
-from edgetl.pipeline import precisions, quantized
+from edgetl.pipeline import precisions, quantized, tasks
 from edgetl.pipeline.proof import FP32, PYTORCH, Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch
 from edgetl.report import model
+from edgetl.runtime.preprocessing import described
 
+_LEAK_CHECKS = {
+    "image": model.LeakCheck(method="SHA-256 of the decoded pixels", pairs=0),
+    "text": model.LeakCheck(method="SHA-256 of the text", pairs=0),
+    "table": None,
+}
+"""By the kind of inputs; the rows of a table may be equal by chance."""
 _TENSORS = 12
 _BINS = 64
 
@@ -32,7 +39,6 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         signer: Fingerprint of the signing key; None for a build that is not published.
     """
     config = record.session.config
-    right = record.reference.logits.argmax(1) == record.reference.labels
     latencies = record.timings.latencies
     float_engine = next(
         (
@@ -55,17 +61,18 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         signed_by=signer,
         backbone=config.model.backbone,
         test_samples=len(record.dataset.test),
+        metric=tasks.metric_of(config).title,
         max_drop=config.parity.max_drop,
         confidence=config.parity.confidence,
         reference=model.Baseline(
             name=PYTORCH,
-            top1=float(right.mean()),
+            score=tasks.reference_score(record.session.config, record.reference, record.decision),
             latency=_latency(latencies.get(PYTORCH)),
             size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
         ),
         fp32=model.Baseline(
             name=FP32,
-            top1=float_engine.proven.comparison.top1 if float_engine and float_engine.proven.comparison else None,
+            score=float_engine.proven.comparison.score if float_engine and float_engine.proven.comparison else None,
             latency=_latency(latencies.get(FP32)),
             size_bytes=(record.exported / "model.onnx").stat().st_size,
             same_as=float_engine.proven.engine.candidate.name if float_engine else "",
@@ -79,9 +86,9 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         layers=quantized.layers(record),
         data=_data(record),
         preprocessing=tuple(
-            model.Fact(name=name, value=str(value)) for name, value in deploy.preprocessing.to_json().items()
+            model.Fact(name=name, value=value) for name, value in described(deploy.preprocessing.to_json()).items()
         ),
-        labels=deploy.classes,
+        labels=record.dataset.classes,
         environment=_environment(record),
     )
 
@@ -101,7 +108,7 @@ def _engine(item: Decision, *, waived: bool) -> model.Engine:
         placement_share=item.proven.placement["share"] if item.proven.placement else None,
         parity=model.ParityFigures(
             samples=comparison.samples,
-            top1=comparison.top1,
+            score=comparison.score,
             agreement=comparison.agreement,
             drop=comparison.drop,
             drop_upper=comparison.drop_upper,
@@ -153,13 +160,15 @@ def _latency(found: Measured | None) -> model.Latency | None:
 
 
 def _confusions(record: Record) -> tuple[model.Confusion, ...]:
-    """Of PyTorch, and of the fastest shipped engine that ran."""
+    """Of PyTorch, and of the fastest shipped engine that ran; none where a sample may have several classes, or none."""
     labels = record.dataset.classes
-    answers = [(PYTORCH, record.reference.logits.argmax(1))]
-    ran = [item for item in record.decisions if item.shipped and item.latency and item.proven.predictions]
+    if tasks.task_of(record.session.config).objective != "one-label":
+        return ()
+    answers = [(PYTORCH, record.decision.decide(record.reference.outputs))]
+    ran = [item for item in record.decisions if item.shipped and item.latency and item.proven.decided is not None]
     if ran:
         fastest = min(ran, key=lambda item: item.latency.p50_ms if item.latency else float("inf"))
-        answers.append((fastest.proven.engine.candidate.name, np.asarray(fastest.proven.predictions)))
+        answers.append((fastest.proven.engine.candidate.name, np.asarray(fastest.proven.decided)))
     found = []
     for name, predicted in answers:
         counts = np.zeros((len(labels), len(labels)), dtype=int)
@@ -174,7 +183,7 @@ def _phase(phase: dict) -> model.TrainingPhase:  # type: ignore[type-arg]
     return model.TrainingPhase(
         name=phase["train"],
         epochs=tuple(
-            model.Epoch(number=item["epoch"], train_loss=item["train_loss"], val_top1=item["val_top1"])
+            model.Epoch(number=item["epoch"], train_loss=item["train_loss"], val_score=item["val_score"])
             for item in epochs
         ),
         best_epoch=phase["best_epoch"] or None,
@@ -228,19 +237,23 @@ def _data(record: Record) -> model.DataSummary:
     dataset = record.dataset
     splits: dict[str, Sequence[Sample]] = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     if record.statistics:
-        splits["calibration"] = precisions.calibration_samples(config_of=record.session, dataset=dataset)
+        splits["calibration"] = precisions.calibration_samples(record.session, dataset, record.checkpoint)
     return model.DataSummary(
         splits=tuple(
             model.Split(
                 name=name,
-                per_class=tuple(
-                    Counter(sample.label for sample in samples)[label] for label in range(len(dataset.classes))
-                ),
+                per_class=_per_class(samples, len(dataset.classes)),
+                samples=len(samples),
             )
             for name, samples in splits.items()
         ),
-        leak_check=model.LeakCheck(method="SHA-256 of the decoded pixels", pairs=0),
+        leak_check=_LEAK_CHECKS[tasks.task_of(record.session.config).modality.kind],
     )
+
+
+def _per_class(samples: Sequence[Sample], classes: int) -> tuple[int, ...]:
+    counts = Counter(index for sample in samples for index in sample.present)
+    return tuple(counts[index] for index in range(classes))
 
 
 def _environment(record: Record) -> model.Environment | None:

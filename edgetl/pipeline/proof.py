@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, latency
 from edgetl.config import Budget, Config
 from edgetl.data.dataset import Dataset
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.errors import BudgetError, ParityError
 from edgetl.parity.compare import Comparison, compare
-from edgetl.pipeline import fused
+from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
-from edgetl.runtime.runner import Runner, run_images
+from edgetl.runtime.decision import Decision as Answering
+from edgetl.runtime.decision import Similarity
+from edgetl.runtime.preprocessing import Array
+from edgetl.runtime.runner import Runner, run_batch
 from edgetl.store import Artifact, code_digest, versions_of
 
 PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
@@ -39,8 +43,8 @@ class Proven:
     """None where it could not run here."""
     placement: dict[str, Any] | None
     """provider, share, nodes, kinds; None where it could not run here."""
-    predictions: tuple[int, ...] = ()
-    """Predicted class of each test sample."""
+    decided: NDArray[np.integer] | None = None
+    """Decisions on the test samples, (n,) or (n, classes); None where nothing is decided on single samples."""
     fusion: dict[str, Any] | None = None
     """What became of the Q/DQ pairs, from :mod:`edgetl.pipeline.fused`; None where nothing is known."""
 
@@ -74,7 +78,13 @@ class Decision:
 
 
 def verify(
-    session: Session, dataset: Dataset, checkpoint: Artifact, engine: Engine, reference: Reference, graph: Artifact
+    session: Session,
+    dataset: Dataset,
+    checkpoint: Artifact,
+    engine: Engine,
+    reference: Reference,
+    graph: Artifact,
+    decision: Answering,
 ) -> Proven:
     """Run an engine on the test split and compare it with PyTorch; an engine that cannot run here stays unproven.
 
@@ -85,6 +95,7 @@ def verify(
         engine: To be proved.
         reference: PyTorch's answers.
         graph: That the engine was compiled from.
+        decision: How outputs become answers.
     """
     if engine.record.status != "ready":
         found = _parsed(session, engine, graph)
@@ -106,22 +117,30 @@ def verify(
         found = []
         batch = session.config.export.batch
         with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
-            samples = ImageSamples(dataset.test, deploy.preprocessing)
+            samples = Samples(dataset.test, deploy.preprocessing)
             for images, _ in batches(samples, batch.max):
-                found.append(run_images(runner, images, smallest=batch.min))
+                found.append(run_batch(runner, images, smallest=batch.min))
                 session.reporter.progress("test samples", sum(map(len, found)), len(samples))
             placement = runner.placement()
-        np.savez(folder / "outputs.npz", logits=np.concatenate(found))
+        np.savez(folder / "outputs.npz", outputs=np.concatenate(found))
         facts = {**asdict(placement), "share": placement.share, "int8": fused.of_engine(engine, graph)}
         (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
 
     artifact = session.stage("verify", engine.candidate.name, inputs, make)
     with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
-        logits = arrays["logits"]
-    gate = session.config.parity
-    comparison = compare(reference.logits, logits, reference.labels, max_drop=gate.max_drop, confidence=gate.confidence)
+        outputs = arrays["outputs"]
+    gate, metric = session.config.parity, tasks.metric_of(session.config)
+    comparison = compare(
+        reference.outputs,
+        outputs,
+        reference.labels,
+        max_drop=gate.max_drop,
+        confidence=gate.confidence,
+        metric=metric,
+        decision=decision,
+    )
     session.reporter.note(
-        f"{engine.candidate.name}: top-1 {comparison.top1:.4f}, PyTorch {comparison.top1_reference:.4f}, "
+        f"{engine.candidate.name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
         f"agreement {comparison.agreement:.4f}, SQNR {comparison.sqnr_db:.1f} dB; {comparison.statement}"
     )
     placement = json.loads((artifact / "placement.json").read_text(encoding="utf-8"))
@@ -131,7 +150,7 @@ def verify(
         engine=engine,
         comparison=comparison,
         placement=placement,
-        predictions=tuple(int(index) for index in logits.argmax(1)),
+        decided=None if isinstance(decision, Similarity) else decision.decide(outputs),
         fusion=fusion,
     )
 
@@ -156,18 +175,17 @@ def bench(
     def make(folder: Path) -> None:
         module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
         size = config.batch_size
-        images, _ = next(batches(ImageSamples(dataset.test, deploy.preprocessing), min(size, len(dataset.test))))
-        images = images[np.arange(size) % len(images)]
+        arrays = _timed_batch(Samples(dataset.test, deploy.preprocessing), size)
         facts = {**environment.environment(), "load_average": environment.load_average()}
         with ExitStack() as stack:
-            torch_runner = torch_backend.TorchRunner(module, deploy.input_shape, threads=threads)
+            torch_runner = torch_backend.TorchRunner(module, deploy.input, deploy.output, threads=threads)
             runners: dict[str, Runner] = {PYTORCH: stack.enter_context(torch_runner)}
             runners[FP32] = stack.enter_context(_float_baseline(exported, threads))
             for engine in ready:
                 opened = backends.backend(engine.record.backend).open(engine.artifact.folder, threads=threads)
                 runners[engine.candidate.name] = stack.enter_context(opened)
             times = latency.measure(
-                {name: _call(runner, images) for name, runner in runners.items()},
+                {name: _call(runner, arrays) for name, runner in runners.items()},
                 samples=config.samples,
                 warmup=config.warmup,
                 progress=lambda done, total: session.reporter.progress("timed calls", done, total),
@@ -312,8 +330,20 @@ def _than(fast: latency.Latency | None, slow: latency.Latency | None) -> str:
     return f": {fast.p50_ms:.2f} against {slow.p50_ms:.2f} ms" if fast and slow else ""
 
 
-def _call(runner: Runner, images: np.ndarray) -> Callable[[], object]:
-    feeds = {runner.inputs[0].name: images}
+def _timed_batch(samples: Samples, size: int) -> Array:
+    """Test samples to time with; where they differ in length, those around the median."""
+    contract = samples.preprocessing
+    if all(isinstance(side, int) for side in contract.input_shape):
+        arrays, _ = next(batches(samples, min(size, len(samples))))
+        whole: Array = arrays[np.arange(size) % len(arrays)]
+        return whole
+    ordered = sorted((samples[index][0] for index in range(len(samples))), key=len)
+    first = max(0, min(len(ordered) // 2 - size // 2, len(ordered) - size))
+    return contract.together([ordered[(first + place) % len(ordered)] for place in range(size)])
+
+
+def _call(runner: Runner, arrays: Array) -> Callable[[], object]:
+    feeds = {runner.inputs[0].name: arrays}
     return lambda: runner.run(feeds)
 
 

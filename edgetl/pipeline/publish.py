@@ -12,23 +12,24 @@ from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import EdgetlError
-from edgetl.pipeline import present, quantized
+from edgetl.pipeline import present, quantized, tasks
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
 from edgetl.report.html import render
 from edgetl.report.junit import render_junit
 from edgetl.report.model import Verdict
+from edgetl.runtime.runner import TensorSpec
 from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
 
 
 def summary(record: Record) -> dict[str, Any]:
     """What a build came to, as plain JSON: for ``--json`` and the manifest."""
-    top1 = record.decisions[0].proven.comparison if record.decisions else None
-    right = record.reference.logits.argmax(1) == record.reference.labels
+    metric = tasks.metric_of(record.session.config)
     return {
         "name": record.session.config.project.name,
         "version": record.session.config.project.version,
-        "top1_reference": top1.top1_reference if top1 else float(right.mean()),
+        "metric": metric.name,
+        "score_reference": tasks.reference_score(record.session.config, record.reference, record.decision),
         "baselines": {
             name: found.to_json()
             for name, found in record.timings.latencies.items()
@@ -60,6 +61,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "artifacts": [item.proven.engine.artifact.digest for item in record.decisions],
         "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest, record.golden.digest],
         "statistics": record.statistics.digest if record.statistics else "",
+        "decision": record.decision.to_json(),
         "graphs": {name: graph.digest for name, graph in record.graphs.items()},
         "config": session.config_digest(),
         "signer": signer,
@@ -139,6 +141,7 @@ def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None)
 def _manifest(record: Record) -> dict[str, Any]:
     config = record.session.config
     deploy = torch_backend.read_deploy(record.checkpoint.folder)
+    labels = [] if deploy.embeds else list(deploy.classes)
     batch = [config.export.batch.min, config.export.batch.max]
     return {
         "name": config.project.name,
@@ -146,10 +149,11 @@ def _manifest(record: Record) -> dict[str, Any]:
         "task": config.data.task,
         "created": record.timings.created,
         "edgetl": __version__,
-        "inputs": [{"name": "input", "shape": ["batch", *deploy.input_shape], "dtype": "float32", "batch": batch}],
-        "outputs": [{"name": "logits", "shape": ["batch", len(deploy.classes)], "dtype": "float32"}],
-        "labels": list(deploy.classes),
-        "labels_sha256": digest_of(list(deploy.classes)),
+        "inputs": [{**_tensor(deploy.input), "batch": batch}],
+        "outputs": [_tensor(deploy.output)],
+        "labels": labels,
+        "labels_sha256": digest_of(labels),
+        "decision": record.decision.to_json(),
         "preprocessing": deploy.preprocessing.to_json(),
         "preprocessing_sha256": deploy.preprocessing.digest(),
         "engines": [_engine(item) for item in record.decisions if item.shipped],
@@ -164,6 +168,10 @@ def _manifest(record: Record) -> dict[str, Any]:
             "versions": versions_of("torch", "timm", "onnx", "onnx-ir", "numpy"),
         },
     }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
 def _engine(item: Decision) -> dict[str, Any]:

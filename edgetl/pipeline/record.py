@@ -9,6 +9,7 @@ from edgetl.data.dataset import Dataset
 from edgetl.pipeline.learning import Reference
 from edgetl.pipeline.proof import Decision, Timings
 from edgetl.pipeline.session import Session
+from edgetl.runtime.decision import Decision as Answering
 from edgetl.store import Artifact
 
 
@@ -29,6 +30,8 @@ class Record:
     """Candidate's name → the graph that its engine was compiled from."""
     golden: Artifact
     reference: Reference
+    decision: Answering
+    """How outputs become answers."""
     timings: Timings
     decisions: tuple[Decision, ...]
 

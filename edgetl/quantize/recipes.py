@@ -35,6 +35,8 @@ SEARCH_SAMPLES = 128
 _ROWS = 2048
 """Rows of an activation for the search of SmoothQuant's strength."""
 _STEP = 8
+_TRIED = 16
+"""Samples of different shapes that are looked at for the size of their activations."""
 _GRAPHS = 8
 """Whose activations may be alive at once: the float graph's, the quantized one's, and those of layers by themselves."""
 SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
@@ -321,12 +323,15 @@ def _few(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.
     A batch is small enough that the activations of some graphs side by side fit that memory.
     """
     fixed = fixed_batch(model)
-    parts = batches_of(tools.samples(), size=fixed or 1, most=1)
+    ragged = any(not isinstance(side, int) for value in model.graph.inputs for side in tuple(value.shape or ())[1:])
+    # Of samples of different shapes, a long one tells what memory they take.
+    parts = batches_of(tools.samples(), size=fixed or 1, most=_TRIED if ragged else 1)
     if not parts:
         raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
-    sizes = calibration.sizes(model, parts[0]).values()
+    longest = max(parts, key=lambda feeds: sum(array.size for array in feeds.values()))
+    sizes = calibration.sizes(model, longest).values()
     budget = tools.memory_mb * 1_000_000
-    size = fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(sizes))))
+    size = fixed or 1 if ragged else fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(sizes))))
     parts = batches_of(tools.samples(), size=size, most=max(size, most))
     largest = max(sizes, default=0) * (1 if fixed else size)
     affordable = budget // max(1, 4 * largest)

@@ -134,7 +134,7 @@ def batches_of(
     """At most so many samples, cut into feeds of a size.
 
     Args:
-        samples: Feeds of any batch sizes.
+        samples: Feeds of any batch sizes; with a size of 1, of any shapes.
         size: Of each batch; a last one with fewer is kept only where it is the only one, filled up with copies.
         most: Samples in all.
     """
@@ -147,7 +147,8 @@ def batches_of(
         }
         while waiting and len(next(iter(waiting.values()))) >= size:
             parts.append({name: array[:size] for name, array in waiting.items()})
-            waiting = {name: array[size:] for name, array in waiting.items()}
+            left = {name: array[size:] for name, array in waiting.items()}
+            waiting = left if len(next(iter(left.values()))) else {}  # what comes next may be of another shape
             if len(parts) * size >= most:
                 return parts
     rest = len(next(iter(waiting.values()))) if waiting else 0

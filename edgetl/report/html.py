@@ -74,7 +74,7 @@ def _section(each: Section) -> Markup:
 
 def _summary(report: Report) -> Markup:
     best = _best(report)
-    cards = [_card("PyTorch test top-1", percent(report.reference.top1, report.test_samples), "%",
+    cards = [_card(f"PyTorch test {report.metric}", percent(report.reference.score, report.test_samples), "%",
                    f"{integer(report.test_samples)} test samples")]  # fmt: skip
     if best is not None and best.latency is not None:
         name = f"{best.name}, {best.backend}"

@@ -50,8 +50,8 @@ class Baseline:
 
     name: str
     """As it stands in tables and plots: "PyTorch eager", "ONNX Runtime fp32"."""
-    top1: float | None = None
-    """Top-1 on the test split, as a share."""
+    score: float | None = None
+    """The metric on the test split, as a share."""
     latency: Latency | None = None
     """Measured interleaved with the engines; None without a benchmark."""
     size_bytes: int | None = None
@@ -66,12 +66,12 @@ class ParityFigures:
 
     samples: int
     """Samples of the test split that were compared."""
-    top1: float
+    score: float
     """Of the engine, as a share."""
     agreement: float
-    """Share of the samples on which engine and reference name the same class."""
+    """Share of decisions on which engine and reference agree."""
     drop: float
-    """Top-1 of the reference minus top-1 of the engine, as a share; negative where the engine is better."""
+    """Score of the reference minus that of the engine, as a share; negative where the engine is better."""
     drop_upper: float
     """Upper bound of the drop at the confidence of :attr:`Report.confidence`, as a share."""
     max_abs_error: float
@@ -154,8 +154,8 @@ class Epoch:
     """Counted from 1 within its phase."""
     train_loss: float
     """Mean cross-entropy over the training samples, in nats."""
-    val_top1: float
-    """Top-1 on the validation split, as a share."""
+    val_score: float
+    """The metric on the validation split, as a share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,8 @@ class Split:
     name: str
     """train, val, test, calibration."""
     per_class: tuple[int, ...]
-    """Samples per class, in the order of :attr:`Report.labels`."""
+    """Samples per class, in the order of :attr:`Report.labels`; a sample may be of several."""
+    samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,9 +297,11 @@ class Report:
     backbone: str = ""
     """As in the configuration: "timm:tf_efficientnet_lite0"."""
     test_samples: int
-    """Samples of the test split: they decide how many decimals of a top-1 mean something."""
+    """Samples of the test split: they decide how many decimals of a score mean something."""
+    metric: str = "top-1"
+    """What scores are, in words: top-1, AUC, mAP …"""
     max_drop: float
-    """Largest drop of top-1 that the parity gate accepts, as a share."""
+    """Largest drop of the metric that the parity gate accepts, as a share."""
     confidence: float
     """Of the upper bound of the drop, as a share."""
     engines: tuple[Engine, ...]

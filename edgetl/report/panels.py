@@ -17,17 +17,23 @@ _NAME = 32
 _SANE = 1e30
 
 
-def training_panels(phases: Sequence[TrainingPhase], val_samples: int) -> Markup:
-    """Train loss and validation top-1 by epoch, two panels per phase; the scales are shared between phases."""
+def training_panels(phases: Sequence[TrainingPhase], val_samples: int, metric: str) -> Markup:
+    """Train loss and validation metric by epoch, two panels per phase; the scales are shared between phases."""
     losses = [epoch.train_loss for phase in phases for epoch in phase.epochs if _sane(epoch.train_loss)]
-    top1s = [epoch.val_top1 * 100 for phase in phases for epoch in phase.epochs if _sane(epoch.val_top1)]
+    scores = [epoch.val_score * 100 for phase in phases for epoch in phase.epochs if _sane(epoch.val_score)]
     loss_scale = linear([*losses, 0.0], 164.0, 32.0, pad=0.05)
-    top1_scale = linear(top1s, 164.0, 32.0, pad=0.1, least=1.0)
+    score_scale = linear(scores, 164.0, 32.0, pad=0.1, least=1.0)
     figures = []
     for phase in phases:
         panels = [
             _panel(phase, [epoch.train_loss for epoch in phase.epochs], loss_scale, "train loss", "loss"),
-            _panel(phase, [epoch.val_top1 * 100 for epoch in phase.epochs], top1_scale, "validation top-1, %", "top1"),
+            _panel(
+                phase,
+                [epoch.val_score * 100 for epoch in phase.epochs],
+                score_scale,
+                f"validation {metric}, %",
+                "score",
+            ),
         ]
         figures.append(
             el("figure", el("figcaption", _phase_caption(phase, val_samples)), el("div", join(panels), class_="curves"))
@@ -49,7 +55,7 @@ def _phase_caption(phase: TrainingPhase, val_samples: int) -> Markup:
     count = len(phase.epochs)
     words = [f"{count} epoch{'' if count == 1 else 's'}"]
     if best is not None:
-        words.append(f"best: epoch {best.number} with {percent(best.val_top1, val_samples)}\u00a0%")
+        words.append(f"best: epoch {best.number} with {percent(best.val_score, val_samples)}\u00a0%")
     if phase.seconds is not None and _sane(phase.seconds):
         words.append(f"{significant(phase.seconds)}\u00a0s")
     return join([el("strong", f"Phase “{phase.name}”"), Markup(" "), el("span", "; ".join(words), class_="muted")])

@@ -35,7 +35,7 @@ class Contender:
     name: str
     precision: str
     """Of the engine; "reference" for PyTorch."""
-    top1: float | None
+    score: float | None
     latency: Latency | None
     shipped: bool
     budget: Budget
@@ -46,7 +46,7 @@ def contenders(report: Report) -> tuple[Contender, ...]:
     baselines = [report.reference] if report.fp32 is None else [report.reference, report.fp32]
     known = {engine.name for engine in report.engines}
     found = [
-        Contender(base.name, sign, base.top1, base.latency, False, Budget())
+        Contender(base.name, sign, base.score, base.latency, False, Budget())
         for base, sign in zip(baselines, ("reference", "fp32"), strict=False)
         if base.same_as not in known
     ]
@@ -55,8 +55,8 @@ def contenders(report: Report) -> tuple[Contender, ...]:
 
 
 def scatter(report: Report) -> Markup | None:
-    """Test top-1 over the median latency; None where fewer than two things have both."""
-    shown = [each for each in contenders(report) if each.top1 is not None and 0.0 <= each.top1 <= 1.0]
+    """The test metric over the median latency; None where fewer than two things have both."""
+    shown = [each for each in contenders(report) if each.score is not None and 0.0 <= each.score <= 1.0]
     if len(shown) < 2:
         return None
     return both_widths(lambda width: _scatter(report, shown, width), 920)
@@ -84,9 +84,9 @@ def ranges(report: Report) -> Markup | None:
 
 
 def _contender(engine: Engine) -> Contender:
-    top1 = engine.parity.top1 if engine.parity else None
+    score = engine.parity.score if engine.parity else None
     budget = engine.budget if engine.shipped else Budget()  # a budget binds what is shipped
-    return Contender(engine.name, engine.precision, top1, engine.latency, engine.shipped, budget)
+    return Contender(engine.name, engine.precision, score, engine.latency, engine.shipped, budget)
 
 
 def _drawable(latency: Latency) -> bool:
@@ -97,12 +97,12 @@ def _drawable(latency: Latency) -> bool:
 def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     height = 400 if width > 500 else 420
     left, right, top, bottom = 52.0, width - 12.0, 14.0, height - 44.0
-    accuracies = [each.top1 for each in shown if each.top1 is not None]
-    gate = (report.reference.top1 or max(accuracies)) - report.max_drop
+    accuracies = [each.score for each in shown if each.score is not None]
+    gate = (report.reference.score or max(accuracies)) - report.max_drop
     near_gate = [gate] if min(accuracies) - 0.05 < gate < max(accuracies) + 0.05 else []
     y_scale = linear([value * 100 for value in accuracies + near_gate], bottom, top, pad=0.09, least=0.5)
     x_scale = logarithmic([each.latency.p50_ms for each in shown if each.latency], left, right)
-    parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), 6 if width > 500 else 4)]
+    parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), 6 if width > 500 else 4, report.metric)]
     taken = []
     if near_gate:
         y = y_scale(gate * 100)
@@ -111,9 +111,9 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
         # Names may cross the line, not its words.
         taken.append(Box(right - 4 - text_width(text, 11), y - 17, right, y + 2))
     points = [
-        (x_scale(each.latency.p50_ms), y_scale(each.top1 * 100))
+        (x_scale(each.latency.p50_ms), y_scale(each.score * 100))
         for each in shown
-        if each.latency is not None and each.top1 is not None
+        if each.latency is not None and each.score is not None
     ]
     names = [shortened(each.name, 34) for each in shown]
     places = place_labels(points, names, Box(left + 2, 2, width - 2, bottom - 2), 11.5, taken)
@@ -128,17 +128,17 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
         parts.append(label(left + 4, bottom - 5, text, class_="note"))
     for each, (x, y) in zip(shown, points, strict=True):
         parts.append(_point(report, each, x, y))
-    return drawing(width, height, "Test top-1 over median latency, one point per engine", *parts)
+    return drawing(width, height, f"Test {report.metric} over median latency, one point per engine", *parts)
 
 
 def _point(report: Report, each: Contender, x: float, y: float) -> Markup:
     latency = significant(each.latency.p50_ms if each.latency else None)
-    tip = el("title", f"{each.name}: {percent(each.top1, report.test_samples)} %, p50 {latency} ms")
+    tip = el("title", f"{each.name}: {percent(each.score, report.test_samples)} %, p50 {latency} ms")
     filled = each.shipped or each.precision == "reference"
     return el("g", tip, marker(each.precision, x, y, filled=filled))
 
 
-def _axes(x_scale: Scale, y_scale: Scale, frame: Box, wanted_x: int) -> Markup:
+def _axes(x_scale: Scale, y_scale: Scale, frame: Box, wanted_x: int, metric: str) -> Markup:
     parts = []
     values = ticks(y_scale, 6)
     for value, text in zip(values, tick_texts(values), strict=True):
@@ -153,7 +153,7 @@ def _axes(x_scale: Scale, y_scale: Scale, frame: Box, wanted_x: int) -> Markup:
     middle = (frame.left + frame.right) / 2
     turn = f"translate(11 {(frame.top + frame.bottom) / 2:.0f}) rotate(-90)"
     parts.append(label(middle, frame.bottom + 38, "median latency, ms per call (logarithmic)", anchor="middle"))
-    y_name = el("text", "test top-1, %", text_anchor="middle", transform=turn)
+    y_name = el("text", f"test {metric}, %", text_anchor="middle", transform=turn)
     return join([*parts, y_name])
 
 

@@ -74,9 +74,9 @@ def _parity(report: Report) -> Markup | None:
         return None
     note = (
         f"Every engine and the PyTorch model were given the same {integer(report.test_samples)} raw test samples. "
-        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in top-1, "
-        f"taken over paired samples, is below {points_of(report.max_drop)}. A negative drop means that the engine was "
-        "better. Errors are of the raw outputs (logits)."
+        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in "
+        f"{report.metric}, taken over paired samples, is below {points_of(report.max_drop)}. "
+        "A negative drop means that the engine was better. Errors are of the raw outputs."
     )
     return join([rows, el("p", note, class_="note")])
 
@@ -109,10 +109,10 @@ def _training(report: Report) -> Markup | None:
     phases = [phase for phase in report.training if phase.epochs]
     if not phases:
         return None
-    of_val = [sum(split.per_class) for split in report.data.splits if split.name == "val"] if report.data else []
+    of_val = [split.samples for split in report.data.splits if split.name == "val"] if report.data else []
     head = el("p", "Backbone ", el("code", report.backbone), ".") if report.backbone else Markup()
     note = "Best: the epoch whose weights were kept. The scales are the same in all phases."
-    panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples)
+    panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples, report.metric)
     return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note")])
 
 
@@ -184,7 +184,7 @@ def _split_table(report: Report) -> Markup:
         for title, of in (("smallest class", min), ("largest class", max)):
             rows.append((title, *(integer(of(split.per_class, default=0)) for split in splits)))
     title = f"all {integer(len(report.labels))} classes" if report.labels else "all"
-    rows.append((el("strong", title), *(el("strong", integer(sum(split.per_class))) for split in splits)))
+    rows.append((el("strong", title), *(el("strong", integer(split.samples)) for split in splits)))
     return el("div", table(columns, rows), class_="compact")
 
 

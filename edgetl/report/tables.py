@@ -77,7 +77,7 @@ def engines_table(report: Report) -> Markup:
     """What there is, where it stands and what was decided."""
     columns = (
         Column("engine"), Column("backend, provider"), Column("status"), Column("size", "MB", numeric=True),
-        Column("top-1", "%", numeric=True), Column("p50", "ms", numeric=True),
+        Column(report.metric, "%", numeric=True), Column("p50", "ms", numeric=True),
         Column("placed", "%", numeric=True), Column("decision", wide=True),
     )  # fmt: skip
     rows: list[Sequence[str]] = [_baseline_row(base) + _baseline_figures(report, base) for base in _baselines(report)]
@@ -87,7 +87,7 @@ def engines_table(report: Report) -> Markup:
             join([el("span", engine.backend), Markup(" "), el("span", engine.provider, class_="muted")]),
             _STATUS[engine.status],
             megabytes(engine.size_bytes),
-            percent(engine.parity.top1 if engine.parity else None, report.test_samples),
+            percent(engine.parity.score if engine.parity else None, report.test_samples),
             significant(engine.latency.p50_ms if engine.latency else None),
             share_floor(engine.placement_share),
             decision(engine),
@@ -104,7 +104,7 @@ def parity_table(report: Report) -> Markup | None:
         return None
     bound = f"{plain(report.confidence * 100)} % bound"
     columns = (
-        Column("engine"), Column("top-1", "%", numeric=True), Column("agreement", "%", numeric=True),
+        Column("engine"), Column(report.metric, "%", numeric=True), Column("agreement", "%", numeric=True),
         Column("drop", "points", numeric=True), Column(bound, "points", numeric=True),
         Column("max error", numeric=True), Column("mean error", numeric=True), Column("SQNR", "dB", numeric=True),
         Column("gate", wide=True),
@@ -113,7 +113,7 @@ def parity_table(report: Report) -> Markup | None:
     for engine in shown:
         figures, samples = engine.parity, report.test_samples
         numbers = [DASH] * 7 if figures is None else [
-            percent(figures.top1, figures.samples), percent(figures.agreement, figures.samples),
+            percent(figures.score, figures.samples), percent(figures.agreement, figures.samples),
             signed_points(figures.drop, samples), _bound(figures.drop_upper),
             significant(figures.max_abs_error, 2), significant(figures.mean_abs_error, 2), fixed(figures.sqnr_db, 1),
         ]  # fmt: skip
@@ -216,8 +216,8 @@ def _baseline_row(base: Baseline) -> list[str]:
 def _baseline_figures(report: Report, base: Baseline) -> list[str]:
     role = "the reference of parity" if base is report.reference else "the float graph, for comparison"
     return [
-        DASH, "ran here" if base.latency or base.top1 is not None else "not run", megabytes(base.size_bytes),
-        percent(base.top1, report.test_samples), significant(base.latency.p50_ms if base.latency else None),
+        DASH, "ran here" if base.latency or base.score is not None else "not run", megabytes(base.size_bytes),
+        percent(base.score, report.test_samples), significant(base.latency.p50_ms if base.latency else None),
         DASH, el("span", role, class_="muted"),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BundleError, MissingExtraError, ModelError, TargetError, UnknownNameError
-from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Runner, run_images
+from edgetl.errors import BundleError, MissingExtraError, ModelError, TargetError, UnknownNameError, UsageError
+from edgetl.runtime.decision import Prediction, Similarity, cosines
+from edgetl.runtime.decision import from_json as read_decision
+from edgetl.runtime.preprocessing import Array
+from edgetl.runtime.preprocessing import from_json as read_preprocessing
+from edgetl.runtime.runner import Runner, run_batch
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 
@@ -43,14 +46,24 @@ class EngineEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a model says of one input."""
+class Likeness:
+    """What a model that embeds says of two inputs."""
 
-    label: str
-    probability: float
-    """Softmax of the logits, 0 to 1."""
-    top: tuple[tuple[str, float], ...]
-    """The five most probable labels with their probabilities."""
+    cosine: float
+    """Of their embeddings, -1 to 1."""
+    same: bool
+    """Whether it takes them for one identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """Raw inputs that every engine of a bundle can be tried with."""
+
+    sources: tuple[Path, ...]
+    inputs: Array
+    """What the preprocessing made of them, as one batch."""
+    outputs: NDArray[np.float32]
+    """The reference's, (n, k)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +89,8 @@ class Bundle:
         self.manifest = manifest
         self.verified = verified
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
-        self.preprocessing = ImagePreprocessing.from_json(manifest["preprocessing"])
+        self.preprocessing = read_preprocessing(manifest["preprocessing"])
+        self.decision = read_decision(manifest["decision"])
         fields = EngineEntry.__dataclass_fields__
         self.engines = tuple(
             EngineEntry(**{name: value for name, value in engine.items() if name in fields})
@@ -115,16 +129,15 @@ class Bundle:
         engine = self.choose(target, precision)
         return Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
 
-    def golden(self) -> Iterator[tuple[Path, NDArray[np.float32], NDArray[np.float32]]]:
-        """Raw inputs with the tensor (3, H, W) and the logits (classes,) that the reference made of them."""
+    def golden(self) -> Golden:
+        """Raw inputs with what the reference made of them."""
         with np.load(self.folder / "golden" / "golden.npz", allow_pickle=False) as arrays:
-            names, tensors, logits = arrays["names"].tolist(), arrays["tensors"], arrays["logits"]
-        for name, tensor, logit in zip(names, tensors, logits, strict=True):
-            yield self.folder / "golden" / name, tensor, logit
+            names, inputs, outputs = arrays["names"].tolist(), arrays["inputs"], arrays["outputs"]
+        return Golden(sources=tuple(self.folder / "golden" / name for name in names), inputs=inputs, outputs=outputs)
 
 
 class Predictor:
-    """An opened engine with its preprocessing and labels; a context manager."""
+    """An opened engine with its preprocessing, decision and labels; a context manager."""
 
     def __init__(self, bundle: Bundle, engine: EngineEntry, runner: Runner) -> None:
         self.engine = engine
@@ -132,24 +145,52 @@ class Predictor:
         self._runner = runner
         self._smallest = int(bundle.manifest["inputs"][0].get("batch", [1])[0])
 
-    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def outputs(self, inputs: Array) -> NDArray[np.float32]:
         """Run the engine.
 
         Args:
-            images: float32 (N, 3, H, W), from the bundle's preprocessing.
+            inputs: A batch (n, ...), from the bundle's preprocessing.
 
         Returns:
-            float32 (N, classes).
+            float32 (n, classes) logits, or (n, d) embeddings.
         """
-        return run_images(self._runner, images, smallest=self._smallest).astype(np.float32, copy=False)
+        return run_batch(self._runner, inputs, smallest=self._smallest).astype(np.float32, copy=False)
 
-    def predict(self, sources: Sequence[Path | bytes]) -> list[Prediction]:
-        """Name what is on images: files, or the bytes of files."""
+    def predict(self, sources: Sequence[Path | bytes | str]) -> list[Prediction]:
+        """Answer for raw inputs: files, bytes of files, texts, or rows as the text of JSON objects.
+
+        Raises:
+            UsageError: The model embeds its inputs: see :meth:`compare`.
+            DataError: An input cannot be read.
+        """
+        decision = self._bundle.decision
+        if isinstance(decision, Similarity):
+            raise UsageError("this model compares inputs, two at a time", hint="edgetl run BUNDLE FIRST SECOND …")
         found = []
-        for source in sources:
-            logits = self.logits(self._bundle.preprocessing(source)[None])[0]
-            found.append(_prediction(logits, self._bundle.labels))
+        for source in sources:  # one at a time: as on a device, and as small as its memory
+            found += decision.answers(self._one(source), self._bundle.labels)
         return found
+
+    def compare(self, first: Path | bytes | str, others: Sequence[Path | bytes | str]) -> list[Likeness]:
+        """Compare one raw input with others, where the model embeds.
+
+        Raises:
+            UsageError: The model names classes: see :meth:`predict`.
+            DataError: An input cannot be read.
+        """
+        decision = self._bundle.decision
+        if not isinstance(decision, Similarity):
+            raise UsageError("this model names classes, and compares nothing", hint="edgetl run BUNDLE INPUT")
+        one = self._one(first)
+        found = []
+        for other in others:
+            two = self._one(other)
+            found.append(Likeness(cosine=float(cosines(one, two)[0]), same=bool(decision.same(one, two)[0])))
+        return found
+
+    def _one(self, source: Path | bytes | str) -> NDArray[np.float32]:
+        contract = self._bundle.preprocessing
+        return self.outputs(contract.together([contract(source)]))
 
     def __enter__(self) -> Predictor:
         self._runner.__enter__()
@@ -265,20 +306,6 @@ def fingerprint(public_key: bytes) -> str:
 def _installed(backend: str) -> bool:
     """Whether the library that opens an engine is there, without importing it."""
     return find_spec({"tensorrt_rtx": "tensorrt_rtx_bindings"}.get(backend, backend)) is not None
-
-
-def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Probabilities along the last axis."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
-
-
-def _prediction(logits: NDArray[np.float32], labels: Sequence[str]) -> Prediction:
-    probabilities = softmax(logits)
-    order = np.argsort(-probabilities, kind="stable")[:5]
-    top = tuple((labels[index], float(probabilities[index])) for index in order)
-    return Prediction(label=top[0][0], probability=top[0][1], top=top)
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -146,7 +146,7 @@ class Runner(Protocol):
         """Give back the engine's memory."""
 
 
-def run_images(runner: Runner, images: NDArray[np.float32], *, smallest: int = 1) -> NDArray[np.generic]:
+def run_batch(runner: Runner, images: NDArray[np.float32], *, smallest: int = 1) -> NDArray[np.generic]:
     """The first output for some images, however few an engine's smallest batch lets one feed at once.
 
     Args:

@@ -30,6 +30,7 @@ def bundle_manifest() -> dict[str, Any]:
         "version": "1.0.0",
         "labels": LABELS,
         "preprocessing": ImagePreprocessing(height=8, width=8).to_json(),
+        "decision": {"kind": "largest"},
         "engines": [
             engine("slow-cpu", "fp32", "ready", 9.5),
             engine("fast-cpu", "int8", "ready", 2.5),
@@ -67,8 +68,8 @@ def make_bundle(tmp_path: Path, signing_key: Path) -> Callable[..., Path]:
         np.savez(
             folder / "golden" / "golden.npz",
             names=np.array(["a.png"]),
-            tensors=np.zeros((1, 3, 8, 8), np.float32),
-            logits=np.ones((1, 3), np.float32),
+            inputs=np.zeros((1, 3, 8, 8), np.float32),
+            outputs=np.ones((1, 3), np.float32),
         )
         write.seal(folder, manifest, signing_key)
         return folder

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from edgetl.bundle import sign, write
 from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
-from edgetl.runtime.bundle import canonical, open_bundle, open_engine, softmax
+from edgetl.runtime.bundle import canonical, open_bundle, open_engine
 
 MakeBundle = Callable[..., Path]
 
@@ -46,8 +44,9 @@ def test_seal_and_open(make_bundle: MakeBundle, signing_key: Path) -> None:
         assert bundle.labels == ("cat", "dog", "Zürich")
         assert bundle.preprocessing.height == 8
         assert [engine.target for engine in bundle.engines] == ["slow-cpu", "fast-cpu", "other-cpu", "jetson"]
-    ((path, tensor, logits),) = bundle.golden()
-    assert (path, tensor.shape, logits.shape) == (folder / "golden" / "a.png", (3, 8, 8), (3,))
+    golden = bundle.golden()
+    assert golden.sources == (folder / "golden" / "a.png",)
+    assert golden.inputs.shape == (1, 3, 8, 8) and golden.outputs.shape == (1, 3)
 
 
 def test_a_bundle_opens_wherever_it_is_copied(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -326,29 +325,3 @@ def test_an_engine_of_an_unknown_backend(tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(BundleError, match="cannot open engines of 'tflite'"):
         open_engine(tmp_path)
-
-
-# --- softmax ---------------------------------------------------------------------------------------------------------
-
-LOGITS = arrays.arrays(np.float32, arrays.array_shapes(min_dims=1, max_dims=2), elements=st.floats(-1e4, 1e4, width=32))
-
-
-@given(LOGITS)
-def test_probabilities_sum_to_one_and_keep_the_order(logits: np.ndarray) -> None:
-    found = softmax(logits)
-    assert found.shape == logits.shape
-    assert np.all((found >= 0) & (found <= 1))
-    np.testing.assert_allclose(found.sum(-1), 1.0)
-    ordered = np.take_along_axis(found, np.argsort(logits, axis=-1), axis=-1)
-    assert np.all(np.diff(ordered, axis=-1) >= 0)
-
-
-@given(LOGITS, st.floats(-1e4, 1e4, width=16))
-def test_a_shift_of_all_logits_changes_nothing(logits: np.ndarray, shift: float) -> None:
-    wide = logits.astype(np.float64)
-    np.testing.assert_allclose(softmax(wide + shift), softmax(wide), atol=1e-9)
-
-
-def test_softmax_of_known_values_and_of_very_large_ones() -> None:
-    np.testing.assert_allclose(softmax(np.log(np.array([1.0, 2.0, 5.0]))), [0.125, 0.25, 0.625])
-    np.testing.assert_allclose(softmax(np.array([3e38, 3e38, -3e38], np.float32)), [0.5, 0.5, 0.0])

@@ -24,7 +24,7 @@ pytest.importorskip("torchvision")
 from edgetl.config import Augment  # noqa: E402
 from edgetl.data.augment import AugmentedSamples, mixed, preview  # noqa: E402
 from edgetl.data.dataset import Sample  # noqa: E402
-from edgetl.data.loader import ImageSamples  # noqa: E402
+from edgetl.data.loader import Samples  # noqa: E402
 from edgetl.errors import DataError, ImageError, MissingExtraError, UsageError  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
 
@@ -88,17 +88,17 @@ def odd_images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def samples() -> Iterator[ImageSamples]:
+def samples() -> Iterator[Samples]:
     with tempfile.TemporaryDirectory() as folder:
         yield write(Path(folder), odd_images())
 
 
-def write(folder: Path, images: list[Image.Image], contract: ImagePreprocessing = CONTRACT) -> ImageSamples:
+def write(folder: Path, images: list[Image.Image], contract: ImagePreprocessing = CONTRACT) -> Samples:
     listed = []
     for number, image in enumerate(images):
         image.save(folder / f"{number}.png")
         listed.append(Sample(folder / f"{number}.png", number % 3, None, str(number)))
-    return ImageSamples(tuple(listed), contract)
+    return Samples(tuple(listed), contract)
 
 
 def generators() -> tuple[bytes, str, str]:
@@ -118,7 +118,7 @@ def stripes(height: int, width: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("augment", [Augment(), Augment(mixup=0.2, cutmix=1.0)])
-def test_with_nothing_switched_on_it_is_the_sample_itself(samples: ImageSamples, augment: Augment) -> None:
+def test_with_nothing_switched_on_it_is_the_sample_itself(samples: Samples, augment: Augment) -> None:
     changed = AugmentedSamples(samples, augment, 3)
     assert len(changed) == len(samples) == 9
     for index in range(-9, 9):
@@ -130,7 +130,7 @@ def test_with_nothing_switched_on_it_is_the_sample_itself(samples: ImageSamples,
 @settings(max_examples=40, deadline=None)
 @given(per_image, contracts, st.integers(-(2**65), 2**65), st.integers(0, 2**40), st.integers(-9, 8))
 def test_the_same_key_gives_the_same_bits(
-    samples: ImageSamples, augment: Augment, contract: ImagePreprocessing, seed: int, epoch: int, index: int
+    samples: Samples, augment: Augment, contract: ImagePreprocessing, seed: int, epoch: int, index: int
 ) -> None:
     changed = AugmentedSamples(replace(samples, preprocessing=contract), augment, seed)
     before = generators()
@@ -146,7 +146,7 @@ def test_the_same_key_gives_the_same_bits(
     assert label == label_again == samples[index][1]
 
 
-def test_threads_and_worker_processes_see_the_same(samples: ImageSamples) -> None:
+def test_threads_and_worker_processes_see_the_same(samples: Samples) -> None:
     changed = AugmentedSamples(samples, ALL, 5)
     keys = [(epoch, index) for epoch in (0, 1) for index in range(len(samples))]
     alone = [changed[key][0] for key in keys]
@@ -184,12 +184,12 @@ def test_flips_are_as_often_as_they_should_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [3, (1,), (1, 2, 3), "ab", (0.5, 1), ("0", 1), None, slice(0, 2)])
-def test_a_key_is_a_pair_of_integers(samples: ImageSamples, key: Any) -> None:
+def test_a_key_is_a_pair_of_integers(samples: Samples, key: Any) -> None:
     with pytest.raises(TypeError):
         AugmentedSamples(samples, ALL, 0)[key]
 
 
-def test_keys_that_are_not_there(samples: ImageSamples) -> None:
+def test_keys_that_are_not_there(samples: Samples) -> None:
     changed = AugmentedSamples(samples, ALL, 0)
     for index in (9, -10, 10**30):
         with pytest.raises(IndexError, match=f"no sample {index}: there are 9"):
@@ -198,7 +198,7 @@ def test_keys_that_are_not_there(samples: ImageSamples) -> None:
         changed[-1, 0]
     np.testing.assert_array_equal(changed[np.int64(1), np.int32(3)][0], changed[1, 3][0])  # type: ignore[index]
     with pytest.raises(IndexError):
-        AugmentedSamples(ImageSamples((), CONTRACT), ALL, 0)[0, 0]
+        AugmentedSamples(Samples((), CONTRACT), ALL, 0)[0, 0]
 
 
 def test_an_image_that_went_away(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_too_large_an_image_is_refused_as_ever(tmp_path: Path) -> None:
         AugmentedSamples(write(tmp_path, [stripes(9, 9)], replace(PLAIN, max_pixels=80)), ALL, 0)[0, 0]
 
 
-def test_without_torchvision(samples: ImageSamples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchvision(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
     with pytest.raises(MissingExtraError, match="'torchvision', which is not installed") as caught:
         AugmentedSamples(samples, Augment(colour=0.5), 0)[0, 3]
@@ -251,7 +251,7 @@ def test_crops_keep_their_share_and_hardly_stretch(tmp_path: Path, resize: Any, 
 
 @pytest.mark.parametrize("share", [1e-9, 0.01])
 @pytest.mark.parametrize("resize", ["crop", "stretch", "pad"])
-def test_tiny_crops(samples: ImageSamples, share: float, resize: Any) -> None:
+def test_tiny_crops(samples: Samples, share: float, resize: Any) -> None:
     changed = AugmentedSamples(
         replace(samples, preprocessing=replace(CONTRACT, resize=resize)), Augment(crop=share, rotate=90), 0
     )
@@ -340,7 +340,7 @@ def test_an_erased_rectangle_is_the_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("magnitude", [1, 9, 30])
-def test_randaugment(samples: ImageSamples, magnitude: int) -> None:
+def test_randaugment(samples: Samples, magnitude: int) -> None:
     changed = AugmentedSamples(samples, Augment(randaugment=magnitude), 0)
     seen = {changed[epoch, 3][0].tobytes() for epoch in range(40)}
     assert len(seen) > 20
@@ -463,16 +463,16 @@ def test_a_preview_shows_the_original_first(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sheet[99:195:2, 99:195:2], tile[:, ::-1])
 
 
-def test_a_preview_is_a_function_of_its_seed_and_mixes(samples: ImageSamples) -> None:
+def test_a_preview_is_a_function_of_its_seed_and_mixes(samples: Samples) -> None:
     one, other = (preview(samples, ALL, seed, 4) for seed in (0, 1))
     assert one.tobytes() == preview(samples, ALL, 0, 4).tobytes() != other.tobytes()
     blended = preview(samples, Augment(mixup=1.0), 0, 4).tobytes()
     assert blended != preview(samples, Augment(), 0, 4).tobytes()
 
 
-def test_previews_of_nothing(samples: ImageSamples) -> None:
+def test_previews_of_nothing(samples: Samples) -> None:
     with pytest.raises(DataError, match="no samples to preview"):
-        preview(ImageSamples((), CONTRACT), ALL, 0, 3)
+        preview(Samples((), CONTRACT), ALL, 0, 3)
     for count, epochs in ((0, 3), (3, 0), (-1, 1)):
         with pytest.raises(UsageError, match="at least 1"):
             preview(samples, ALL, 0, count, epochs=epochs)

@@ -33,7 +33,7 @@ DATASET = Dataset(
 
 
 def test_the_digest_does_not_see_paths() -> None:
-    moved = tuple(replace(sample, path=Path("/e") / sample.path.name) for sample in DATASET.train)
+    moved = tuple(replace(sample, raw=Path("/e") / sample.raw.name) for sample in DATASET.train)
     assert replace(DATASET, train=moved).digest() == DATASET.digest()
 
 

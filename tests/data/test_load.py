@@ -38,7 +38,7 @@ class TestFolders:
         assert dataset.classes == ("cat", "dog")
         assert [len(dataset.train), len(dataset.val), len(dataset.test)] == [14, 4, 6]
         assert Counter(sample.label for sample in dataset.train) == {0: 6, 1: 8}
-        assert dataset.train[0].path == root / "train/cat/0.png" and seen[-1] == (24, 24)
+        assert dataset.train[0].raw == root / "train/cat/0.png" and seen[-1] == (24, 24)
 
     def test_val_comes_out_of_train(self, make_folders: Make) -> None:
         root = make_folders({"train": {"cat": 20, "dog": 30}, "test": BOTH})
@@ -246,7 +246,7 @@ class TestLoadSamples:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, edgetl.data.load, edgetl.data.loader, edgetl.data.examples; "
+        "import sys, edgetl.data.load, edgetl.data.loader, edgetl.data.examples.digits; "
         "print(sorted({'torch', 'torchvision', 'pyarrow', 'mlxtend', 'onnx'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from edgetl.data.dataset import Sample
-from edgetl.data.loader import ImageSamples, batches
+from edgetl.data.loader import Samples, batches
 from edgetl.errors import ImageError, UsageError
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
@@ -19,36 +19,36 @@ CONTRACT = ImagePreprocessing(height=8, width=9)
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> ImageSamples:
+def samples(tmp_path: Path) -> Samples:
     listed = []
     for number in range(23):
         path = tmp_path / f"{number}.png"
         Image.new("RGB", (12, 10), (number * 10, 0, 0)).save(path)
         listed.append(Sample(path, number % 3, None, str(number)))
-    return ImageSamples(tuple(listed), CONTRACT)
+    return Samples(tuple(listed), CONTRACT)
 
 
 def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("edgetl-batches")]
 
 
-def test_one_sample(samples: ImageSamples) -> None:
+def test_one_sample(samples: Samples) -> None:
     image, label = samples[4]
-    assert image.shape == (3, 8, 9) and image.dtype == np.float32 and label == 1 and type(label) is int
-    np.testing.assert_array_equal(image, CONTRACT(samples.samples[4].path))
+    assert image.shape == (3, 8, 9) and image.dtype == np.float32 and label == 1 and label.dtype == np.int64
+    np.testing.assert_array_equal(image, CONTRACT(samples.samples[4].raw))
     assert len(samples) == 23 and samples[-1][1] == samples[22][1]
     assert len(samples[2:5]) == 3 and samples[2:5].samples[0] == samples.samples[2]
     with pytest.raises(IndexError):
         samples[23]
 
 
-def test_it_can_be_pickled(samples: ImageSamples) -> None:
+def test_it_can_be_pickled(samples: Samples) -> None:
     again = pickle.loads(pickle.dumps(samples))
     np.testing.assert_array_equal(again[7][0], samples[7][0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
-def test_batches_are_all_samples_in_order(samples: ImageSamples, batch_size: int) -> None:
+def test_batches_are_all_samples_in_order(samples: Samples, batch_size: int) -> None:
     pairs = list(batches(samples, batch_size))
     images, labels = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     assert images.dtype == np.float32 and labels.dtype == np.int64
@@ -58,16 +58,16 @@ def test_batches_are_all_samples_in_order(samples: ImageSamples, batch_size: int
     assert workers() == []
 
 
-def test_nothing_gives_no_batch(samples: ImageSamples) -> None:
+def test_nothing_gives_no_batch(samples: Samples) -> None:
     assert list(batches(samples[:0], 4)) == []
 
 
-def test_a_batch_size_of_zero_is_refused_at_once(samples: ImageSamples) -> None:
+def test_a_batch_size_of_zero_is_refused_at_once(samples: Samples) -> None:
     with pytest.raises(UsageError, match="batch size is 0"):
         batches(samples, 0)
 
 
-def test_closing_stops_the_threads(samples: ImageSamples) -> None:
+def test_closing_stops_the_threads(samples: Samples) -> None:
     stream = batches(samples, 2)
     next(stream)
     assert workers()
@@ -75,8 +75,8 @@ def test_closing_stops_the_threads(samples: ImageSamples) -> None:
     assert workers() == []
 
 
-def test_a_damaged_image_raises_where_its_batch_would_come(samples: ImageSamples) -> None:
-    samples.samples[13].path.write_bytes(b"damaged")
+def test_a_damaged_image_raises_where_its_batch_would_come(samples: Samples) -> None:
+    samples.samples[13].raw.write_bytes(b"damaged")
     stream = batches(samples, 5)
     assert [len(next(stream)[1]) for _ in range(2)] == [5, 5]
     with pytest.raises(ImageError, match=r"13\.png"):
@@ -84,7 +84,7 @@ def test_a_damaged_image_raises_where_its_batch_would_come(samples: ImageSamples
     assert workers() == []
 
 
-def test_at_most_three_batches_are_alive(samples: ImageSamples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_three_batches_are_alive(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[np.ndarray]] = []
     allocate = np.empty
 
@@ -105,7 +105,7 @@ def test_at_most_three_batches_are_alive(samples: ImageSamples, monkeypatch: pyt
     assert len(made) == 12 and 1 <= most <= 3
 
 
-def test_a_torch_loader_takes_it(samples: ImageSamples) -> None:
+def test_a_torch_loader_takes_it(samples: Samples) -> None:
     pytest.importorskip("torch")
     from torch.utils.data import DataLoader
 

@@ -33,7 +33,7 @@ class TestSplitVal:
     def test_disjoint_covers_stratified_deterministic(self, sizes: list[int], fraction: float, seed: int) -> None:
         samples = of_sizes(sizes)
         train, val = split_val(samples, fraction, seed)
-        assert sorted(map(str, (s.path for s in (*train, *val)))) == sorted(str(s.path) for s in samples)
+        assert sorted(map(str, (s.raw for s in (*train, *val)))) == sorted(str(s.raw) for s in samples)
         assert not set(train) & set(val)
         counts = Counter(s.label for s in val)
         for label, size in enumerate(sizes):
@@ -104,7 +104,7 @@ class TestDrawCalibration:
 
     def test_where_the_files_lie_does_not_matter(self) -> None:
         samples = of_sizes([30, 30])
-        moved = [Sample(Path("/elsewhere") / s.path.name[::-1], s.label, s.group, s.digest) for s in samples]
+        moved = [Sample(Path("/elsewhere") / s.raw.name[::-1], s.label, s.group, s.digest) for s in samples]
         drawn = draw_calibration(samples, 20, 0)
         assert [s.digest for s in draw_calibration(moved, 20, 0)] == [s.digest for s in drawn]
         assert [s.digest for s in draw_calibration(samples, 20, 1)] != [s.digest for s in drawn]

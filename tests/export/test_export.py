@@ -8,27 +8,29 @@ import onnx
 import pytest
 import torch
 
+from edgetl.backends import backbones
 from edgetl.backends import torch as torch_backend
 from edgetl.errors import ExportError
 from edgetl.export import onnx as export_stage
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.runner import TensorSpec
 from edgetl.specs import BatchRange
 
 CONTRACT = ImagePreprocessing(height=32, width=32)
+FED = TensorSpec(name="input", shape=("batch", 3, 32, 32), dtype="float32")
+FOUND = TensorSpec(name="logits", shape=("batch", 2), dtype="float32")
 
 
 def export(module: torch.nn.Module, path: Path, batch: BatchRange, labels: tuple[str, ...] = ("a", "b")) -> Path:
-    export_stage.export(
-        module, path, input_shape=(3, 32, 32), batch=batch, opset=20, labels=labels, preprocessing=CONTRACT
-    )
+    export_stage.export(module, path, batch=batch, opset=20, labels=labels, preprocessing=CONTRACT)
     return path
 
 
 @pytest.fixture(scope="module")
 def module() -> torch.nn.Module:
     torch.manual_seed(0)
-    return torch_backend.build("timm:test_efficientnet", 2).eval()
+    return backbones.build("timm:test_efficientnet", 2).eval()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def model(module: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_every_batch_size_is_pytorchs(size: int, module: torch.nn.Module, model: Path) -> None:
     images = np.random.default_rng(size).normal(size=(size, 3, 32, 32)).astype(np.float32)
-    with OnnxRuntimeRunner(model) as runner, torch_backend.TorchRunner(module, (3, 32, 32)) as reference:
+    with OnnxRuntimeRunner(model) as runner, torch_backend.TorchRunner(module, FED, FOUND) as reference:
         expected, got = reference.run({"input": images})["logits"], runner.run({"input": images})["logits"]
     assert export_stage.check(expected, got, tolerance=1e-4) < 1e-4  # type: ignore[arg-type]
 

@@ -181,7 +181,7 @@ def test_the_counts() -> None:
     #          both right, worse, better, both wrong alike, both wrong differently
     found = comparing([0, 0, 1, 1, 1], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0])
     assert (found.samples, found.worse, found.better) == (5, 1, 1)
-    assert (found.top1_reference, found.top1, found.drop) == (0.4, 0.4, 0.0)
+    assert (found.score_reference, found.score, found.drop) == (0.4, 0.4, 0.0)
     assert found.agreement == pytest.approx(2 / 5)
     assert found.drop_upper == paired_upper_bound(1, 1, 5, 0.95)
 
@@ -190,7 +190,7 @@ def test_the_counts() -> None:
 def test_laws_of_a_comparison(rows: list[tuple[int, int, int]]) -> None:
     reference, got, labels = (list(column) for column in zip(*rows, strict=True))
     found, swapped = comparing(reference, got, labels), comparing(got, reference, labels)
-    assert found.drop == pytest.approx(found.top1_reference - found.top1)
+    assert found.drop == pytest.approx(found.score_reference - found.score)
     assert (found.worse, found.better) == (swapped.better, swapped.worse)
     assert (found.agreement, found.max_abs_error) == (swapped.agreement, swapped.max_abs_error)
     assert found.passed == (found.drop_upper <= found.max_drop)

@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 from edgetl.backends.torch import Deploy  # noqa: E402
 from edgetl.config import Augment, Config, load  # noqa: E402
 from edgetl.data.dataset import Sample  # noqa: E402
-from edgetl.data.loader import ImageSamples  # noqa: E402
+from edgetl.data.loader import Samples  # noqa: E402
 from edgetl.errors import DataError, ModelError, UsageError  # noqa: E402
 from edgetl.finetune import features as stage  # noqa: E402
 from edgetl.finetune.features import RunnerExtractor, TorchExtractor, difference, read  # noqa: E402
@@ -313,15 +313,15 @@ def test_operations_are_those_of_the_layers() -> None:
 
 
 @pytest.fixture(scope="module")
-def samples(shapes: Path) -> ImageSamples:
+def samples(shapes: Path) -> Samples:
     paths = sorted((shapes / "val").rglob("*.png"))
     found = tuple(
-        Sample(path=path, label=index % 3, digest=file_digest(path), group=None) for index, path in enumerate(paths)
+        Sample(raw=path, label=index % 3, digest=file_digest(path), group=None) for index, path in enumerate(paths)
     )
-    return ImageSamples(found, CONTRACT)
+    return Samples(found, CONTRACT)
 
 
-def test_a_split_without_changes_is_the_samples(samples: ImageSamples, alone: Session) -> None:
+def test_a_split_without_changes_is_the_samples(samples: Samples, alone: Session) -> None:
     module = network()
     (artifact,) = features(alone, module, DEPLOY, [split_of("val", samples)], head="head")
     values, labels = read(artifact.folder)
@@ -330,7 +330,7 @@ def test_a_split_without_changes_is_the_samples(samples: ImageSamples, alone: Se
     assert labels.tolist() == [label for _, label in samples]
 
 
-def test_views_of_changed_images_are_those_of_the_epochs(samples: ImageSamples, alone: Session) -> None:
+def test_views_of_changed_images_are_those_of_the_epochs(samples: Samples, alone: Session) -> None:
     pytest.importorskip("torchvision")
     from edgetl.data.augment import AugmentedSamples
 
@@ -345,10 +345,10 @@ def test_views_of_changed_images_are_those_of_the_epochs(samples: ImageSamples, 
     assert difference(values[0], values[1]) > 1e-2
 
 
-def test_the_digest_of_a_split_is_of_all_that_changes_it(samples: ImageSamples) -> None:
+def test_the_digest_of_a_split_is_of_all_that_changes_it(samples: Samples) -> None:
     flip = Augment(flip=0.5)
-    other = ImageSamples(samples.samples, replace(CONTRACT, resize="stretch"))
-    relabelled = ImageSamples((replace(samples.samples[0], label=2), *samples.samples[1:]), CONTRACT)
+    other = Samples(samples.samples, replace(CONTRACT, resize="stretch"))
+    relabelled = Samples((replace(samples.samples[0], label=2), *samples.samples[1:]), CONTRACT)
     made = [
         split_of("a", samples),
         split_of("a", samples[:-1]),
@@ -370,6 +370,6 @@ def test_the_digest_of_a_split_is_of_all_that_changes_it(samples: ImageSamples) 
 
 
 @pytest.mark.parametrize(("views", "augment"), [(0, Augment(flip=0.5)), (2, None), (2, Augment(mixup=0.2))])
-def test_views_without_changes_are_refused(samples: ImageSamples, views: int, augment: Augment | None) -> None:
+def test_views_without_changes_are_refused(samples: Samples, views: int, augment: Augment | None) -> None:
     with pytest.raises(UsageError, match="views of 'train' were asked for"):
         split_of("train", samples, augment=augment, views=views)

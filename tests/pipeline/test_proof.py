@@ -31,9 +31,9 @@ def speed(p50_ms: float, p99_ms: float | None = None) -> Latency:
 
 def comparison(passed: bool) -> Comparison:
     return Comparison(
-        samples=1000, top1_reference=0.98, top1=0.98, agreement=1.0, worse=0, better=0, drop=0.0, drop_upper=0.0,
-        confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, sqnr_db=40.0, passed=passed,
-        statement="as good" if passed else "top-1 drops by 3.00 points",
+        samples=1000, metric="top1", score_reference=0.98, score=0.98, agreement=1.0, worse=0, better=0, drop=0.0,
+        drop_upper=0.0, confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, sqnr_db=40.0,
+        passed=passed, statement="as good" if passed else "top-1 drops by 3.00 points",
     )  # fmt: skip
 
 

@@ -38,7 +38,6 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     export(
         module.eval(),
         path,
-        input_shape=(3, SIZE, SIZE),
         batch=BatchRange(min=1, max=8),
         opset=20,
         labels=tuple(map(str, range(100))),

@@ -23,10 +23,10 @@ def sample_report() -> model.Report:
         ),
         signed_by="SHA256:4kX1o9Qv0b7Yt2mZr8cLw5sHn3JpEa6UdFgTiKxBvNo",
         reference=model.Baseline(
-            name="PyTorch eager", top1=0.978, latency=_latency(17.31, 19.84, 24.06), size_bytes=14_182_000
+            name="PyTorch eager", score=0.978, latency=_latency(17.31, 19.84, 24.06), size_bytes=14_182_000
         ),
         fp32=model.Baseline(
-            name="ONNX Runtime fp32", top1=0.978, latency=_latency(5.312, 5.468, 6.021), size_bytes=13_541_000,
+            name="ONNX Runtime fp32", score=0.978, latency=_latency(5.312, 5.468, 6.021), size_bytes=13_541_000,
             same_as="x86-64-cpu fp32",
         ),
         backbone="timm:tf_efficientnet_lite0",
@@ -44,10 +44,10 @@ def sample_report() -> model.Report:
         layers=(_layers("onnxruntime-x86-vnni", "x86-64-cpu", 49, corrected=True),),
         data=model.DataSummary(
             splits=(
-                model.Split(name="train", per_class=(361, 358, 364, 357, 362, 359, 360, 356, 363, 360)),
-                model.Split(name="val", per_class=(40, 40, 40, 40, 40, 40, 40, 40, 40, 40)),
-                model.Split(name="test", per_class=(100,) * 10),
-                model.Split(name="calibration", per_class=(26, 26, 26, 26, 26, 26, 25, 25, 25, 25)),
+                model.Split(name="train", per_class=(361, 358, 364, 357, 362, 359, 360, 356, 363, 360), samples=3600),
+                model.Split(name="val", per_class=(40, 40, 40, 40, 40, 40, 40, 40, 40, 40), samples=400),
+                model.Split(name="test", per_class=(100,) * 10, samples=1000),
+                model.Split(name="calibration", per_class=(26, 26, 26, 26, 26, 26, 25, 25, 25, 25), samples=256),
             ),
             leak_check=model.LeakCheck(method="SHA-256 of the decoded pixels", pairs=0),
         ),
@@ -84,7 +84,7 @@ def _latency(p50: float, p90: float, p99: float) -> model.Latency:
 
 def _figures(top1: float, agreement: float, upper: float, errors: tuple[float, float, float]) -> model.ParityFigures:
     return model.ParityFigures(
-        samples=SAMPLES, top1=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
+        samples=SAMPLES, score=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
         max_abs_error=errors[0], mean_abs_error=errors[1], sqnr_db=errors[2],
     )  # fmt: skip
 
@@ -169,12 +169,12 @@ def _confusion(name: str, more: int) -> model.Confusion:
 def _training() -> tuple[model.TrainingPhase, ...]:
     head = tuple(
         model.Epoch(number=n, train_loss=0.28 + 1.6 * math.exp(-0.45 * n),
-                    val_top1=0.926 - 0.35 * math.exp(-0.5 * n) - (n % 3) * 0.002)
+                    val_score=0.926 - 0.35 * math.exp(-0.5 * n) - (n % 3) * 0.002)
         for n in range(1, 21)
     )  # fmt: skip
     both = (
-        model.Epoch(number=1, train_loss=0.218, val_top1=0.9625),
-        model.Epoch(number=2, train_loss=0.071, val_top1=0.9775),
+        model.Epoch(number=1, train_loss=0.218, val_score=0.9625),
+        model.Epoch(number=2, train_loss=0.071, val_score=0.9775),
     )
     return (
         model.TrainingPhase(name="head", epochs=head, best_epoch=18, seconds=6.2),

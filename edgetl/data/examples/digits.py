@@ -47,8 +47,8 @@ def materialise_digits(folder: Path) -> Path:
     manifest = folder / "manifest.csv"
     if _complete(folder):
         return manifest
-    pixels, labels = _read_digits(_digits_file())
-    rows = list(_assign(pixels, labels))
+    pixels, labels = read_digits(digits_file())
+    rows = list(assign(pixels, labels))
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
         _write(temporary, pixels, rows)
@@ -85,7 +85,7 @@ def _complete(folder: Path) -> bool:
     return True
 
 
-def _digits_file() -> Path:
+def digits_file() -> Path:
     """The package's data file, found without importing the package: its import takes seconds."""
     needed_for = "the example 'digits'"
     try:
@@ -97,7 +97,7 @@ def _digits_file() -> Path:
     return path
 
 
-def _read_digits(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_digits(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images of shape (5000, 28, 28), uint8, and labels of shape (5000,), int64."""
     expected = 10 * sum(_PER_CLASS.values())
     try:
@@ -114,7 +114,7 @@ def _read_digits(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images.astype(np.uint8).reshape(expected, _SIDE, _SIDE), labels
 
 
-def _assign(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[tuple[int, str, str]]:
+def assign(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[tuple[int, str, str]]:
     """Position, class and split of every digit, in the order of the manifest.
 
     The hash of its pixels decides, so that the order of the source does not. Equal images are neighbours in that order,

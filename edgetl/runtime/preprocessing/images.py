@@ -1,23 +1,20 @@
-"""The preprocessing contract: from the bytes of an image to the tensor that a model was trained on.
-
-One function serves training, calibration, parity and the device, so that they cannot differ.
-"""
+"""The preprocessing contract of images: from the bytes of a file to a float32 tensor."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgetl.errors import ImageError, ModelError
+from edgetl.runtime.preprocessing.base import Array, digest_of_contract, stacked
 
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,6 +31,9 @@ class ImagePreprocessing:
     Scale to [0, 1], subtract ``mean``, divide by ``std``; each per channel. The EXIF orientation is applied;
     transparency is laid over black; every other colour mode is converted to RGB.
     """
+
+    kind: ClassVar[str] = "image"
+    dtype: ClassVar[str] = "float32"
 
     height: int
     """Of the tensor, in pixels."""
@@ -59,8 +59,8 @@ class ImagePreprocessing:
         Raises:
             ModelError: A field is missing or unknown, or its value is of the wrong kind.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        values = {name: value for name, value in values.items() if name != "kind"}
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ModelError(f"the preprocessing contract has unknown fields: {', '.join(unknown)}")
         try:
@@ -82,12 +82,20 @@ class ImagePreprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``ImagePreprocessing.from_json(p.to_json()) == p``."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        return {"kind": self.kind, **json.loads(json.dumps(asdict(self)))}
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hexadecimal."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of_contract(self.to_json())
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(3, height, width)."""
+        return 3, self.height, self.width
+
+    def together(self, samples: Sequence[Array]) -> Array:
+        """A batch: float32 (n, 3, height, width)."""
+        return stacked(samples)
 
     def apply(self, image: Image.Image) -> NDArray[np.float32]:
         """The tensor of a decoded image.
@@ -104,9 +112,9 @@ class ImagePreprocessing:
         shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(pixels * scale[:, None, None] - shift[:, None, None])
 
-    def __call__(self, source: Path | bytes) -> NDArray[np.float32]:
-        """The tensor of an image file or of its bytes; see :func:`decode` and :meth:`apply`."""
-        return self.apply(decode(source, max_pixels=self.max_pixels))
+    def __call__(self, raw: Path | bytes | str) -> NDArray[np.float32]:
+        """The tensor of an image file (or its path) or of its bytes; see :func:`decode` and :meth:`apply`."""
+        return self.apply(decode(Path(raw) if isinstance(raw, str) else raw, max_pixels=self.max_pixels))
 
     def sized(self, image: Image.Image) -> Image.Image:
         """The geometry alone: a decoded image at the size of the tensor, still as bytes.

@@ -1,0 +1,1 @@
+"""Example data sets: out of Python packages, of the user, or downloaded."""

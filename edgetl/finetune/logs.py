@@ -1,0 +1,66 @@
+"""Where every epoch is written: a CSV file beside the checkpoint, and the trackers that the user asks for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgetl.config import Finetune, Phase
+from edgetl.errors import MissingExtraError
+from edgetl.finetune.trainer import Epoch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CSV = "training.csv"
+
+
+def write_csv(path: Path, epochs: Sequence[Epoch]) -> None:
+    """Every epoch of a phase, a line each, with a header."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in epochs)
+
+
+def installed(names: Sequence[str]) -> list[str] | None:
+    """The trackers of ``finetune.log``, when all of them are installed; None where none is asked for.
+
+    Raises:
+        MissingExtraError: One is not: accelerate would go on without it.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingExtraError(name, extra="train", needed_for=f'finetune.log = ["{name}"]')
+    return list(names) or None
+
+
+def opened(
+    accelerator: Accelerator, phase: Phase, finetune: Finetune, *, run: str, metric: str
+) -> Callable[[Epoch], None] | None:
+    """Begin a run in every tracker of the accelerator; what is to be called at the end of an epoch, None without any.
+
+    Args:
+        accelerator: Made with the trackers of ``finetune.log``; its ``end_training`` closes them.
+        phase: Recorded as the run's settings, with ``finetune``.
+        finetune: Likewise.
+        run: Name of the run.
+        metric: Name of the curve on val.
+    """
+    if not finetune.log:
+        return None
+    finetune.log_dir.mkdir(parents=True, exist_ok=True)
+    settings = {**finetune.model_dump(mode="json", exclude={"phases"}), **phase.model_dump(mode="json")}
+    # TensorBoard takes numbers and texts alone.
+    plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
+    accelerator.init_trackers(run, config=plain)
+
+    def on_epoch(epoch: Epoch) -> None:
+        values = {"train/loss": epoch.train_loss, f"val/{metric}": epoch.val_score, "seconds": epoch.seconds}
+        accelerator.log(values, step=epoch.epoch)
+
+    return on_epoch

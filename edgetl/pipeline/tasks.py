@@ -1,0 +1,101 @@
+"""Tasks: what goes in (images, texts, tables) and what is to come out, for the stages that must know.
+
+A task is a modality with an objective. Everything else in the pipeline deals with arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgetl import metrics
+from edgetl.backends import networks
+from edgetl.config import Config
+from edgetl.data.dataset import Dataset
+from edgetl.errors import ConfigError
+from edgetl.pipeline.modalities import Images, Modality, Tables, Texts
+from edgetl.runtime.decision import Decision
+
+if TYPE_CHECKING:
+    from edgetl.pipeline.learning import Reference
+
+Objective = Literal["one-label", "several-labels", "embedding"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model learns."""
+
+    name: str
+    modality: Modality
+    objective: Objective
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the network puts out embeddings, and not one logit per class."""
+        return self.objective == "embedding"
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("image-classification", Images(), "one-label"),
+        Task("multi-label-images", Images(), "several-labels"),
+        Task("text-classification", Texts(), "one-label"),
+        Task("table-classification", Tables(), "one-label"),
+        Task("face-verification", Images(), "embedding"),
+    )
+}
+
+
+def task_of(config: Config) -> Task:
+    """The task of a configuration, when its other fields fit it.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    task = TASKS[config.data.task]
+    family = config.model.backbone.partition(":")[0]
+    if networks.KINDS[family] != task.modality.kind:
+        fitting = ", ".join(f"{name}:…" for name, kind in networks.KINDS.items() if kind == task.modality.kind)
+        raise ConfigError(
+            f"model.backbone is '{config.model.backbone}', and data.task is {task.name}",
+            hint=f"backbones for it are {fitting}",
+        )
+    metric = config.data.metric
+    if metric is not None and metric not in metrics.allowed_metrics(task.name):
+        raise ConfigError(
+            f"data.metric is {metric}; {task.name} can be measured in {', '.join(metrics.allowed_metrics(task.name))}"
+        )
+    if metric == "macro-f1" and config.data.decision != "largest":
+        raise ConfigError(
+            f'data.metric = "macro-f1" goes by the most probable class, and data.decision is {config.data.decision}',
+            hint='decision = "largest", or metric = "auc"',
+        )
+    if task.modality.kind != "image" and config.data.augment != type(config.data.augment)():
+        raise ConfigError(f"[data.augment] changes images; data.task is {task.name}", hint="leave out [data.augment]")
+    if task.objective != "one-label" and config.finetune.balance == "sampler":
+        raise ConfigError(f'finetune.balance = "sampler" needs samples of one class; data.task is {task.name}')
+    if task.embeds and (config.data.augment.mixup or config.data.augment.cutmix):
+        raise ConfigError("MixUp and CutMix mix classes; face-verification has none", hint="leave them out")
+    return task
+
+
+def metric_of(config: Config) -> metrics.Metric:
+    """What validation and parity measure."""
+    return metrics.metric(config.data.metric or metrics.default_metric(config.data.task))
+
+
+def outputs_of(config: Config, dataset: Dataset) -> tuple[str, ...]:
+    """Names of the network's outputs while it trains: the classes; of an embedding, the people of train."""
+    if not TASKS[config.data.task].embeds:
+        return dataset.classes
+    return dataset.classes[: 1 + max(sample.present[0] for sample in dataset.train)]
+
+
+def reference_score(config: Config, reference: Reference, decision: Decision) -> float:
+    """The metric of PyTorch's outputs on test; top-1 by the decision that is shipped, as engines are measured."""
+    metric = metric_of(config)
+    if metric.name == "top1":
+        return float((decision.decide(reference.outputs) == reference.labels).mean())
+    return metric(reference.outputs, reference.labels)

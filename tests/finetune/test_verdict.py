@@ -1,0 +1,226 @@
+"""The verdict on transfer: outcomes, intervals, their coverage, and what is not enough for one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetl.errors import DataError, UnknownNameError
+from edgetl.finetune.verdict import Verdict, forgetting, verdict, verdict_by
+from edgetl.metrics import metric
+
+
+def runs(seed: int, tuned: float, scratch: float, probe: float = 0.8, *, seeds: int = 3, n: int = 400) -> dict:
+    """Whether answers are right; what is hard is hard for every method."""
+    random = np.random.default_rng(seed)
+    hard = random.random(n)
+    shares = {"fine-tuned": tuned, "linear-probe": probe, "scratch": scratch}
+    return {name: np.clip(hard + 0.1 * random.normal(size=(seeds, n)), 0, 1) < share for name, share in shares.items()}
+
+
+def outcomes(found: Verdict) -> dict[tuple[str, str], str]:
+    return {(each.first, each.second): each.outcome for each in found.differences}
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("tuned", "scratch", "outcome"), [(0.9, 0.6, "helped"), (0.8, 0.8, "neutral"), (0.5, 0.8, "negative")]
+    )
+    def test_it_is_that_of_fine_tuning_against_scratch(self, tuned: float, scratch: float, outcome: str) -> None:
+        scores = runs(0, tuned, scratch)
+        found = verdict(scores, 0.95)
+        assert found.outcome == found.differences[0].outcome == outcome
+        assert (found.seeds, found.samples, found.confidence) == (3, 400, 0.95)
+        assert found.means == {name: pytest.approx(each.mean()) for name, each in scores.items()}
+        for each in found.differences:
+            assert each.lower <= each.value <= each.upper
+            assert each.value == pytest.approx(found.means[each.first] - found.means[each.second])
+
+    def test_the_probe_is_compared_with_both(self) -> None:
+        found = verdict(runs(0, 0.95, 0.5, 0.75), 0.95)
+        assert outcomes(found) == {
+            ("fine-tuned", "scratch"): "helped",
+            ("fine-tuned", "linear-probe"): "helped",
+            ("linear-probe", "scratch"): "helped",
+        }
+
+    def test_there_need_be_no_probe(self) -> None:
+        scores = runs(0, 0.95, 0.5)
+        del scores["linear-probe"]
+        assert outcomes(verdict(scores, 0.95)) == {("fine-tuned", "scratch"): "helped"}
+
+    def test_statements_say_what_was_found(self) -> None:
+        helped = verdict(runs(0, 0.9, 0.6), 0.95)
+        low, high = (100 * each for each in (helped.differences[0].lower, helped.differences[0].upper))
+        assert helped.statement == (
+            f"helped: with 95% confidence fine-tuning is ahead of training from scratch by {low:.2f} to {high:.2f}"
+            " points (3 seeds, 400 test samples)"
+        )
+        assert "is behind training from scratch by" in verdict(runs(0, 0.5, 0.8), 0.9).statement
+        neutral = verdict(runs(0, 0.8, 0.8), 0.9).statement
+        assert neutral.startswith("neutral: fine-tuning and training from scratch differ by")
+        assert "which may be nothing" in neutral
+
+    def test_swapping_the_methods_turns_the_interval_round(self) -> None:
+        scores = runs(3, 0.8, 0.75)
+        there = verdict(scores, 0.95).differences[0]
+        back = verdict({"fine-tuned": scores["scratch"], "scratch": scores["fine-tuned"]}, 0.95).differences[0]
+        assert back.value == pytest.approx(-there.value)
+        assert (back.lower, back.upper) == pytest.approx((-there.upper, -there.lower), abs=0.01)
+
+    @settings(deadline=None, max_examples=10)
+    @given(st.integers(0, 10**6))
+    def test_the_order_of_samples_is_nothing_and_more_confidence_is_wider(self, seed: int) -> None:
+        scores = runs(seed, 0.8, 0.7, n=80)
+        found = verdict(scores, 0.9).differences[0]
+        order = np.random.default_rng(seed).permutation(80)
+        moved = verdict({name: each[:, order] for name, each in scores.items()}, 0.9).differences[0]
+        assert moved.value == pytest.approx(found.value)
+        assert (moved.lower, moved.upper) == pytest.approx((found.lower, found.upper), abs=0.03)
+        wider = verdict(scores, 0.99).differences[0]
+        assert wider.lower <= found.lower <= found.upper <= wider.upper
+
+    def test_seeds_that_differ_widen_it(self) -> None:
+        steady = runs(1, 0.9, 0.8)
+        lucky = {**steady, "fine-tuned": np.stack([steady["fine-tuned"][0]] * 3)}
+        lucky["fine-tuned"][0] = True
+        lucky["fine-tuned"][1, :120] = False
+        width = [each.upper - each.lower for each in (verdict(s, 0.95).differences[0] for s in (steady, lucky))]
+        assert width[1] > 2 * width[0]
+
+    def test_json(self) -> None:
+        found = verdict(runs(0, 0.9, 0.6), 0.95).to_json()
+        assert json.loads(json.dumps(found)) == found
+        assert found["differences"][0]["first"] == "fine-tuned"
+
+    def test_the_same_scores_give_the_same_verdict(self) -> None:
+        assert verdict(runs(0, 0.9, 0.85), 0.95) == verdict(runs(0, 0.9, 0.85), 0.95)
+
+
+def test_the_interval_holds_as_often_as_it_says() -> None:
+    """120 trials of three seeds, whose quality differs as much as that of test splits; the true difference is 0.1."""
+    random, held = np.random.default_rng(7), 0
+    for trial in range(120):
+        quality = 0.5 + np.array([[0.1], [0.0]]) + 0.05 * random.normal(size=(2, 3))
+        right = random.random((2, 3, 100)) < quality[:, :, None]
+        found = verdict({"fine-tuned": right[0], "scratch": right[1]}, 0.9, seed=trial).differences[0]
+        held += found.lower <= 0.1 <= found.upper
+    assert held / 120 >= 0.82  # 0.9 less three standard errors
+
+
+class TestByMetric:
+    def test_top1_is_the_mean_of_what_is_right(self) -> None:
+        random = np.random.default_rng(0)
+        labels = random.integers(0, 3, 150)
+        outputs = {
+            name: random.normal(size=(3, 150, 3)) + strength * np.eye(3)[labels]
+            for name, strength in (("fine-tuned", 2.0), ("scratch", 1.0))
+        }
+        one = verdict_by(metric("top1"), outputs, labels, 0.95)
+        other = verdict({name: each.argmax(2) == labels for name, each in outputs.items()}, 0.95)
+        assert one.means == pytest.approx(other.means)
+        assert one.differences[0].lower == pytest.approx(other.differences[0].lower)
+        assert one.outcome == other.outcome == "helped"
+
+    def test_auc_and_faces(self) -> None:
+        random = np.random.default_rng(0)
+        labels = random.integers(0, 2, 200)
+        outputs = {
+            name: random.normal(size=(3, 200, 2)) + strength * np.eye(2)[labels]
+            for name, strength in (("fine-tuned", 2.0), ("scratch", 0.3))
+        }
+        assert verdict_by(metric("auc"), outputs, labels, 0.95).outcome == "helped"
+        people = np.repeat(np.arange(20), 5)
+        faces = {
+            name: random.normal(size=(3, 20, 16))[:, people] + noise * random.normal(size=(3, 100, 16))
+            for name, noise in (("fine-tuned", 0.3), ("scratch", 3.0))
+        }
+        assert verdict_by(metric("tar"), faces, people, 0.95).outcome == "helped"
+
+    def test_bad_input(self) -> None:
+        good = {"fine-tuned": np.zeros((3, 4, 2)), "scratch": np.zeros((3, 4, 2))}
+        with pytest.raises(DataError, match="two classes"):
+            verdict_by(metric("auc"), good, np.zeros(4, dtype=int), 0.95)
+        with pytest.raises(DataError, match="5 labels for 4"):
+            verdict_by(metric("top1"), good, np.zeros(5, dtype=int), 0.95)
+        with pytest.raises(DataError, match="shape"):
+            verdict_by(metric("top1"), {"fine-tuned": np.zeros((3, 4))}, np.zeros(4, dtype=int), 0.95)
+
+
+class TestForgetting:
+    def test_what_was_forgotten(self) -> None:
+        random = np.random.default_rng(0)
+        hard = random.random(500)
+        before, after = hard < 0.9, np.stack([hard + 0.05 * random.normal(size=500) < 0.7 for _ in range(3)])
+        found = forgetting(before, after)
+        assert found.change == pytest.approx(after.mean() - before.mean()) == pytest.approx(found.after - found.before)
+        assert found.lower < found.change < found.upper < 0
+        assert found.statement.startswith("something was forgotten: with 95% confidence the score on the source task")
+        assert found.statement.endswith("(3 seeds, 500 test samples)")
+        assert json.loads(json.dumps(found.to_json())) == found.to_json()
+
+    def test_nothing_and_gain(self) -> None:
+        before = np.arange(200) % 2 == 0
+        same = forgetting(before, np.stack([before] * 3), 0.9)
+        assert (same.change, same.lower, same.upper) == (0.0, 0.0, 0.0)
+        assert "changes by +0.00 points" in same.statement
+        assert forgetting(before, np.ones((3, 200))).statement.startswith("nothing was forgotten")
+
+    def test_one_run_has_an_interval_over_samples(self) -> None:
+        random = np.random.default_rng(1)
+        before, after = random.random(300) < 0.9, random.random(300) < 0.6
+        found = forgetting(before, after)
+        assert found.seeds == 1
+        assert found.upper < 0
+        assert found.statement.endswith("(1 seed, 300 test samples)")
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (np.ones(4), np.ones(5)),
+            (np.ones((2, 4)), np.ones((2, 4))),
+            (np.ones(0), np.ones(0)),
+            (np.full(4, np.nan), np.ones(4)),
+            (np.ones(4), np.full((3, 4), np.inf)),
+        ],
+    )
+    def test_bad_input(self, before: np.ndarray, after: np.ndarray) -> None:
+        with pytest.raises(DataError, match="scores"):
+            forgetting(before, after)
+
+
+class TestNotEnough:
+    def test_two_seeds_may_be_lucky(self) -> None:
+        with pytest.raises(DataError, match="needs 3 seeds of each method or more, and has 2"):
+            verdict(runs(0, 0.9, 0.6, seeds=2), 0.95)
+
+    def test_a_method_is_missing(self) -> None:
+        scores = runs(0, 0.9, 0.6)
+        del scores["scratch"]
+        with pytest.raises(DataError, match="none of 'scratch'"):
+            verdict(scores, 0.95)
+        with pytest.raises(DataError, match="none of 'fine-tuned'"):
+            verdict({}, 0.95)
+
+    def test_a_method_of_another_name(self) -> None:
+        with pytest.raises(UnknownNameError, match="did you mean 'linear-probe'"):
+            verdict({**runs(0, 0.9, 0.6), "linear-prob": np.ones((3, 400))}, 0.95)
+
+    def test_methods_of_other_samples_or_seeds(self) -> None:
+        for shape in ((3, 399), (4, 400)):
+            with pytest.raises(DataError, match="the same seeds and test samples"):
+                verdict({**runs(0, 0.9, 0.6), "scratch": np.ones(shape)}, 0.95)
+
+    @pytest.mark.parametrize("scores", [np.ones(400), np.ones((3, 0)), np.full((3, 400), np.nan)])
+    def test_scores_that_are_none(self, scores: np.ndarray) -> None:
+        with pytest.raises(DataError, match="scores of 'scratch'"):
+            verdict({**runs(0, 0.9, 0.6), "scratch": scores}, 0.95)
+
+    @pytest.mark.parametrize("confidence", [0.1, 1.0, 95.0, float("nan")])
+    def test_a_confidence_is_a_share(self, confidence: float) -> None:
+        with pytest.raises(DataError, match="confidence"):
+            verdict(runs(0, 0.9, 0.6), confidence)
