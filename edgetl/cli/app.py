@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated, Any
@@ -56,6 +57,8 @@ def run(arguments: list[str]) -> int:
         The exit code; see :mod:`edgetl.errors`.
     """
     as_json = "--json" in arguments
+    if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first one speaks
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
     try:
         result = app(args=arguments, standalone_mode=False, prog_name="edgetl")
     except EdgetlError as error:

@@ -78,6 +78,8 @@ def _build(
     if dry_run:
         print_text(f"would run from: {outcome.would_run}" if outcome.would_run else "nothing to do: all is there")
         return
+    if outcome.bundle is None:  # not the first of several processes that train together
+        return
     _print_summary(outcome.summary)
     print_text(f"\nbundle: {outcome.bundle}")
     print_text(f"report: {outcome.bundle}/reports/report.html")

@@ -45,7 +45,7 @@ def opened(
     """Begin a run in every tracker of the accelerator; what is to be called at the end of an epoch, None without any.
 
     Args:
-        accelerator: Made with the trackers of ``finetune.log``; its ``end_training`` closes them.
+        accelerator: Made with the trackers of ``finetune.log``; who made it finishes them.
         phase: Recorded as the run's settings, with ``finetune``.
         finetune: Likewise.
         run: Name of the run.

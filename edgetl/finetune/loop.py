@@ -142,7 +142,8 @@ def train_phase(
                 "result; or a smaller finetune.batch_size",
             ) from None
         finally:
-            accelerator.end_training()
+            for tracker in accelerator.trackers:  # end_training would end the group of processes, too
+                tracker.finish()
             accelerator.free_memory()
     module.to("cpu").eval()
     return PhaseResult(

@@ -10,7 +10,7 @@ from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
 from edgetl.pipeline import engines, learning, precisions, proof, publish, tasks, transfer
 from edgetl.pipeline.record import Record
-from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible
+from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
 from edgetl.store import Store
 from edgetl.tomlfile import did_you_mean
 
@@ -74,7 +74,8 @@ def build(
     Raises:
         EdgetlError: See :mod:`edgetl.errors`; nothing is published then.
     """
-    session = Session(config=config, store=store, reporter=reporter or Silent(), force=force, dry_run=dry_run)
+    told = Silent() if rank() or reporter is None else reporter
+    session = Session(config=config, store=store, reporter=told, force=force, dry_run=dry_run)
     unknown = sorted(force - set(FORCEABLE))
     if unknown:
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
@@ -116,7 +117,7 @@ def judge(
     Raises:
         EdgetlError: See :mod:`edgetl.errors`.
     """
-    session = Session(config=config, store=store, reporter=reporter or Silent())
+    session = Session(config=config, store=store, reporter=Silent() if rank() or reporter is None else reporter)
     tasks.task_of(config)
     engines.check_tools(config, [], exported=False, compiled=False)
     with interruptible():
@@ -134,8 +135,8 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
 
     checkpoint, history = learning.train(session, dataset)
     artifacts["train"] = checkpoint.folder
-    if until == "train":
-        return Outcome(stopped_after=until, artifacts=artifacts, summary={"phases": history})
+    if until == "train" or rank():  # what follows is the first process's alone
+        return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
 
     exported = engines.export(session, dataset, checkpoint)
     artifacts["export"] = exported.folder

@@ -25,7 +25,7 @@ from edgetl.finetune import logs, losses
 from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.trainer import Data, Mix, Place
 from edgetl.pipeline import features, tasks
-from edgetl.pipeline.session import Session
+from edgetl.pipeline.session import Session, rank
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
 from edgetl.runtime.decision import from_json as read_decision
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
@@ -306,8 +306,10 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         logs.write_csv(folder / logs.CSV, result.epochs)
         (folder / "training.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
 
-    found = session.stage("finetune", f"phase {number}: {phase.train}, up to {phase.epochs} epochs", inputs, make)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    what = f"phase {number}: {phase.train}, up to {phase.epochs} epochs"
+    found = session.stage("finetune", what, inputs, make, everywhere=True)
+    if not rank():
+        shutil.rmtree(unfinished, ignore_errors=True)
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from edgetl.config import Config
 from edgetl.store import Artifact, Store, digest_of
 
 _interrupted = threading.Event()
+_POLL_S = 0.2
+"""Between two looks for what another process makes."""
 
 
 @contextmanager
@@ -45,6 +49,11 @@ def interruptible() -> Iterator[None]:
 def _check_interruption() -> None:
     if _interrupted.is_set():
         raise KeyboardInterrupt
+
+
+def rank() -> int:
+    """Number of this process among those that train together; 0 for the first, or the only one."""
+    return int(os.environ.get("RANK", "0"))
 
 
 class Reporter(Protocol):
@@ -105,8 +114,26 @@ class Session:
         document = self.config.model_dump(mode="json", by_alias=True)
         return digest_of({name: document[name] for name in sections} if sections else document)
 
-    def stage(self, stage: str, what: str, inputs: dict[str, Any], make: Callable[[Path], None]) -> Artifact:
-        """The result of a stage, with word to the reporter."""
+    def stage(
+        self,
+        stage: str,
+        what: str,
+        inputs: dict[str, Any],
+        make: Callable[[Path], None],
+        *,
+        everywhere: bool = False,
+    ) -> Artifact:
+        """The result of a stage, with word to the reporter.
+
+        Of several processes (torchrun, accelerate launch) the first makes it, and the others wait until it is there.
+
+        Args:
+            stage: Its name in the store.
+            what: For people.
+            inputs: All that can change the result.
+            make: Fills a folder with it.
+            everywhere: All processes make it together; the first one's is kept.
+        """
         _check_interruption()
         began = time.perf_counter()
         forced = stage in self.force
@@ -115,6 +142,20 @@ class Session:
             if self.dry_run:
                 raise WouldRun(stage, what)
             self.reporter.started(stage, what)
-            found = self.store.get(stage, inputs, make, force=forced)
+            if not rank():
+                found = self.store.get(stage, inputs, make, force=forced)
+            else:
+                found = self._elsewhere(stage, inputs, make if everywhere else None)
         self.reporter.finished(stage, what, cached=found.cached, seconds=time.perf_counter() - began)
+        return found
+
+    def _elsewhere(self, stage: str, inputs: dict[str, Any], make: Callable[[Path], None] | None) -> Artifact:
+        """A result that the first process keeps; what this one makes of it is thrown away."""
+        if make is not None:
+            with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+                make(Path(folder))
+        key = digest_of(inputs)
+        while (found := self.store.find(stage, key)) is None:
+            _check_interruption()
+            time.sleep(_POLL_S)  # should the first process fail, the launcher ends the others
         return found
