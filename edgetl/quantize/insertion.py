@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,7 +66,18 @@ class Quantized:
     """Operator → nodes that stay in float."""
 
 
-def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, recipe: Recipe) -> Quantized:
+KnownScales = dict[tuple[Any, ...], np.ndarray]
+"""Scales of weights that were worked out already, for one float graph, one scheme and one estimator of weights: a
+search over the ranges of activations does not do it again."""
+
+
+def quantize(
+    model: ir.Model,
+    statistics: Mapping[str, Sketch],
+    scheme: Scheme,
+    recipe: Recipe,
+    known: KnownScales | None = None,
+) -> Quantized:
     """Insert the Q/DQ pairs of a scheme.
 
     Args:
@@ -74,6 +85,7 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
         statistics: By activation, for at least ``points(model, [scheme])``.
         scheme: The engine's.
         recipe: How ranges are chosen; of kind "static".
+        known: Read and filled; the same one for every time that copies of a graph are quantized in one search.
 
     Raises:
         ModelError: Nothing in the graph can be quantized, it is quantized already, or an activation has no statistics.
@@ -101,7 +113,8 @@ def quantize(model: ir.Model, statistics: Mapping[str, Sketch], scheme: Scheme, 
     named = {value.name or "": chosen for value, chosen in params.items()}
     drafts = [_Draft.of(node, statistics, recipe) for node in plan.weighted()]  # before pairs come between
     _insert_activation_pairs(model.graph, plan, params)
-    layers = tuple(_quantize_weights(model.graph, draft, scheme, recipe.weights) for draft in drafts)
+    known = {} if known is None else known
+    layers = tuple(_quantize_weights(model.graph, draft, scheme, recipe.weights, known) for draft in drafts)
     model.graph.sort()
     passes.RemoveUnusedNodesPass()(model)  # the float weights that integers replaced
     passes.NameFixPass()(model)  # where the model has names like ours already
@@ -282,18 +295,27 @@ class _Draft:
         )
 
 
-def _quantize_weights(graph: ir.Graph, draft: _Draft, scheme: Scheme, estimator: Estimator) -> Layer:
+def _quantize_weights(
+    graph: ir.Graph, draft: _Draft, scheme: Scheme, estimator: Estimator, known: KnownScales
+) -> Layer:
     """Replace the weights, and the bias where the scheme says so, by integers behind a DequantizeLinear."""
     node, weights = draft.node, draft.weights
     axis = channel_axis(node, weights)
-    scales = weight_scales(weights, axis, estimator, scheme.weights)
+    key = (draft.weights_value.name, axis)
+    if key not in known:
+        known[key] = weight_scales(weights, axis, estimator, scheme.weights)
+    scales = known[key]
     widened = 0
     input_scale = _input_scale(node)
     bias = _bias(node, len(scales), wanted=draft.input_means is not None)
     if bias is not None and scheme.bias == "int32":
         scales = _with_room_for_bias(scales, bias, input_scale, weights, axis)
     if scheme.pair_sums_saturate and not is_depthwise(node, weights):
-        safe = scales_without_saturation(weights, scales, axis, scheme.activations.high, scheme.weights, PACKING)
+        start = (*key, scales.tobytes())  # with room for a bias they may depend on the activations
+        if start not in known:
+            most = scheme.activations.high
+            known[start] = scales_without_saturation(weights, scales, axis, most, scheme.weights, PACKING)
+        safe = known[start]
         widened, scales = int((safe > scales).sum()), safe
     integers = round_weights(weights, scales, axis, scheme.weights)
     value = draft.weights_value

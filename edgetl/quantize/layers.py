@@ -200,6 +200,8 @@ class _Joined:
         self._other_nodes = {str(node.name): node for node in other.graph}
         self._other_values = {str(value.name): value for node in other.graph for value in node.outputs}
         self._take(other)
+        # One for all probes: looking for a free name goes through the whole graph.
+        self._flat = graphs.add_initializer(self._graph, "probe@shape", np.asarray([1], dtype=np.int64))
         del self._graph.outputs[:]
 
     def measure(
@@ -318,8 +320,7 @@ class _Joined:
         ):
             power = ir.node("ReduceSumSquare", [value], {"keepdims": 0}, name=f"{place}@{what}")
             power.outputs[0].name = f"{place}@{what}_power"
-            one = graphs.add_initializer(self._graph, f"{place}@{what}_shape", np.asarray([1], dtype=np.int64))
-            flat = ir.node("Reshape", [power.outputs[0], one], name=f"{place}@{what}_flat")
+            flat = ir.node("Reshape", [power.outputs[0], self._flat], name=f"{place}@{what}_flat")
             flat.outputs[0].name = f"{place}@{what}_flat_output"
             self._graph.extend([power, flat])
             kept.append(flat.outputs[0])

@@ -169,8 +169,9 @@ def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe
 
 def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
     """Choose ranges, quantize, report, correct, and report again."""
-    chosen, search_notes = _searched(model, statistics.sketches, scheme, recipe, tools)
-    done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen)
+    known: insertion.KnownScales = {}
+    chosen, search_notes = _searched(model, statistics.sketches, scheme, recipe, tools, known)
+    done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
     few = _few(model, tools, REPORT_SAMPLES)
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected = _corrected(model, done, scheme, chosen, report, tools)
@@ -252,7 +253,12 @@ def _dynamic(model: ir.Model, scheme: Scheme, recipe: Recipe, tools: Tools) -> M
 
 
 def _searched(
-    model: ir.Model, sketches: Mapping[str, Sketch], scheme: Scheme, recipe: Recipe, tools: Tools
+    model: ir.Model,
+    sketches: Mapping[str, Sketch],
+    scheme: Scheme,
+    recipe: Recipe,
+    tools: Tools,
+    known: insertion.KnownScales,
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with the estimator of activations that serves this graph best, and notes on the search.
 
@@ -265,7 +271,7 @@ def _searched(
     found = {}
     for estimator in estimators:
         tried = replace(recipe, activations=estimator, bias_correction="input-mean")
-        done = insertion.quantize(model.clone(), sketches, scheme, tried)
+        done = insertion.quantize(model.clone(), sketches, scheme, tried, known)
         found[estimator] = layers.output_db(model, done, few, open_runner=tools.open_runner)
     best = max(found, key=lambda estimator: found[estimator])
     notes = {"searched_activations_db": {label(each): db for each, db in found.items()}, "activations": label(best)}

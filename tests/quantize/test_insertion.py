@@ -196,6 +196,23 @@ class TestBiasCorrection:
         assert np.abs(arrays[node.input[2]]).max() > 0.0
 
 
+class TestKnownScales:
+    @pytest.mark.parametrize("scheme", ["onnxruntime-x86", "tensorrt"])
+    def test_a_search_works_out_the_scales_of_weights_once(
+        self, scheme: str, source: Path, found: Statistics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def again(known: insertion.KnownScales | None) -> bytes:
+            model = graph.prepare(graph.load(source))
+            done = insertion.quantize(model, found.sketches, SCHEMES[scheme], CORRECTED, known)
+            return bytes(ir.to_proto(done.model).SerializeToString())
+
+        known: insertion.KnownScales = {}
+        fresh, first = again(None), again(known)
+        for name in ("weight_scales", "scales_without_saturation"):
+            monkeypatch.delattr(insertion, name)
+        assert fresh == first == again(known)
+
+
 class TestGraphs:
     def test_shared_weights_are_quantized_for_each_user(self, tmp_path: Path) -> None:
         random = np.random.default_rng(0)
