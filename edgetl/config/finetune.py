@@ -114,6 +114,11 @@ class Finetune(Section):
     """With loss = "focal": how much more."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Label smoothing of the cross-entropy."""
+    verdict: Literal["off", "report", "require"] = "off"
+    """Whether a build judges if transfer helped, against a linear probe and training from scratch: not; in its report;
+    or as a gate, too. `edgetl train --verdict` always does."""
+    verdict_seeds: int = Field(default=3, ge=3)
+    """Trainings of each method for the verdict."""
     margin: float = Field(default=0.3, ge=0.0, lt=3.1)
     """Of face-verification: by how much the right person must be ahead in training."""
     margin_on: Literal["cosine", "angle"] = "cosine"

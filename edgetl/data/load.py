@@ -81,6 +81,17 @@ def load_samples(
     )
 
 
+def label_names(path: Path) -> tuple[str, ...]:
+    """The labels that a folder's sub-folders or a manifest's rows have, sorted.
+
+    Raises:
+        DataError: There is no such folder or manifest, or it is damaged.
+    """
+    if is_manifest(path):
+        return tuple(sorted({row.label for row in read_manifest(path, needs=("path",)) if row.label}))
+    return tuple(sorted(class_folders(path)[0]))
+
+
 def source_digest(config: Data) -> str:
     """SHA-256 of where the data lies and of every byte of it, in hexadecimal; no image is decoded.
 

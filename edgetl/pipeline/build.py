@@ -127,6 +127,7 @@ def judge(
 
 def _route(session: Session, candidates: list[engines.Candidate], until: str) -> Outcome:
     """The stages one after the other, as far as they were asked for."""
+    config = session.config
     artifacts: dict[str, Path] = {}
     data, dataset = learning.prepare_data(session)
     artifacts["data"] = data.folder
@@ -137,6 +138,11 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
     artifacts["train"] = checkpoint.folder
     if until == "train" or rank():  # what follows is the first process's alone
         return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
+
+    judged = None
+    if config.finetune.verdict != "off":
+        judged = transfer.compare(session, dataset, seeds=config.finetune.verdict_seeds)
+        session.reporter.note(judged.verdict.statement)
 
     exported = engines.export(session, dataset, checkpoint)
     artifacts["export"] = exported.folder
@@ -180,6 +186,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         golden=asked,
         reference=reference,
         decision=decision,
+        judged=judged,
         timings=timings,
         decisions=tuple(proof.decide(proven, timings)),
     )
@@ -196,7 +203,8 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
 def _gate(record: Record) -> None:
     """Stop a build whose engines are not good enough, with a report that shows why."""
     try:
-        proof.gate(record.session.config, list(record.decisions))
+        judged = record.judged.verdict if record.judged else None
+        proof.gate(record.session.config, list(record.decisions), judged)
     except (ParityError, BudgetError) as error:
         report = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {report}")

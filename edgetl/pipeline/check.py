@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
+from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BundleError, DataError, ParityError, SetupError
 from edgetl.parity.compare import sqnr_db
@@ -143,15 +144,11 @@ def _recorded(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
 
 def _labelled(bundle: Bundle, data: Path) -> Samples:
     modality = tasks.TASKS[bundle.manifest["task"]].modality
-    if bundle.decision.kind == "similarity":
-        raise DataError(
-            "this bundle compares faces, and edgetl verify --data cannot measure that yet",
-            hint="edgetl run BUNDLE FIRST SECOND compares two of them",
-        )
-    samples = modality.load_samples(data, bundle.preprocessing, bundle.labels)
+    names = bundle.labels if bundle.labels else label_names(data)  # of faces, whoever is there
+    samples = modality.load_samples(data, bundle.preprocessing, names)
     if any(sample.label == UNLABELLED for sample in samples):
         raise DataError(
-            f"{data} has no labels: its sub-folders should be named {', '.join(bundle.labels[:5])}",
+            f"{data} has no labels: its sub-folders should be named {', '.join(bundle.labels[:5]) or 'after people'}",
             hint="a manifest with the columns path and label will do as well",
         )
     return Samples(samples, bundle.preprocessing)

@@ -39,7 +39,7 @@ _FAR = 1e-2
 """False accept rate at which the threshold of a verification is set."""
 _SUFFIXES = {"text": ".txt", "table": ".json"}
 """Kind of preprocessing contract → suffix of a golden input that is not a file of its own."""
-_NOT_A_RESULT = {"phases", "device", "workers", "save_every_s", "log", "log_dir"}
+_NOT_A_RESULT = {"phases", "device", "workers", "save_every_s", "log", "log_dir", "verdict", "verdict_seeds"}
 """What of [finetune] changes nothing in the weights, or is in a phase's key by itself."""
 
 

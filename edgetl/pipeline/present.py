@@ -90,6 +90,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         ),
         labels=record.dataset.classes,
         environment=_environment(record),
+        transfer=_transfer(record),
     )
 
 
@@ -248,6 +249,19 @@ def _data(record: Record) -> model.DataSummary:
             for name, samples in splits.items()
         ),
         leak_check=_LEAK_CHECKS[tasks.task_of(record.session.config).modality.kind],
+    )
+
+
+def _transfer(record: Record) -> model.Transfer | None:
+    if record.judged is None:
+        return None
+    found = record.judged
+    return model.Transfer(
+        methods=tuple(
+            model.Method(name=name, epochs=found.epochs[name], scores=tuple(scores))
+            for name, scores in found.scores.items()
+        ),
+        statements=(found.verdict.statement, *(each.statement for each in found.verdict.differences[1:])),
     )
 
 

@@ -20,6 +20,7 @@ from edgetl.config import Budget, Config
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BudgetError, ParityError
+from edgetl.finetune.verdict import Verdict
 from edgetl.parity.compare import Comparison, compare
 from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
@@ -220,14 +221,22 @@ def decide(proven: list[Proven], timings: Timings) -> list[Decision]:
     return decisions
 
 
-def gate(config: Config, decisions: list[Decision]) -> None:
+def gate(config: Config, decisions: list[Decision], judged: Verdict | None = None) -> None:
     """Fail a build that cannot show what it must.
 
+    Args:
+        config: The project's.
+        decisions: What becomes of its engines.
+        judged: Whether transfer helped; None where it was not judged.
+
     Raises:
-        ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails.
+        ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails; or,
+            with finetune.verdict = "require", transfer did not help.
         BudgetError: The engine that would be shipped misses its budget.
     """
     failures, budgets = [], []
+    if judged is not None and config.finetune.verdict == "require" and judged.outcome != "helped":
+        failures.append(f"transfer did not help: {judged.statement}")
     for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
         tested = [
             item

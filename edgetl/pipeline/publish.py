@@ -36,6 +36,7 @@ def summary(record: Record) -> dict[str, Any]:
             if name not in {item.proven.engine.candidate.name for item in record.decisions}
         },
         "engines": [_engine(item) for item in record.decisions],
+        "transfer": record.judged.to_json() if record.judged else None,
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.data.dataset import Dataset
+from edgetl.pipeline import transfer
 from edgetl.pipeline.learning import Reference
 from edgetl.pipeline.proof import Decision, Timings
 from edgetl.pipeline.session import Session
@@ -32,6 +33,8 @@ class Record:
     reference: Reference
     decision: Answering
     """How outputs become answers."""
+    judged: transfer.Comparison | None
+    """Whether transfer helped; None where it was not judged."""
     timings: Timings
     decisions: tuple[Decision, ...]
 

@@ -172,6 +172,27 @@ class TrainingPhase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to train, in a comparison of several."""
+
+    name: str
+    """fine-tuned, linear-probe or scratch."""
+    epochs: int
+    """Passes over the training samples."""
+    scores: tuple[float, ...]
+    """The metric on test, per seed, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Whether transfer helped."""
+
+    methods: tuple[Method, ...]
+    statements: tuple[str, ...]
+    """The verdict first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TensorHistogram:
     """The values of one activation tensor over the calibration samples, and the range that was chosen for it."""
 
@@ -318,6 +339,8 @@ class Report:
     """The preprocessing contract."""
     labels: tuple[str, ...] = ()
     """Classes in the order of the model's outputs."""
+    transfer: Transfer | None = None
+    """Whether transfer helped; None where it was not judged."""
     environment: Environment | None = None
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgetl.report import fusion, heatmap, layers, panels, plots
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report
-from edgetl.report.numbers import DASH, integer, plain, points_of, significant
+from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
 from edgetl.report.tables import Column, engines_table, latency_table, parity_table, table
 
 _HISTOGRAMS = 12
@@ -36,6 +36,7 @@ def sections(report: Report) -> list[Section]:
         ("latency", "Latency", _latency),
         ("confusion", "Confusion", _confusion),
         ("training", "Fine-tuning", _training),
+        ("transfer", "Did transfer help?", _transfer),
         ("calibration", "Calibration", _calibration),
         ("quantization", "Quantization", _quantization),
         ("fusion", "What runs in int8", fusion.body),
@@ -114,6 +115,28 @@ def _training(report: Report) -> Markup | None:
     note = "Best: the epoch whose weights were kept. The scales are the same in all phases."
     panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples, report.metric)
     return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note")])
+
+
+def _transfer(report: Report) -> Markup | None:
+    if report.transfer is None:
+        return None
+    methods = report.transfer.methods
+    columns = (
+        Column("method"), Column("epochs", numeric=True), Column(f"mean {report.metric}", "%", numeric=True),
+        *(Column(f"seed {number}", "%", numeric=True) for number in range(1, len(methods[0].scores) + 1)),
+    )  # fmt: skip
+    rows = [
+        [
+            method.name,
+            integer(method.epochs),
+            percent(sum(method.scores) / len(method.scores), report.test_samples),
+            *(percent(score, report.test_samples) for score in method.scores),
+        ]
+        for method in methods
+    ]
+    said = [el("p", text) for text in report.transfer.statements]
+    note = "Every method had as many passes over the training samples, and was measured on the same test samples."
+    return join([*said, table(columns, rows), el("p", note, class_="note")])
 
 
 def _calibration(report: Report) -> Markup | None:

