@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -191,9 +192,15 @@ def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interruptions,
         )
 
     return run
+
+
+def heed_interruptions() -> None:
+    """In a new process: end at Ctrl-C, which the workers of pytest-xdist ignore, and what they start with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def draw_shape(kind: str, generator: np.random.Generator, size: int = 32) -> Image.Image:

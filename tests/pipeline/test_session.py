@@ -4,12 +4,21 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgetl.pipeline.session import Session, interruptible
 from edgetl.store import Store
+
+
+@pytest.fixture(autouse=True)
+def heed_interruptions() -> Iterator[None]:
+    """Python's own handler of Ctrl-C, which the workers of pytest-xdist take away."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def session(tmp_path: Path) -> Session:
