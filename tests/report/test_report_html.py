@@ -86,7 +86,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
     assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert [f"#{each}" for each in ids] == links and len(ids) == 14
+    assert [f"#{each}" for each in ids] == links and len(ids) == 15
     for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
                    "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
                    "25 of 1,000"):  # fmt: skip
@@ -116,7 +116,7 @@ def test_text_from_users_is_escaped_everywhere() -> None:
 def test_absent_parts_vanish() -> None:
     bare = dataclasses.replace(
         SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), fusions=(),
-        layers=(), data=None,
+        layers=(), data=None, transfer=None,
         preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
         reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
     )  # fmt: skip
@@ -129,12 +129,13 @@ def test_absent_parts_vanish() -> None:
 @pytest.mark.parametrize(
     ("field", "slug"),
     [("confusions", "confusion"), ("training", "training"),
-     ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers")],
+     ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers"),
+     ("transfer", "transfer")],
 )  # fmt: skip
 def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
-    without: dict[str, Any] = {field: None if field == "calibration" else ()}
+    without: dict[str, Any] = {field: None if field in ("calibration", "transfer") else ()}
     ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
-    assert slug not in ids and len(ids) == 13
+    assert slug not in ids and len(ids) == 14
 
 
 def test_without_a_benchmark_no_latency_and_no_speed_up() -> None:
