@@ -165,7 +165,10 @@ def _print_summary(summary: dict[str, Any]) -> None:
                 else f"not shipped: {engine['note']}",
             ]
         )
-    columns = ["target", "precision", summary["metric"], "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
+    from edgetl.metrics import metric
+
+    measured = metric(summary["metric"]).title
+    columns = ["target", "precision", measured, "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
     print_table(columns, rows, right=(2, 3, 4, 5, 6))
 
 

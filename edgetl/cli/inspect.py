@@ -56,8 +56,11 @@ def _bundle(folder: Path, json: bool) -> None:
         ]
         for engine in manifest["engines"]
     ]
-    metric = next((engine["parity"]["metric"] for engine in manifest["engines"] if engine["parity"]), "metric")
-    columns = ["target", "precision", "backend", "status", "MB", metric, "p50 ms", "note"]
+    from edgetl.metrics import metric
+
+    names = [engine["parity"]["metric"] for engine in manifest["engines"] if engine["parity"]]
+    measured = metric(names[0]).title if names else "metric"
+    columns = ["target", "precision", "backend", "status", "MB", measured, "p50 ms", "note"]
     print_table(columns, rows, right=(4, 5, 6))
 
 

@@ -115,6 +115,7 @@ def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, 
                 f"the recipe {found.name} is of kind {found.kind}; wanted is {' or '.join(kinds)}",
                 hint="edgetl recipes",
             )
+    _check_dynamic(config, candidates)
     _need("train", "fine-tuning", "torch", "torchvision", "timm", "safetensors")
     if exported:
         _need("export", "exporting to ONNX", "onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors")
@@ -209,6 +210,23 @@ def compile_engine(session: Session, checkpoint: Artifact, candidate: Candidate,
 def longest(preprocessing: Preprocessing) -> int | None:
     """Largest size of a dimension of the input that differs between samples; None where none does."""
     return preprocessing.max_length if isinstance(preprocessing, TextPreprocessing) else None
+
+
+def _check_dynamic(config: Config, candidates: list[Candidate]) -> None:
+    """Refuse int8 with scales of the moment for an engine that has none."""
+    from edgetl.quantize import schemes
+
+    recipe = catalog.recipe(config.quantize.recipe)
+    without = [
+        candidate.target.name
+        for candidate in candidates
+        if candidate.precision == "int8" and not schemes.scheme(candidate.target.scheme).dynamic
+    ]
+    if recipe.kind == "dynamic" and without:
+        raise ConfigError(
+            f"quantize.recipe is {recipe.name}, which is dynamic; int8 for {', '.join(without)} is not",
+            hint='leave "int8" out of the precisions of that target, or recipe = "int8-mse"',
+        )
 
 
 def _need(extra: str, what: str, *packages: str) -> None:

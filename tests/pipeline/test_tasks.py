@@ -13,7 +13,7 @@ import pytest
 
 from edgetl import config as configuration
 from edgetl.errors import ConfigError
-from edgetl.pipeline import build, judge, start, tasks
+from edgetl.pipeline import build, engines, judge, start, tasks
 from edgetl.pipeline.check import verify_bundle
 from edgetl.runtime.bundle import open_bundle
 from edgetl.store import Store
@@ -312,3 +312,25 @@ batch_size = 40
     done, _ = built(path)  # the trials are all there
     assert done.summary["transfer"]["verdict"]["outcome"] == "helped"
     assert "Did transfer help?" in (done.bundle / "reports" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_dynamic_recipe_is_refused_before_training_where_the_engine_has_none(project) -> None:
+    target = '[[target]]\ndevice = "intel-cpu"\nprecisions = ["int8", "fp32"]\n'
+    path = project('[project]\nname = "x"\n[data]\ntrain = "a"\ntest = "b"\n', target=target)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("samples = 64", 'recipe = "int8-dynamic"'), encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="int8-dynamic, which is dynamic; int8 for intel-cpu is not"):
+        build(configuration.load(path), Store(path.parent / ".edgetl"))
+
+
+@pytest.mark.parametrize("example", ["digits", "multilabel", "reviews", "credit", "lending", "photos", "faces"])
+def test_the_settings_of_every_example_fit_each_other(example, tmp_path) -> None:
+    from importlib.resources import files
+
+    path = tmp_path / "edgetl.toml"
+    text = (files("edgetl") / "data" / "projects" / f"{example}.toml").read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    asked = configuration.load(path)
+    tasks.task_of(asked)
+    engines.check_tools(asked, engines.candidates(asked), exported=True, compiled=False)
