@@ -72,8 +72,8 @@ class Phase(Section):
     """What BatchNorm does where its parameters are trained: learns as in training from scratch; learns scale and
     shift, but keeps its statistics (short fine-tuning loses less of the pretraining); or is left as it is."""
     keep: Literal["best", "last"] = "best"
-    """The weights of the best epoch on val, those from before the phase among them; or of the last epoch, where val is
-    too small to choose by."""
+    """The weights of the best epoch on val, or those from before the phase where they are better than every epoch's; or
+    of the last epoch, where val is too small to choose by."""
     patience: int = Field(default=5, ge=1)
     """Stop after this many epochs without a better validation result."""
     until: float | None = Field(default=None, gt=0.0, le=1.0)

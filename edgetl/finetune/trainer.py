@@ -286,7 +286,10 @@ class Trainer:
         if self.on_epoch:
             self.on_epoch(self.history[-1])
         self._sums |= {"loss": 0.0, "samples": 0.0, "seconds": 0.0}
-        if value > self.best or self._phase.keep == "last":
+        # The weights from before the phase are there to guard against harm, and a tie shows none: the trained ones are
+        # kept. Otherwise a random head or network would win wherever val cannot tell the two apart.
+        beaten = value > self.best or (value == self.best and not self.best_epoch)
+        if beaten or self._phase.keep == "last":
             self.best, self.best_epoch, self._best_weights = value, epoch, averaging.copied(weights)
         if self._finetune.average_last > 1:
             self._last = [*self._last, averaging.copied(weights)][-self._finetune.average_last :]

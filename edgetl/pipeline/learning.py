@@ -301,6 +301,8 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             metric=tasks.metric_of(config),
             progress=session.reporter.progress,
         )
+        if not result.best_epoch:
+            session.reporter.note(f"phase {number} keeps the weights from before it: no epoch was as good on val")
         made_with = session.config_digest("data", "model", "finetune")
         torch_backend.write_checkpoint(folder, module, replace(deploy, config_digest=made_with))
         logs.write_csv(folder / logs.CSV, result.epochs)

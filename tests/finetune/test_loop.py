@@ -40,6 +40,18 @@ class Growing:
         return float(next(self._values))
 
 
+class Always:
+    """A metric that cannot tell weights apart."""
+
+    name = "always"
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __call__(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        return self._value
+
+
 def train(
     module: torch.nn.Module, data: Data, phase: Phase = EVERYTHING, settings: Finetune = SETTINGS, **more: Any
 ) -> loop.PhaseResult:
@@ -146,6 +158,21 @@ class TestWhatIsKept:
         assert result.best_val_score == good.best_val_score
         assert len(result.epochs) == 2, "it stopped after its patience"
         assert changed(kept, tensors(module)) == set()
+
+    def test_weights_from_before_the_phase_do_not_win_a_tie(self, data: Data, network: Network) -> None:
+        """Else a network that never trained is kept where val cannot tell: here every epoch has the same score."""
+        module = network()
+        before = tensors(module)
+        result = train(module, data, EVERYTHING.model_copy(update={"epochs": 5, "patience": 2}), metric=Always(0.5))
+        assert [epoch.val_score for epoch in result.epochs] == [0.5] * 3, "its patience is counted from the first epoch"
+        assert result.best_epoch == 1
+        assert changed(before, tensors(module))
+
+    def test_of_equal_epochs_the_first_is_kept(self, data: Data, network: Network) -> None:
+        one, three = network(), network()
+        train(one, data, EVERYTHING.model_copy(update={"epochs": 1, "schedule": "constant"}), metric=Always(0.5))
+        train(three, data, EVERYTHING.model_copy(update={"epochs": 3, "schedule": "constant"}), metric=Always(0.5))
+        assert changed(tensors(one), tensors(three)) == set()
 
     def test_it_stops_when_it_is_good_enough(self, data: Data, network: Network) -> None:
         phase = EVERYTHING.model_copy(update={"epochs": 30, "batchnorm": "train", "until": 0.8, "patience": 30})
