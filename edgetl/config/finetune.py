@@ -126,8 +126,9 @@ class Finetune(Section):
     arXiv:1801.07698), in radians."""
     margin_scale: float = Field(default=16.0, gt=0.0)
     """Of face-verification: what cosines are multiplied by before the cross-entropy."""
-    balance: Literal["none", "sampler", "loss"] = "none"
-    """For classes of unequal size: draw from every class alike, or weigh the loss by 1 / (class size)."""
+    balance: Literal["none", "sampler", "loss", "smote"] = "none"
+    """For classes of unequal size: draw from every class alike, or weigh the loss by 1 / (class size); of tables,
+    synthetic rows between neighbours of a class (Chawla et al. 2002, arXiv:1106.1813), in train alone."""
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Dropout before the head, in phases that train more than the head: cached features pass by it. Left out: the
     backbone's own."""

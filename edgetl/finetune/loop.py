@@ -32,8 +32,8 @@ class PhaseResult:
     train: str
     epochs: tuple[Epoch, ...]
     best_epoch: int
-    """The epoch whose weights were kept; 0: those from before the phase, which were better than every epoch's or already
-    as good as it should become."""
+    """The epoch whose weights were kept; 0: those from before the phase, which were better than every epoch's or
+    already as good as they should become."""
     metric: str
     """What decided, by its name in :mod:`edgetl.metrics`."""
     best_val_score: float

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetl.backends.torch import Deploy
 from edgetl.benchmark import environment
@@ -111,6 +112,23 @@ def split_of(name: str, samples: Samples, *, augment: Augment | None = None, see
         count=len(samples),
         batches=lambda view: _changed_batches(changing, view),
         views=views,
+    )
+
+
+def split_of_arrays(name: str, arrays: NDArray[np.float32], labels: NDArray[np.int64]) -> Split:
+    """A split of inputs that are there already.
+
+    Args:
+        name: For people.
+        arrays: (n, …), preprocessed.
+        labels: (n,).
+    """
+    content = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in (arrays, labels)]
+    return Split(
+        name=name,
+        digest=digest_of([content, list(arrays.shape), BATCH]),
+        count=len(labels),
+        batches=lambda _: ((arrays[at : at + BATCH], labels[at : at + BATCH]) for at in range(0, len(labels), BATCH)),
     )
 
 

@@ -23,11 +23,13 @@ from edgetl.data.loader import KeyedSamples, Samples, batches
 from edgetl.errors import ConfigError, ModelError
 from edgetl.finetune import logs, losses
 from edgetl.finetune.cached import CachedFeatures
+from edgetl.finetune.oversampling import Rows, oversampled
 from edgetl.finetune.trainer import Data, Mix, Place
 from edgetl.pipeline import features, tasks
 from edgetl.pipeline.session import Session, rank
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
 from edgetl.runtime.decision import from_json as read_decision
+from edgetl.runtime.preprocessing.tables import TablePreprocessing
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
 
 if TYPE_CHECKING:
@@ -271,7 +273,8 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             "pipeline/features.py",
         ),
         "versions": versions_of(
-            "torch", "torchvision", "timm", "transformers", "accelerate", "scikit-learn", "pillow", "numpy"
+            *("torch", "torchvision", "timm", "transformers", "accelerate", "scikit-learn", "pillow", "numpy"),
+            *(("imbalanced-learn", "scipy") if finetune.balance == "smote" else ()),
         ),
     }
     unfinished = session.store.unfinished(digest_of(inputs))
@@ -331,6 +334,9 @@ def _material(
     )
     val: Any = KeyedSamples(splits["val"])
     mix: Mix | None = partial(_mixed, classes=len(deploy.classes), augment=augment) if _mixes(augment) else None
+    rows = _oversampled(session, splits["train"], deploy) if config.finetune.balance == "smote" else None
+    if rows is not None:
+        train, labels["train"] = rows, rows.labels.tolist()
     part, stages = module, networks.stages(module)
     if phase.train == "head":
         name, part = networks.head_of(module)
@@ -340,7 +346,9 @@ def _material(
         wanted = (
             features.split_of(
                 "train", splits["train"], augment=augment, seed=seed, views=phase.views if augment.per_image else 1
-            ),
+            )
+            if rows is None
+            else features.split_of_arrays("train", rows.vectors, rows.labels),
             features.split_of("val", splits["val"]),
         )
         found = features.features(session, module, deploy, wanted, head=name, device=device)
@@ -359,6 +367,16 @@ def _material(
             mix=mix,
         ),
     )
+
+
+def _oversampled(session: Session, samples: Samples, deploy: torch_backend.Deploy) -> Rows:
+    """The rows of train with synthetic ones; every phase and every process has the same."""
+    assert isinstance(deploy.preprocessing, TablePreprocessing)  # task_of refuses other inputs
+    ((vectors, labels),) = batches(samples, len(samples))
+    given = Rows(vectors=vectors, labels=labels)
+    found = oversampled(given, deploy.preprocessing, deploy.classes, session.config.finetune.seed)
+    session.reporter.note(f"train: {len(given)} rows and {len(found) - len(given)} synthetic ones")
+    return found
 
 
 def _loss(task: tasks.Task, finetune: Finetune, labels: Sequence[Any], classes: int) -> losses.Loss:

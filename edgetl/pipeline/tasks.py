@@ -76,6 +76,12 @@ def task_of(config: Config) -> Task:
         raise ConfigError(f"[data.augment] changes images; data.task is {task.name}", hint="leave out [data.augment]")
     if task.objective != "one-label" and config.finetune.balance == "sampler":
         raise ConfigError(f'finetune.balance = "sampler" needs samples of one class; data.task is {task.name}')
+    if config.finetune.balance == "smote" and task.modality.kind != "table":
+        instead = {"one-label": 'balance = "sampler" or "loss"', "several-labels": 'balance = "loss"'}
+        raise ConfigError(
+            f'finetune.balance = "smote" draws synthetic rows of tables; data.task is {task.name}',
+            hint=instead.get(task.objective, "leave out finetune.balance"),
+        )
     if task.embeds and (config.data.augment.mixup or config.data.augment.cutmix):
         raise ConfigError("MixUp and CutMix mix classes; face-verification has none", hint="leave them out")
     return task
