@@ -381,3 +381,13 @@ def test_phases_that_make_no_sense(phase: str, problem: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=re.escape(problem)) as found:
         config.load(path)
     assert f"{path}:" in str(found.value)
+
+
+def test_the_test_split_of_the_source_task(tmp_path: Path) -> None:
+    text = MINIMAL + "[finetune]\nmax_forgetting = 0.02\n"
+    assert "source_test is missing" in problem(project(tmp_path, text))
+    found = config.load(project(tmp_path, text + 'source_test = "old/test.csv"\n')).finetune
+    assert (found.source_test, found.max_forgetting) == (tmp_path / "old" / "test.csv", 0.02)
+    for value in ("0.0", "1.5", "-0.1", "nan"):
+        wrong = text.replace("0.02", value) + 'source_test = "old"\n'
+        assert "max_forgetting" in problem(project(tmp_path, wrong))

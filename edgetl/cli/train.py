@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print
 from edgetl.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
+    from edgetl.pipeline.source_task import SourceChange
     from edgetl.pipeline.transfer import Comparison
 
 
@@ -33,19 +35,43 @@ def _train(
     require: Annotated[
         bool, typer.Option("--require-helped", help="With --verdict: fail (exit 4) where transfer did not help.")
     ] = False,
+    source_test: Annotated[
+        Path | None,
+        typer.Option(
+            "--source-test",
+            metavar="PATH",
+            help="With --verdict: test split of the task that model.weights came from; tells what was forgotten.",
+        ),
+    ] = None,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option(
+            "--max-forgetting", help="With --source-test: fail (exit 4) unless such a drop, as 0.02, is excluded."
+        ),
+    ] = None,
     assignments: Set = None,
     store: StorePath = None,
     force: Force = None,
     json: Json = False,
 ) -> None:
     if not verdict:
-        if require:
-            raise UsageError("--require-helped judges a verdict", hint="edgetl train --verdict --require-helped")
+        asked = {
+            "--require-helped": require,
+            "--source-test": source_test is not None,
+            "--max-forgetting": max_forgetting is not None,
+        }
+        for option in (option for option, given in asked.items() if given):
+            raise UsageError(f"{option} judges a verdict", hint=f"edgetl train --verdict {option} …")
         show_artifacts("train", run(path, None, assignments, store, until="train", force=force), json)
         return
     if not 0.5 <= confidence < 1.0:
         raise UsageError(f"the confidence is {confidence:g}; it is from 0.5 to below 1, as 0.95")
-    config = load_config(path, assignments)
+    given = list(assignments or [])
+    if source_test is not None:
+        given.append(f"finetune.source_test={dumps(str(source_test.resolve()), ensure_ascii=False)}")
+    if max_forgetting is not None:
+        given.append(f"finetune.max_forgetting={max_forgetting}")
+    config = load_config(path, given)
     from edgetl.pipeline import judge
     from edgetl.store import Store
 
@@ -61,6 +87,12 @@ def _train(
             f"transfer did not help: {found.verdict.statement}",
             hint="another backbone or source of weights, more training data, or other finetune.phases",
         )
+    refusal = found.refusal(config.finetune.max_forgetting)
+    if refusal:
+        raise ParityError(
+            refusal,
+            hint="fewer epochs, a smaller lr, fewer layers that learn, source samples among train, or more source_test",
+        )
 
 
 def _print(found: Comparison) -> None:
@@ -72,3 +104,16 @@ def _print(found: Comparison) -> None:
     print_text(found.verdict.statement)
     for difference in found.verdict.differences[1:]:
         print_text(difference.statement)
+    if found.source:
+        _print_source(found.source)
+
+
+def _print_source(source: SourceChange) -> None:
+    scores = " ".join(f"{value:.4f}" for value in source.scores)
+    rows = [
+        ["before", f"{source.forgetting.before:.4f}", ""],
+        ["fine-tuned", f"{source.forgetting.after:.4f}", scores],
+    ]
+    print_table(["source task", f"test {source.metric}", "per seed"], rows, right=(1,))
+    print_text(source.forgetting.statement)
+    print_text(source.how)

@@ -119,6 +119,12 @@ class Finetune(Section):
     or as a gate, too. `edgetl train --verdict` always does."""
     verdict_seeds: int = Field(default=3, ge=3)
     """Trainings of each method for the verdict."""
+    source_test: Path | None = None
+    """Test split of the task that model.weights, the checkpoint of another run, was trained on: a folder, manifest or
+    file, as data.test. With a verdict, the change on it is reported: what fine-tuning forgot."""
+    max_forgetting: float | None = Field(default=None, gt=0.0, le=1.0)
+    """With source_test, a gate: the drop on the source task that must be excluded, as a share (0.02 is two points); the
+    interval's lower end must be above it. A build then judges whatever verdict says. Left out: no gate."""
     margin: float = Field(default=0.3, ge=0.0, lt=3.1)
     """Of face-verification: by how much the right person must be ahead in training."""
     margin_on: Literal["cosine", "angle"] = "cosine"
@@ -160,3 +166,9 @@ class Finetune(Section):
     """Folder of these logs."""
     save_every_s: float = Field(default=60.0, gt=0.0)
     """Seconds between saves of the state that a killed training goes on from."""
+
+    @model_validator(mode="after")
+    def _gate_has_data(self) -> Finetune:
+        if self.max_forgetting is not None and self.source_test is None:
+            raise ValueError("max_forgetting is judged on the source task's test split: source_test is missing")
+        return self

@@ -193,7 +193,9 @@ def _absolute(config: Config, folder: Path) -> Config:
     weights = config.model.weights
     if weights.endswith((".safetensors", ".pth", ".pt")) or ("/" in weights and not weights.startswith("pypi:")):
         weights = str(absolute(Path(weights)))
-    finetune = config.finetune.model_copy(update={"log_dir": absolute(config.finetune.log_dir)})
+    finetune = config.finetune.model_copy(
+        update={name: absolute(getattr(config.finetune, name)) for name in ("log_dir", "source_test")}
+    )
     entries = tuple(entry.model_copy(update={"device": _file_of(entry.device, folder)}) for entry in config.target)
     return config.model_copy(
         update={

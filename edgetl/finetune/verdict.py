@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -88,6 +89,27 @@ class Forgetting:
     statement: str
     """The finding as a sentence."""
 
+    @property
+    def largest_drop(self) -> float:
+        """The drop of the score that the samples leave open, as a share, from 0.
+
+        It is the lower end of the interval, but never less than z² / (n + z²): so much is left open by n samples that
+        both answer alike (as in :mod:`edgetl.parity`; z of the two-sided interval).
+        """
+        z2 = NormalDist().inv_cdf((1.0 + self.confidence) / 2.0) ** 2
+        return max(-self.lower, z2 / (self.samples + z2))
+
+    def refusal(self, drop: float) -> str | None:
+        """Why a drop of so much, as a share, is not excluded; None where it is: a test of non-inferiority."""
+        if self.largest_drop < drop:
+            return None
+        few = "; so few samples exclude no less" if self.largest_drop > -self.lower else ""
+        return (
+            f"a drop of {100 * drop:.2f} points on the source task is not excluded: with {100 * self.confidence:g}%"
+            f" confidence it may be {100 * self.largest_drop:.2f}{few} ({_counted(self.seeds, self.samples)}; the score"
+            f" changes by {100 * self.change:+.2f} points)"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -156,30 +178,40 @@ def forgetting(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.
     first, second = _scores("before", np.atleast_2d(before)), _scores("after", np.atleast_2d(after))
     if len(first) != 1 or first.shape[1] != second.shape[1]:
         raise DataError(f"scores before {list(np.shape(before))} and after {list(np.shape(after))} do not fit together")
-    samples, seeds = second.shape[1], len(second)
-    pairs = [(_mean(row), _mean(first[0])) for row in second]
-    change, lower, upper = _interval(pairs, np.arange(samples), confidence, seed)
-    sure = f"with {100 * confidence:g}% confidence"
-    if upper < 0:
-        found = f"something was forgotten: {sure} the score on the source task falls by {_range(-upper, -lower)} points"
-    elif lower > 0:
-        found = f"nothing was forgotten: {sure} the score on the source task rises by {_range(lower, upper)} points"
-    else:
-        found = (
-            f"the score on the source task changes by {100 * change:+.2f} points; {sure} by"
-            f" {100 * lower:+.2f} to {100 * upper:+.2f}"
+    return _forgetting(_mean(first[0]), [_mean(row) for row in second], np.arange(first.shape[1]), confidence, seed)
+
+
+def forgetting_by(
+    metric: Metric,
+    before: NDArray[Any],
+    after: NDArray[Any],
+    labels: NDArray[Any],
+    confidence: float = 0.95,
+    *,
+    seed: int = 0,
+) -> Forgetting:
+    """The change on the source task, by a metric that is no mean over samples, as AUC.
+
+    Args:
+        metric: Which; one of identities is resampled by identity.
+        before: Outputs for the source test samples before fine-tuning, (n, k).
+        after: And after it, (seeds, n, k).
+        labels: Of the samples, as the metric takes them.
+        confidence: Of the two-sided interval.
+        seed: Of the resamples.
+
+    Raises:
+        DataError: Outputs do not belong together, or the metric has no value for these samples.
+    """
+    if np.ndim(before) != 2 or np.ndim(after) != 3 or not len(labels) == len(before) == np.shape(after)[1]:
+        raise DataError(
+            f"outputs before {list(np.shape(before))} and after {list(np.shape(after))} do not fit together, or not the"
+            f" {len(labels)} labels"
         )
-    return Forgetting(
-        before=float(first.mean()),
-        after=float(second.mean()),
-        change=change,
-        lower=lower,
-        upper=upper,
-        confidence=confidence,
-        seeds=seeds,
-        samples=samples,
-        statement=f"{found} ({_counted(seeds, samples)})",
-    )
+    metric(before, labels)  # an error where it has no value
+    units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else np.arange(len(labels))
+    pair = metric.weighted(before, labels), [metric.weighted(run, labels) for run in after]
+    return _forgetting(*pair, units.astype(np.int64), confidence, seed)
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
@@ -254,6 +286,35 @@ def _verdict(
         means=means,
         differences=tuple(differences),
         statement=f"{main.outcome}: {main.statement} ({_counted(seeds, samples)})",
+    )
+
+
+def _forgetting(
+    before: Weighted, after: Sequence[Weighted], units: NDArray[np.int64], confidence: float, seed: int
+) -> Forgetting:
+    once = np.ones((len(units), 1))
+    first, second = float(before(once)[0]), float(np.mean([run(once)[0] for run in after]))
+    change, lower, upper = _interval([(run, before) for run in after], units, confidence, seed)
+    sure = f"with {100 * confidence:g}% confidence"
+    if upper < 0:
+        found = f"something was forgotten: {sure} the score on the source task falls by {_range(-upper, -lower)} points"
+    elif lower > 0:
+        found = f"nothing was forgotten: {sure} the score on the source task rises by {_range(lower, upper)} points"
+    else:
+        found = (
+            f"the score on the source task changes by {100 * change:+.2f} points; {sure} by"
+            f" {100 * lower:+.2f} to {100 * upper:+.2f}"
+        )
+    return Forgetting(
+        before=first,
+        after=second,
+        change=change,
+        lower=lower,
+        upper=upper,
+        confidence=confidence,
+        seeds=len(after),
+        samples=len(units),
+        statement=f"{found} ({_counted(len(after), len(units))})",
     )
 
 

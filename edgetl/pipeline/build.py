@@ -140,9 +140,13 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
 
     judged = None
-    if config.finetune.verdict != "off":
+    if config.finetune.verdict != "off" or config.finetune.max_forgetting is not None:
         judged = transfer.compare(session, dataset, seeds=config.finetune.verdict_seeds)
         session.reporter.note(judged.verdict.statement)
+        if judged.source:
+            session.reporter.note(judged.source.forgetting.statement)
+    elif config.finetune.source_test is not None:
+        session.reporter.note('the source task is left out: finetune.verdict is "off", and there is no max_forgetting')
 
     exported = engines.export(session, dataset, checkpoint)
     artifacts["export"] = exported.folder
@@ -203,8 +207,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
 def _gate(record: Record) -> None:
     """Stop a build whose engines are not good enough, with a report that shows why."""
     try:
-        judged = record.judged.verdict if record.judged else None
-        proof.gate(record.session.config, list(record.decisions), judged)
+        proof.gate(record.session.config, list(record.decisions), record.judged)
     except (ParityError, BudgetError) as error:
         report = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {report}")

@@ -41,7 +41,10 @@ _FAR = 1e-2
 """False accept rate at which the threshold of a verification is set."""
 _SUFFIXES = {"text": ".txt", "table": ".json"}
 """Kind of preprocessing contract → suffix of a golden input that is not a file of its own."""
-_NOT_A_RESULT = {"phases", "device", "workers", "save_every_s", "log", "log_dir", "verdict", "verdict_seeds"}
+_NOT_A_RESULT = {
+    *("phases", "device", "workers", "save_every_s", "log", "log_dir"),
+    *("verdict", "verdict_seeds", "source_test", "max_forgetting"),
+}
 """What of [finetune] changes nothing in the weights, or is in a phase's key by itself."""
 
 
@@ -103,7 +106,7 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     def make(folder: Path) -> None:
         module, _ = torch_backend.read_checkpoint(checkpoint.folder)
         samples = Samples(dataset.test, deploy.preprocessing)
-        outputs, labels = _answers(session, module, deploy, samples, "test samples")
+        outputs, labels = answers(session, module, deploy, samples, "test samples")
         np.savez(folder / "reference.npz", outputs=outputs, labels=labels)
         _write_golden(folder / "golden", samples, outputs)
 
@@ -132,7 +135,7 @@ def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision
     def make(folder: Path) -> None:
         module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
         samples = Samples(source, deploy.preprocessing)
-        outputs, labels = _answers(session, module, deploy, samples, "samples")
+        outputs, labels = answers(session, module, deploy, samples, "samples")
         found = _decision(task, rule, outputs, labels)
         (folder / "decision.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
 
@@ -156,10 +159,18 @@ def _decision(task: tasks.Task, rule: str, outputs: NDArray[np.float32], labels:
     return Threshold(threshold=thresholds.best(outputs, labels))
 
 
-def _answers(
+def answers(
     session: Session, module: nn.Module, deploy: torch_backend.Deploy, samples: Samples, what: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """What PyTorch says of samples, and their labels."""
+    """What PyTorch says of samples, and their labels.
+
+    Args:
+        session: Is told how it goes.
+        module: In eval mode.
+        deploy: Of its checkpoint.
+        samples: With its preprocessing contract.
+        what: They are, for people.
+    """
     found, labels = [], []
     with torch_backend.TorchRunner(module, deploy.input, deploy.output) as runner:
         for arrays, targets in batches(samples, 64):

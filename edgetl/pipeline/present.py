@@ -12,7 +12,7 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.latency import Latency as Measured
 from edgetl.data.dataset import Sample
-from edgetl.pipeline import precisions, quantized, tasks
+from edgetl.pipeline import precisions, quantized, tasks, transfer
 from edgetl.pipeline.proof import FP32, PYTORCH, Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize import statistics as artifact
@@ -262,6 +262,20 @@ def _transfer(record: Record) -> model.Transfer | None:
             for name, scores in found.scores.items()
         ),
         statements=(found.verdict.statement, *(each.statement for each in found.verdict.differences[1:])),
+        source=_source_task(found, record.session.config.finetune.max_forgetting),
+    )
+
+
+def _source_task(found: transfer.Comparison, max_forgetting: float | None) -> model.SourceTask | None:
+    if found.source is None:
+        return None
+    change = found.source.forgetting
+    statements = [change.statement, found.source.how]
+    if max_forgetting is not None:
+        passed = f"the gate is passed: a drop of {100 * max_forgetting:.2f} points is excluded"
+        statements.append(found.refusal(max_forgetting) or passed)
+    return model.SourceTask(
+        before=change.before, scores=tuple(found.source.scores), samples=change.samples, statements=tuple(statements)
     )
 
 

@@ -20,9 +20,8 @@ from edgetl.config import Budget, Config
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BudgetError, ParityError
-from edgetl.finetune.verdict import Verdict
 from edgetl.parity.compare import Comparison, compare
-from edgetl.pipeline import fused, tasks
+from edgetl.pipeline import fused, tasks, transfer
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
@@ -221,7 +220,7 @@ def decide(proven: list[Proven], timings: Timings) -> list[Decision]:
     return decisions
 
 
-def gate(config: Config, decisions: list[Decision], judged: Verdict | None = None) -> None:
+def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison | None = None) -> None:
     """Fail a build that cannot show what it must.
 
     Args:
@@ -231,12 +230,16 @@ def gate(config: Config, decisions: list[Decision], judged: Verdict | None = Non
 
     Raises:
         ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails; or,
-            with finetune.verdict = "require", transfer did not help.
+            with finetune.verdict = "require", transfer did not help; or, with finetune.max_forgetting, such a drop on
+            the source task is not excluded.
         BudgetError: The engine that would be shipped misses its budget.
     """
     failures, budgets = [], []
-    if judged is not None and config.finetune.verdict == "require" and judged.outcome != "helped":
-        failures.append(f"transfer did not help: {judged.statement}")
+    if judged is not None:
+        if config.finetune.verdict == "require" and judged.verdict.outcome != "helped":
+            failures.append(f"transfer did not help: {judged.verdict.statement}")
+        refusal = judged.refusal(config.finetune.max_forgetting)
+        failures += [refusal] if refusal else []
     for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
         tested = [
             item

@@ -15,9 +15,10 @@ from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError
 from edgetl.finetune import verdict as statistics
 from edgetl.finetune.verdict import PROBE, SCRATCH, TUNED, Verdict
-from edgetl.pipeline import learning, tasks
+from edgetl.pipeline import learning, source_task, tasks
 from edgetl.pipeline.learning import Reference
 from edgetl.pipeline.session import Session
+from edgetl.pipeline.source_task import SourceChange
 from edgetl.store import Artifact, code_digest, versions_of
 
 SEEDS = statistics.LEAST_SEEDS
@@ -34,6 +35,14 @@ class Comparison:
     """Of each method: passes over the training samples, all phases together."""
     scores: dict[str, list[float]]
     """Of each method: the metric on test, per seed."""
+    source: SourceChange | None = None
+    """The change on the source task; None where no test split of it was given."""
+
+    def refusal(self, max_forgetting: float | None) -> str | None:
+        """Why the gate finetune.max_forgetting is not passed; None where it is, or is not asked for."""
+        if max_forgetting is None or self.source is None:
+            return None
+        return self.source.forgetting.refusal(max_forgetting)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -42,6 +51,7 @@ class Comparison:
             "metric": self.metric,
             "epochs": self.epochs,
             "scores": self.scores,
+            "source": self.source.to_json() if self.source else None,
         }
 
 
@@ -57,14 +67,16 @@ def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidenc
         confidence: Of the intervals.
 
     Raises:
-        ConfigError: There is nothing to compare: no pretrained weights, or no phase.
-        DataError: Too few seeds.
+        ConfigError: There is nothing to compare: no pretrained weights, or no phase; or too few seeds; or, with
+            finetune.source_test, see :func:`edgetl.pipeline.source_task.read_source`.
     """
     config = session.config
     methods = methods_of(config)
     if seeds < SEEDS:
         raise ConfigError(f"a verdict needs at least {SEEDS} seeds, and {seeds} were asked for: one run may be lucky")
+    source = source_task.read_source(session, dataset)  # before anything is trained: it may be an error
     trials: dict[str, list[tuple[Artifact, Reference]]] = {name: [] for name in methods}
+    tuned: list[Artifact] = []
     for number in range(seeds):
         for name, method in methods.items():
             seeded = method.finetune.model_copy(update={"seed": method.finetune.seed + number})
@@ -72,6 +84,9 @@ def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidenc
             trial = replace(session, config=method.model_copy(update={"finetune": seeded}))
             checkpoint, _ = learning.train(trial, dataset)
             trials[name].append(learning.ask_reference(trial, dataset, checkpoint))
+            if name == TUNED:
+                tuned.append(checkpoint)
+    answers = source_task.ask(session, source, tuned) if source else {}
     metric = tasks.metric_of(config)
     labels = trials[TUNED][0][1].labels
     outputs: dict[str, NDArray[Any]] = {
@@ -81,7 +96,8 @@ def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidenc
         "references": {name: [artifact.digest for artifact, _ in found] for name, found in trials.items()},
         "metric": metric.name,
         "confidence": confidence,
-        "code": code_digest("finetune/verdict.py", "metrics", "pipeline/transfer.py"),
+        "source": {name: artifact.digest for name, artifact in answers.items()},
+        "code": code_digest("finetune/verdict.py", "metrics", "pipeline/transfer.py", "pipeline/source_task.py"),
         "versions": versions_of("numpy"),
     }
 
@@ -91,6 +107,7 @@ def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidenc
             metric=metric.title,
             epochs={name: sum(phase.epochs for phase in method.finetune.phases) for name, method in methods.items()},
             scores={name: [float(metric(run, labels)) for run in runs] for name, runs in outputs.items()},
+            source=source_task.change(session, source, answers, confidence) if source else None,
         )
         (folder / "verdict.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
 
@@ -150,4 +167,5 @@ def read(values: dict[str, Any]) -> Comparison:
         metric=values["metric"],
         epochs=values["epochs"],
         scores=values["scores"],
+        source=SourceChange.from_json(values["source"]) if values["source"] else None,
     )

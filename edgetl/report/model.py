@@ -184,12 +184,28 @@ class Method:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceTask:
+    """The change on the task that the pretrained network came from."""
+
+    before: float
+    """The metric on the source task's test split before fine-tuning, as a share."""
+    scores: tuple[float, ...]
+    """And after it, per seed."""
+    samples: int
+    """Of that split."""
+    statements: tuple[str, ...]
+    """The change, how it was measured, and the gate where there was one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transfer:
     """Whether transfer helped."""
 
     methods: tuple[Method, ...]
     statements: tuple[str, ...]
     """The verdict first."""
+    source: SourceTask | None = None
+    """None where no test split of the source task was given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edgetl.report import fusion, heatmap, layers, panels, plots
 from edgetl.report.markup import Markup, el, escaped, join
-from edgetl.report.model import Budget, Fact, Quantization, Report
+from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
 from edgetl.report.tables import Column, engines_table, latency_table, parity_table, table
 
@@ -136,7 +136,23 @@ def _transfer(report: Report) -> Markup | None:
     ]
     said = [el("p", text) for text in report.transfer.statements]
     note = "Every method had as many passes over the training samples, and was measured on the same test samples."
-    return join([*said, table(columns, rows), el("p", note, class_="note")])
+    source = _source_task(report.transfer.source, report.metric) if report.transfer.source else Markup()
+    return join([*said, table(columns, rows), el("p", note, class_="note"), source])
+
+
+def _source_task(source: SourceTask, metric: str) -> Markup:
+    """What fine-tuning did to the task that the network came from."""
+    columns = (
+        Column("source task"), Column(f"mean {metric}", "%", numeric=True),
+        *(Column(f"seed {number}", "%", numeric=True) for number in range(1, len(source.scores) + 1)),
+    )  # fmt: skip
+    scores = [percent(score, source.samples) for score in source.scores]
+    rows = [
+        ["before fine-tuning", percent(source.before, source.samples), *(DASH for _ in scores)],
+        ["fine-tuned", percent(sum(source.scores) / len(source.scores), source.samples), *scores],
+    ]
+    said = [el("p", text) for text in source.statements]
+    return join([el("h3", "The change on the source task"), *said, table(columns, rows)])
 
 
 def _calibration(report: Report) -> Markup | None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.errors import DataError, UnknownNameError
-from edgetl.finetune.verdict import Verdict, forgetting, verdict, verdict_by
+from edgetl.finetune.verdict import Verdict, forgetting, forgetting_by, verdict, verdict_by
 from edgetl.metrics import metric
 
 
@@ -191,6 +191,84 @@ class TestForgetting:
     def test_bad_input(self, before: np.ndarray, after: np.ndarray) -> None:
         with pytest.raises(DataError, match="scores"):
             forgetting(before, after)
+
+
+class TestForgettingByAMetric:
+    def test_top1_is_the_mean_over_answers(self) -> None:
+        random = np.random.default_rng(0)
+        labels = random.integers(3, size=150)
+        before, after = random.normal(size=(150, 3)), random.normal(size=(3, 150, 3))
+        before[np.arange(150), labels] += 2.0
+        after[:, np.arange(150), labels] += 1.0
+        found = forgetting_by(metric("top1"), before, after, labels)
+        right = before.argmax(1) == labels, after.argmax(2) == labels
+        assert found == forgetting(*right)
+        assert found.upper < 0
+
+    def test_auc_of_a_rare_class_sees_what_accuracy_does_not(self) -> None:
+        random = np.random.default_rng(1)
+        labels = (np.arange(400) % 20 == 0).astype(int)
+        before = np.stack([np.zeros(400), 6.0 * labels - 8 + random.normal(size=400)], axis=1)
+        after = np.stack([before * [1, 0] + [[0, -8]] + random.normal(size=(400, 2)) for _ in range(3)])
+        assert forgetting_by(metric("top1"), before, after, labels).change > -0.06
+        found = forgetting_by(metric("auc"), before, after, labels)
+        assert found.before > 0.95 and found.upper < -0.2 and found.samples == 400
+
+    def test_people_are_drawn_and_not_their_pictures(self) -> None:
+        random = np.random.default_rng(2)
+        people = np.repeat(np.arange(12), 6)
+        before = random.normal(size=(12, 8))[people] + 0.3 * random.normal(size=(72, 8))
+        after = before + 0.8 * random.normal(size=(3, 72, 8))
+        found = forgetting_by(metric("tar"), before, after, people)
+        assert found.before > found.after and found.lower < found.change < found.upper
+
+    @pytest.mark.parametrize(
+        ("before", "after", "labels"),
+        [
+            (np.ones((4, 2)), np.ones((3, 5, 2)), np.zeros(4, int)),
+            (np.ones((4, 2)), np.ones((4, 2)), np.zeros(4, int)),
+            (np.ones(4), np.ones((3, 4, 2)), np.zeros(4, int)),
+            (np.ones((4, 2)), np.ones((3, 4, 2)), np.zeros(5, int)),
+        ],
+    )
+    def test_outputs_that_do_not_belong_together(self, before, after, labels) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(DataError, match="outputs before"):
+            forgetting_by(metric("top1"), before, after, labels)
+
+    def test_a_metric_without_a_value(self) -> None:
+        with pytest.raises(DataError, match="AUC has no value"):
+            forgetting_by(metric("auc"), np.ones((9, 2)), np.ones((3, 9, 2)), np.zeros(9, int))
+
+
+class TestGate:
+    @given(st.integers(1, 5000), st.floats(0.5, 0.99))
+    @settings(max_examples=15, deadline=None)
+    def test_samples_that_never_change_leave_open_what_wilson_leaves_open(self, n: int, confidence: float) -> None:
+        found = forgetting(np.ones(n), np.ones((3, n)), confidence)
+        assert found.lower == 0.0 and 0.0 < found.largest_drop < 1.0
+        assert found.refusal(found.largest_drop) is not None
+        assert found.refusal(found.largest_drop * 1.001) is None
+
+    def test_it_is_the_lower_end_of_the_interval(self) -> None:
+        random = np.random.default_rng(3)
+        before = random.random(600) < 0.9
+        after = np.stack([before & (random.random(600) > 0.05) for _ in range(3)])
+        found = forgetting(before, after)
+        assert found.largest_drop == -found.lower > -found.change
+        assert found.refusal(-found.lower + 1e-9) is None
+        reason = found.refusal(-found.change)
+        assert reason is not None and "is not excluded" in reason and "few" not in reason
+
+    def test_a_true_drop_of_the_limit_is_let_through_rarely(self) -> None:
+        """At most in half of 1 - confidence of all cases, since the interval is two-sided; twice that is allowed."""
+        random = np.random.default_rng(4)
+        passed = 0
+        for _ in range(80):
+            before = random.random(300) < 0.9
+            lost = np.clip(0.05 + 0.01 * random.normal(size=(3, 1)), 0, 1) / 0.9
+            after = before & (random.random((3, 300)) >= lost)
+            passed += forgetting(before, after).refusal(0.05) is None
+        assert passed <= 4
 
 
 class TestNotEnough:

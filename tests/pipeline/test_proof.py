@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from edgetl.backends.base import EngineRecord
 from edgetl.benchmark.latency import Latency
-from edgetl.config import Budget, Config, TargetEntry
+from edgetl.config import Budget, Config, Finetune, TargetEntry
 from edgetl.errors import BudgetError, ParityError
+from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
+from edgetl.pipeline import transfer
 from edgetl.pipeline.engines import Candidate, Engine
 from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings, decide, gate
+from edgetl.pipeline.source_task import SourceChange
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
 
@@ -240,3 +243,41 @@ def test_a_budget_missed_by_what_is_not_shipped_fails_nothing() -> None:
         config(),
         decide([proven("int8", budget=late), proven("fp32", budget=late)], timings(cpu_int8=1.0, cpu_fp32=9.0)),
     )
+
+
+def judged(lower: float, samples: int = 1000) -> transfer.Comparison:
+    """A verdict of "neutral" with a change on the source task."""
+    change = Forgetting(
+        before=0.9, after=0.9 + lower / 2, change=lower / 2, lower=lower, upper=0.0, confidence=0.95, seeds=3,
+        samples=samples, statement="it changes",
+    )  # fmt: skip
+    verdict = Verdict(
+        outcome="neutral", confidence=0.95, seeds=3, samples=100, means={}, differences=(), statement="neutral: it may"
+    )
+    source = SourceChange(forgetting=change, head="own", how="as it is", metric="top-1", scores=[0.9] * 3)
+    return transfer.Comparison(verdict=verdict, metric="top-1", epochs={}, scores={}, source=source)
+
+
+def gated(**finetune: Any) -> Config:
+    return config().model_copy(update={"finetune": Finetune(source_test=Path("old"), **finetune)})
+
+
+def test_forgetting_fails_a_build_only_where_a_gate_was_asked_for() -> None:
+    found = decide([proven("int8")], timings(cpu_int8=1.0))
+    gate(gated(), found, judged(-0.5))
+    gate(gated(max_forgetting=0.05), found, judged(-0.04))
+    with pytest.raises(ParityError, match=r"a drop of 5\.00 points on the source task is not excluded") as caught:
+        gate(gated(max_forgetting=0.05), found, judged(-0.06))
+    assert caught.value.exit_code == 4
+    assert "it may be 6.00 (3 seeds, 1000 test samples; the score changes by -3.00 points)" in caught.value.message
+    # A drop of exactly so much is not excluded; nor is a small one by few samples.
+    for change in (judged(-0.05), judged(0.0, samples=50)):
+        with pytest.raises(ParityError):
+            gate(gated(max_forgetting=0.05), found, change)
+
+
+def test_both_findings_of_a_verdict_are_told() -> None:
+    found = decide([proven("int8")], timings(cpu_int8=1.0))
+    with pytest.raises(ParityError) as caught:
+        gate(gated(max_forgetting=0.01, verdict="require"), found, judged(-0.06))
+    assert "transfer did not help: neutral" in caught.value.message and "source task" in caught.value.message

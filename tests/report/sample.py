@@ -61,6 +61,14 @@ def sample_report() -> model.Report:
                 "helped: with 95% confidence fine-tuning is ahead of training from scratch by 1.20 to 11.40 points",
                 "with 95% confidence fine-tuning is ahead of the linear probe by 3.30 to 6.60 points",
             ),
+            source=model.SourceTask(
+                before=0.912, scores=(0.873, 0.88, 0.869), samples=500,
+                statements=(
+                    "something was forgotten: with 95% confidence the score on the source task falls by 1.90 to 5.80"
+                    " points (3 seeds, 500 test samples)",
+                    "the source task has other classes: its own head was put back on the fine-tuned bodies",
+                ),
+            ),
         ),
         preprocessing=(
             model.Fact(name="input", value="float32, shape (3, 64, 64), RGB"),

@@ -347,3 +347,12 @@ def test_any_float_prints_as_a_number_or_a_dash(data: st.DataObject) -> None:
         value or "" for _, name, value in page.attributes if name in {"d", "points", "transform"} | NUMERIC
     )
     assert not re.search(r"nan|inf|e[+-]", values)
+
+
+def test_the_source_task_has_its_place_where_it_was_measured() -> None:
+    words = " ".join(check(SAMPLE).words.split())
+    assert "The change on the source task" in words and "its own head was put back" in words
+    assert "before fine-tuning91.2" in words and "fine-tuned87.487.388.086.9" in words
+    assert SAMPLE.transfer is not None
+    without = dataclasses.replace(SAMPLE, transfer=dataclasses.replace(SAMPLE.transfer, source=None))
+    assert "source task" not in check(without).words
