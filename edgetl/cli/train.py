@@ -91,7 +91,7 @@ def _train(
     if refusal:
         raise ParityError(
             refusal,
-            hint="fewer epochs, a smaller lr, fewer layers that learn, source samples among train, or more source_test",
+            hint="fewer epochs, a smaller lr, fewer layers that learn, or more samples in --source-test",
         )
 
 

@@ -234,12 +234,12 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
             the source task is not excluded.
         BudgetError: The engine that would be shipped misses its budget.
     """
-    failures, budgets = [], []
+    failures, budgets, on_transfer = [], [], []
     if judged is not None:
         if config.finetune.verdict == "require" and judged.verdict.outcome != "helped":
-            failures.append(f"transfer did not help: {judged.verdict.statement}")
+            on_transfer.append(f"transfer did not help: {judged.verdict.statement}")
         refusal = judged.refusal(config.finetune.max_forgetting)
-        failures += [refusal] if refusal else []
+        on_transfer += [refusal] if refusal else []
     for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
         tested = [
             item
@@ -258,9 +258,11 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
             for item in tested
             if item.shipped and item.missed
         ]
+    if on_transfer and not failures:
+        raise ParityError("the verdict on transfer was not passed:\n  " + "\n  ".join(on_transfer), hint=transfer.HINT)
     if failures:
         raise ParityError(
-            "parity was not shown:\n  " + "\n  ".join(failures),
+            "parity was not shown:\n  " + "\n  ".join([*on_transfer, *failures]),
             hint="more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
         )
     if budgets:

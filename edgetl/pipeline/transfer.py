@@ -22,6 +22,11 @@ from edgetl.pipeline.source_task import SourceChange
 from edgetl.store import Artifact, code_digest, versions_of
 
 SEEDS = statistics.LEAST_SEEDS
+HINT = (
+    "of transfer: another backbone or source of weights, more training data, or other finetune.phases; of forgetting:"
+    " fewer epochs, a smaller lr, fewer layers that learn, or more samples in finetune.source_test"
+)
+"""Of a gate that is not passed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,6 +269,7 @@ def test_forgetting_fails_a_build_only_where_a_gate_was_asked_for() -> None:
     with pytest.raises(ParityError, match=r"a drop of 5\.00 points on the source task is not excluded") as caught:
         gate(gated(max_forgetting=0.05), found, judged(-0.06))
     assert caught.value.exit_code == 4
+    assert caught.value.message.startswith("the verdict on transfer was not passed:")
     assert "it may be 6.00 (3 seeds, 1000 test samples; the score changes by -3.00 points)" in caught.value.message
     # A drop of exactly so much is not excluded; nor is a small one by few samples.
     for change in (judged(-0.05), judged(0.0, samples=50)):
@@ -276,8 +277,10 @@ def test_forgetting_fails_a_build_only_where_a_gate_was_asked_for() -> None:
             gate(gated(max_forgetting=0.05), found, change)
 
 
-def test_both_findings_of_a_verdict_are_told() -> None:
-    found = decide([proven("int8")], timings(cpu_int8=1.0))
+@pytest.mark.parametrize(("passed", "head"), [(True, "the verdict on transfer"), (False, "parity was not shown")])
+def test_both_findings_of_a_verdict_are_told(passed: bool, head: str) -> None:
+    found = decide([proven("int8", passed)], timings(cpu_int8=1.0))
     with pytest.raises(ParityError) as caught:
         gate(gated(max_forgetting=0.01, verdict="require"), found, judged(-0.06))
+    assert caught.value.message.startswith(head)
     assert "transfer did not help: neutral" in caught.value.message and "source task" in caught.value.message

@@ -22,6 +22,7 @@ from edgetl.pipeline import judge, learning, source_task, start, transfer
 from edgetl.pipeline.session import Session
 from edgetl.store import Artifact, Store
 
+FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
 PROJECT = """
 schema = 1
 [project]
@@ -254,6 +255,29 @@ def test_networks_that_cannot_answer_for_each_other(replaced: tuple[str, str], w
     with pytest.raises(ConfigError) as caught:
         source_task.read_source(session, dataset)
     assert words in caught.value.message and "source_test" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(not FACES.is_dir(), reason="the face photographs are not on this machine")
+def test_faces_are_told_apart_by_the_network_itself(tmp_path: Path) -> None:
+    people = sorted(FACES.iterdir())
+    for name, first in (("one", 0), ("two", 14)):
+        for split, some in (("train", people[first : first + 6]), ("val", people[first + 6 : first + 10])):
+            for person in some:
+                shutil.copytree(person, tmp_path / name / split / person.name)
+        for person in people[first + 10 : first + 14]:
+            shutil.copytree(person, tmp_path / name / "test" / person.name)
+    for name, weights, more in (("one", "none", ""), ("two", "./first", 'source_test = "one/test"')):
+        text = PROJECT.format(manifest="", weights=weights, phases=LEARN.replace("8", "2"), more=more, size=32)
+        splits = "\n".join(f'{split} = "{name}/{split}"' for split in ("train", "val", "test"))
+        text = text.replace('manifest = ""', f'task = "face-verification"\n{splits}')
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+        session = Session(config=configuration.load(tmp_path / f"{name}.toml"), store=Store(tmp_path / "store"))
+        if name == "one":
+            _, dataset = learning.prepare_data(session)
+            shutil.copytree(learning.train(session, dataset)[0].folder, tmp_path / "first")
+    found = judge(session.config, session.store, seeds=3).source
+    assert found is not None and found.head == "own" and found.metric.startswith("TAR")
+    assert found.forgetting.samples == 40 and found.forgetting.lower < found.forgetting.upper
 
 
 def test_without_a_test_split_there_is_no_source_task(place: Path) -> None:
