@@ -272,11 +272,12 @@ def _searched(
     if len(estimators) == 1:
         return replace(recipe, activations=estimators[0]), {}
     few = _few(model, tools, SEARCH_SAMPLES)
+    wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
     found = {}
     for estimator in estimators:
         tried = replace(recipe, activations=estimator, bias_correction="input-mean")
         done = insertion.quantize(model.clone(), sketches, scheme, tried, known)
-        found[estimator] = layers.output_db(model, done, few, open_runner=tools.open_runner)
+        found[estimator] = layers.output_db(wanted, done, few, open_runner=tools.open_runner)
     best = max(found, key=lambda estimator: found[estimator])
     notes = {"searched_activations_db": {label(each): db for each, db in found.items()}, "activations": label(best)}
     return replace(recipe, activations=best), notes
@@ -314,7 +315,8 @@ def _corrected(
     few = _few(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
-    before = layers.output_db(model, done, unseen, open_runner=tools.open_runner)
+    wanted = layers.first_outputs(model, unseen, open_runner=tools.open_runner)
+    before = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
@@ -326,7 +328,7 @@ def _corrected(
         open_runner=tools.open_runner,
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
-    after = layers.output_db(model, done, unseen, open_runner=tools.open_runner)
+    after = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
     if after < before:
         return {"correction_left_out": {"before_db": before, "after_db": after}}
     return {
