@@ -22,7 +22,7 @@ demo: setup  ## fine-tune, quantize, prove, time and bundle a model on real digi
 	$(BIN)/edgetl build demo/edgetl.toml
 
 test: setup  ## the whole suite, in two processes of one thread each: more threads wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -48,8 +48,8 @@ class Copied:
     copied: tuple[str, ...] = ()
     """Tensors of the network that have the values of the weights now."""
     skipped: tuple[str, ...] = ()
-    """Tensors of the network that keep their random values: they are not in the weights, or belong to a head that
-    could not be copied whole."""
+    """Tensors of the network that are new: they are not in the weights, or belong to a head that could not be copied
+    whole. A classifier is zero then, the others are random."""
     mismatched: tuple[Mismatch, ...] = ()
     """Tensors of the network that keep their random values, since their shapes differ."""
     unused: tuple[str, ...] = ()
@@ -77,7 +77,8 @@ def load_pretrained(
     Names are matched as they are, then without the prefixes of wrappers ("module.", "backbone.", "model.", "encoder.",
     "body."). Where no name matches, tensors are matched by position, if all shapes but the head's agree; not so with
     partial, nor from .safetensors files, which sort their tensors.
-    Position embeddings of another image size are interpolated. The head is copied whole or not at all.
+    Position embeddings of another image size are interpolated. The head is copied whole or not at all; a new one on
+    pretrained weights begins with zeros.
 
     Args:
         module: From :func:`edgetl.backends.backbones.build`; its classifier may have another number of classes.
@@ -253,6 +254,8 @@ def _fit(
         )
     _refuse_nan(values, copied, source)
     module.load_state_dict({**wanted, **{name: values[name] for name in copied}})
+    if not kept:
+        _zero(head_module)
     taken = set(partner.values())
     return Copied(
         source=source,
@@ -263,6 +266,21 @@ def _fit(
         resampled=tuple(name for name in copied if _is_resampled(weights[partner[name]], wanted[name])),
         head_kept=kept,
     )
+
+
+def _zero(head: nn.Module) -> None:
+    """Let a new head begin with zeros, as Kolesnikov et al. 2020 (arXiv:1912.11370).
+
+    Networks that are made for training from scratch draw it as wide as 1/√classes: on the large features of a
+    pretrained body, its first answers would then be loud and wrong, and unlearning them is what the head, and in the
+    next phase the body, would do first.
+    """
+    from torch import nn
+
+    if isinstance(head, nn.Linear):  # that of an embedding is not one: it has directions, which cannot be zero
+        nn.init.zeros_(head.weight)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
 
 
 def _by_name(wanted: Iterable[str], weights: Iterable[str]) -> dict[str, str]:

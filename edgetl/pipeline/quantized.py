@@ -126,6 +126,11 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
     if widened:
         channels, where = _plural(sum(widened.values()), "channel"), _plural(len(widened), "layer")
         said.append(f"The scales of {channels} in {where} are wider, so that no pair of products saturates 16 bits.")
+    if left := notes.get("correction_left_out"):
+        said.append(
+            "Corrections were left out: on calibration samples that they had not seen, the output's SQNR fell from"
+            f" {left['before_db']:.1f} to {left['after_db']:.1f} dB."
+        )
     return (*said, *_corrections(notes.get("corrected", ())))
 
 

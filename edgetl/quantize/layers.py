@@ -153,8 +153,28 @@ def report_dynamic(
     )
 
 
+def first_outputs(
+    model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]], *, open_runner: Callable[[Path], Runner]
+) -> list[NDArray[np.float64]]:
+    """The first output of a graph for each batch: of the float graph, what :func:`output_db` compares with.
+
+    Args:
+        model: With the inputs that the batches feed.
+        batches: Feeds.
+        open_runner: Opens an ONNX file.
+    """
+    import onnx_ir as ir
+
+    name = str(model.graph.outputs[0].name)
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path)
+        with open_runner(path) as runner:
+            return [np.asarray(runner.run(feeds)[name], dtype=np.float64) for feeds in batches]
+
+
 def output_db(
-    original: ir.Model,
+    wanted: Sequence[NDArray[np.float64]],
     quantized: Quantized,
     batches: Sequence[Mapping[str, NDArray[np.generic]]],
     *,
@@ -163,24 +183,14 @@ def output_db(
     """SQNR of the first output in dB: what all quantization together costs.
 
     Args:
-        original: The float graph.
+        wanted: The float graph's outputs, of :func:`first_outputs`.
         quantized: Of a copy of it.
-        batches: Feeds.
+        batches: The same feeds.
         open_runner: Opens an ONNX file.
     """
-    import onnx_ir as ir
-
-    name = str(original.graph.outputs[0].name)
-    signal = noise = 0.0
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        paths = [Path(folder) / "float.onnx", Path(folder) / "quantized.onnx"]
-        for model, path in zip((original, quantized.model), paths, strict=True):
-            ir.save(model, path)
-        with open_runner(paths[0]) as mine, open_runner(paths[1]) as its:
-            for feeds in batches:
-                wanted, found = (np.asarray(runner.run(feeds)[name], dtype=np.float64) for runner in (mine, its))
-                signal += float(np.square(wanted).sum())
-                noise += float(np.square(wanted - found).sum())
+    found = first_outputs(quantized.model, batches, open_runner=open_runner)
+    signal = sum(float(np.square(array).sum()) for array in wanted)
+    noise = sum(float(np.square(one - other).sum()) for one, other in zip(wanted, found, strict=True))
     return _decibel(signal, noise)
 
 

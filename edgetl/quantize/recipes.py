@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 CORRECTION_SAMPLES = 64
 """Of the calibration samples, for corrections: a mean per channel needs no more."""
+HELD_OUT = 1 / 4
+"""Of the samples looked at for corrections, the share on which these must prove themselves and that they never saw."""
 REPORT_SAMPLES = 16
 SEARCH_SAMPLES = 128
 """For the choice of an estimator: among fewer there may be none of the outliers that decide it."""
@@ -175,7 +177,9 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
     few = _few(model, tools, REPORT_SAMPLES)
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected = _corrected(model, done, scheme, chosen, report, tools)
-    if corrected:
+    if "correction_left_out" in corrected:
+        done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
+    elif corrected:
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
     if scheme.pair_sums_saturate:
@@ -268,11 +272,12 @@ def _searched(
     if len(estimators) == 1:
         return replace(recipe, activations=estimators[0]), {}
     few = _few(model, tools, SEARCH_SAMPLES)
+    wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
     found = {}
     for estimator in estimators:
         tried = replace(recipe, activations=estimator, bias_correction="input-mean")
         done = insertion.quantize(model.clone(), sketches, scheme, tried, known)
-        found[estimator] = layers.output_db(model, done, few, open_runner=tools.open_runner)
+        found[estimator] = layers.output_db(wanted, done, few, open_runner=tools.open_runner)
     best = max(found, key=lambda estimator: found[estimator])
     notes = {"searched_activations_db": {label(each): db for each, db in found.items()}, "activations": label(best)}
     return replace(recipe, activations=best), notes
@@ -298,21 +303,34 @@ def label(estimator: Estimator) -> str:
 def _corrected(
     model: ir.Model, done: insertion.Quantized, scheme: Scheme, recipe: Recipe, report: LayerReport, tools: Tools
 ) -> dict[str, Any]:
-    """Correct a quantized graph, which is changed, as the recipe wants it; notes, none where it wants nothing."""
+    """Correct a quantized graph, which is changed, as the recipe wants it.
+
+    Returns:
+        Notes: none where the recipe wants nothing; "correction_left_out" where the output on samples that the
+        correction never saw is further from the float graph's than before, so that the graph should be made again.
+    """
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
     if not biases and not rounding:
         return {}
+    few = _few(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
+    cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
+    seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
+    wanted = layers.first_outputs(model, unseen, open_runner=tools.open_runner)
+    before = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
         done,
         scheme,
-        _few(model, tools, CORRECTION_SAMPLES),
+        seen,
         biases=biases,
         learned=correction.flagged(losses) if rounding else (),
         open_runner=tools.open_runner,
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
+    after = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
+    if after < before:
+        return {"correction_left_out": {"before_db": before, "after_db": after}}
     return {
         "corrected": [asdict(item) for item in corrected],
         "before_correction": {loss.node: loss.accumulated_db for loss in report.layers},

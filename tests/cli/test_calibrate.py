@@ -21,6 +21,7 @@ from edgetl.cli.terminal import times
 from edgetl.quantize import statistics
 from edgetl.quantize.sketch import Sketch
 
+pytestmark = pytest.mark.slow
 BLOCKS = set("▁▂▃▄▅▆▇█")
 SOURCE = {"model": "a" * 64, "samples": "b" * 64, "preprocessing": "c" * 64}
 NARROW = {"COLUMNS": "80"}

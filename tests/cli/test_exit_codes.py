@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
 HIDE = """
 import importlib.metadata as metadata, os, sys
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
+@pytest.mark.slow
 def test_odd_images_and_class_names_go_through_the_whole_route(edgetl, make_project, shapes, tmp_path):
     data = shutil.copytree(shapes, tmp_path / "dätä of mine 🙂")
     name = 'bo\'x "q" <b> 🙂'

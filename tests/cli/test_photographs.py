@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 ESPRESSO, CATS = {967}, {281, 282, 285}
 """ImageNet's indices: espresso; tabby, tiger cat, Egyptian cat."""
 
+SAMPLES = 24
+
 pytestmark = pytest.mark.slow
 
 
@@ -31,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("photographs")
     imagenet.export_lite0(folder)
-    imagenet.photographs(folder, 48)
+    imagenet.photographs(folder, SAMPLES)
     return folder
 
 
@@ -51,7 +53,7 @@ def test_the_espresso_and_the_cat_are_still_named(target: str, place: Path) -> N
     done = subprocess.run(
         [
             sys.executable, "-m", "edgetl", "quantize", str(place / "lite0.onnx"), "--data", str(place / "photographs"),
-            "--samples", "48", "--target", target, "-o", str(output), "--json",
+            "--samples", str(SAMPLES), "--target", target, "-o", str(output), "--json",
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -291,7 +291,7 @@ class TestGoingOn:
         subprocess.run([sys.executable, script, whole, tmp_path / "unused"], check=True, env=environment)
         random = np.random.default_rng(int(time.time()))
         end, kept, kills = tmp_path / "end.pt", tmp_path / "state" / state.FILE, 0
-        while kills < 4 and not end.exists():
+        while kills < 3 and not end.exists():
             process = subprocess.Popen([sys.executable, script, end, kept.parent, "slowly"], env=environment)
             for _ in range(random.integers(1, 4)):  # so many saves, and then a moment in the middle of something
                 before = kept.stat().st_mtime_ns if kept.exists() else 0

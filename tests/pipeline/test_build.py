@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
 STAGES = ("finetune", "calibrate", "quantize", "half", "compile", "reference", "verify", "bench", "bundle")
 ENGINES = {
     ("x86-64-cpu", "int8"),

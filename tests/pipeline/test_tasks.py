@@ -18,6 +18,7 @@ from edgetl.pipeline.check import verify_bundle
 from edgetl.runtime.bundle import open_bundle
 from edgetl.store import Store
 
+pytestmark = pytest.mark.slow
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
 TARGET = """
 [[target]]

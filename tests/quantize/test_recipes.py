@@ -82,6 +82,33 @@ def test_the_float_graph_is_the_callers_to_keep(scheme: str, recipe: str, tmp_pa
     assert ir.to_proto(model).SerializeToString() == before
 
 
+class TestCorrection:
+    """Corrections stay only where they serve samples that they never saw."""
+
+    def test_one_that_fits_other_samples_alone_is_left_out(self, tmp_path: Path) -> None:
+        def two_kinds() -> Iterator[dict[str, np.ndarray]]:
+            random = np.random.default_rng(0)
+            for index in range(32):  # the last quarter is unlike what the correction sees
+                mean, strength = (3.0, 0.1) if index < 24 else (0.0, 0.05)
+                yield {"input": random.normal(mean, strength, size=(1, 3, 16, 16)).astype(np.float32)}
+
+        tools = Tools(samples=two_kinds, open_runner=OnnxRuntimeRunner)
+        model, scheme = network(tmp_path), SCHEMES[X86]
+        statistics = recipes.calibrate(model, tools, [scheme])
+        recipe = catalog.recipe("int8-mse-corrected")
+        done = recipes.make(model, statistics, scheme, recipe, tools)
+        left = done.notes["correction_left_out"]
+        assert left["after_db"] < left["before_db"] and "corrected" not in done.notes
+        plain = replace(recipe, bias_correction="none", rounding="nearest")
+        expected = recipes.make(model, statistics, scheme, plain, tools)
+        assert ir.to_proto(done.model).SerializeToString() == ir.to_proto(expected.model).SerializeToString()
+        assert done.report == expected.report
+
+    def test_one_that_serves_is_kept(self, tmp_path: Path) -> None:
+        done = made(network(tmp_path), X86, "int8-mse-corrected")
+        assert "correction_left_out" not in done.notes and done.notes["corrected"]
+
+
 class TestSearch:
     def test_what_is_tried_is_noted_and_the_best_is_taken(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-search")

@@ -18,7 +18,7 @@ from edgetl.data.labels import identities
 from edgetl.data.manifest import read_manifest
 from edgetl.errors import DataError, MissingExtraError, SetupError
 
-FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
+FACES = Path(__file__).parents[4] / "shared" / "data" / "faces"
 needs_faces = pytest.mark.skipif(not FACES.is_dir(), reason=f"there are no portraits in {FACES}")
 
 

@@ -17,7 +17,7 @@ from edgetl.data.examples.photos import materialise_photos
 from edgetl.data.manifest import read_manifest
 from edgetl.errors import DataError, MissingExtraError, SetupError, StorageError
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos10"
+PHOTOS = Path(__file__).parents[4] / "shared" / "data" / "photos10"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"there are no photographs in {PHOTOS}")
 
 
