@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgetl.benchmark import environment
 from edgetl.benchmark.latency import measure, summarise
 from edgetl.errors import DataError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 

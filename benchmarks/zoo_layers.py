@@ -18,7 +18,7 @@ import quality
 import zoo
 
 from edgetl import catalog
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import graph, recipes
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.schemes import SCHEMES

@@ -169,6 +169,19 @@ class Quantize(Section):
     """Memory for activations that calibration may hold at once, in MB."""
 
 
+class Tolerance(Section):
+    """How far an engine's outputs may lie from the PyTorch model's, as numbers; what is left out is not limited."""
+
+    max_abs_error: float | None = Field(default=None, gt=0.0)
+    """Largest absolute difference of an output, at most."""
+    mean_abs_error: float | None = Field(default=None, gt=0.0)
+    """Mean absolute difference, at most."""
+    cosine: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Mean cosine between both outputs of a sample, at least."""
+    sqnr_db: float | None = None
+    """Signal-to-quantization-noise ratio of the outputs in dB, at least."""
+
+
 class Parity(Section):
     """When an engine counts as good as the PyTorch model."""
 
@@ -178,6 +191,11 @@ class Parity(Section):
     """Confidence of the statement that the drop is below max_drop."""
     require: Literal["any", "all"] = "any"
     """any: a target needs one precision that passes; all: every listed precision must pass."""
+    undecided: Literal["fail", "allow"] = "fail"
+    """What becomes of an engine where the test split shows neither that its drop is below max_drop nor that it is
+    above: it fails, or is taken like one that passed."""
+    tolerances: dict[Precision, Tolerance] = Field(default_factory=dict)
+    """Limits of the numbers by precision, instead of edgetl's own: SQNR of 60 dB for fp32, 30 for fp16, 15 for bf16."""
 
 
 class Bench(Section):

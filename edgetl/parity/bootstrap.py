@@ -18,6 +18,7 @@ since among them would be each sample with itself, and every other pair a second
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -31,6 +32,20 @@ _TRIES = 50
 """Resamples drawn, at most, for each one that is wanted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """How much lower the metric of an engine is than the reference's."""
+
+    value: float
+    """On these samples."""
+    upper: float
+    """Upper confidence bound, one-sided; never below the value and never above 1."""
+    lower: float
+    """Lower confidence bound, one-sided; never above the value."""
+    interval: tuple[float, float]
+    """Two-sided confidence interval."""
+
+
 def paired_drop(
     metric: Metric,
     reference: NDArray[np.floating],
@@ -41,7 +56,7 @@ def paired_drop(
     resamples: int = 2000,
     seed: int = 0,
     groups: NDArray[Any] | None = None,
-) -> tuple[float, float]:
+) -> Drop:
     """How much lower the metric of the outputs is than the reference's, and how much it may be.
 
     Args:
@@ -49,14 +64,11 @@ def paired_drop(
         reference: Outputs of the reference, float (n, k).
         outputs: Of the engine, of the same shape and order. NaN or infinite values have the metric 0.
         labels: As the metric takes them.
-        confidence: Of the one-sided bound, as 0.95.
+        confidence: Of the one-sided bounds and of the interval, as 0.95.
         resamples: Number of bootstrap resamples.
         seed: Of the draws.
         groups: Integers or names (n,): samples of one group are drawn together. None: each on its own; of a metric of
             identities, by identity.
-
-    Returns:
-        The drop, and its upper confidence bound, which is never below the drop and never above 1.
 
     Raises:
         DataError: Shapes do not fit, the metric has no value for these samples, or there is one group only.
@@ -72,7 +84,7 @@ def paired_drop(
         raise ParityError("the reference returned NaN or infinite values: nothing can be compared with it")
     drop = metric(reference, labels) - metric(outputs, labels)
     if not np.isfinite(outputs).all():
-        return drop, 1.0
+        return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     drops = _resampled(
         metric.weighted(reference, labels),
         metric.weighted(outputs, labels),
@@ -81,10 +93,27 @@ def paired_drop(
         resample_block(metric, len(labels)),
         np.random.default_rng(seed),
     )
+    drops.sort()
+    two_sided = (1.0 + confidence) / 2.0
+    return Drop(
+        value=drop,
+        upper=_upper(drops, drop, confidence, len(labels)),
+        lower=_lower(drops, drop, confidence, len(labels)),
+        interval=(_lower(drops, drop, two_sided, len(labels)), _upper(drops, drop, two_sided, len(labels))),
+    )
+
+
+def _upper(drops: NDArray[np.float64], drop: float, confidence: float, samples: int) -> float:
+    """The upper bound from sorted resampled drops."""
     # Of b values sorted, the one at (b + 1) times the confidence: with few resamples the bound is not too low.
-    place = min(int(np.ceil(confidence * (resamples + 1))), resamples) - 1
-    upper = float(np.partition(drops, place)[place])
-    return drop, min(max(upper, drop, least_bound(len(labels), confidence)), 1.0)
+    place = min(int(np.ceil(confidence * (len(drops) + 1))), len(drops)) - 1
+    return min(max(float(drops[place]), drop, least_bound(samples, confidence)), 1.0)
+
+
+def _lower(drops: NDArray[np.float64], drop: float, confidence: float, samples: int) -> float:
+    """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
+    place = max(int(np.floor((1.0 - confidence) * (len(drops) + 1))), 1) - 1
+    return max(min(float(drops[place]), drop - least_bound(samples, confidence)), -1.0)
 
 
 def least_bound(samples: int, confidence: float) -> float:

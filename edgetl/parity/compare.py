@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric
 from edgetl.metrics import metric as metric_of
-from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity import paired
+from edgetl.parity.bootstrap import Drop, paired_drop
+from edgetl.parity.numeric import Tolerance, numeric
+from edgetl.parity.paired import Outcome
+from edgetl.parity.slices import CLASS, Slice, slices
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
 
 _PAIRED = 1500
@@ -41,22 +46,45 @@ class Comparison:
     drop: float
     """score_reference - score."""
     drop_upper: float
-    """Upper confidence bound of the drop, one-sided, paired."""
+    """Upper confidence bound of the drop, one-sided, paired: what the gate looks at."""
+    drop_lower: float
+    """Lower confidence bound of the drop, one-sided."""
+    interval: tuple[float, float]
+    """Two-sided confidence interval of the drop."""
+    p_value: float | None
+    """Of the hypothesis that both are equally often right, two-sided, by McNemar's exact test; None for metrics that
+    are no share of right decisions."""
+    detectable_drop: float
+    """The smallest drop that this test set would probably (:data:`edgetl.parity.paired.POWER`) have told from none."""
+    samples_to_decide: int | None
+    """Where nothing is decided: samples that probably would, in all; None where it is, or where no number would."""
     confidence: float
     max_drop: float
     max_abs_error: float
     """Largest absolute difference of an output."""
     mean_abs_error: float
     """Mean absolute difference of the outputs."""
+    cosine: float
+    """Mean cosine between both output vectors of a sample."""
     sqnr_db: float
     """Signal-to-quantization-noise ratio of the outputs, in dB; 200 where they are the same."""
-    passed: bool
+    slices: tuple[Slice, ...]
+    """Each class, and each value of the columns that were asked for; the likeliest regression first."""
+    outcome: Outcome
+    """passed: the drop is below max_drop, with the stated confidence; failed: it is above, or numbers are beyond their
+    tolerance; undecided: these samples show neither."""
     statement: str
     """The finding as a sentence."""
 
+    @property
+    def passed(self) -> bool:
+        """Whether the drop was shown to be below max_drop."""
+        return self.outcome == "passed"
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, with "passed" among them."""
+        values = {**asdict(self), "passed": self.passed, "interval": list(self.interval)}
+        return {**values, "slices": [each.to_json() for each in self.slices]}
 
 
 def compare(
@@ -68,21 +96,28 @@ def compare(
     confidence: float,
     metric: Metric | None = None,
     decision: Decision | None = None,
+    tolerance: Tolerance | None = None,
+    classes: Sequence[str] = (),
+    columns: Mapping[str, Sequence[str]] | None = None,
 ) -> Comparison:
     """Compare an engine's outputs with the reference's, sample by sample.
 
     The engine passes where the upper confidence bound of its drop is at most ``max_drop``: a test of non-inferiority.
-    Not seeing a difference is not enough; there must be samples enough to rule one out. For top-1 the bound is Tango's
-    (:func:`paired_upper_bound`), for other metrics it comes from a paired bootstrap (:mod:`edgetl.parity.bootstrap`).
+    Not seeing a difference is not enough; there must be samples enough to rule one out. It fails where the lower bound
+    is above ``max_drop``. For top-1 the bounds are Tango's (:func:`edgetl.parity.paired.upper_bound`), for others they
+    come from a paired bootstrap (:mod:`edgetl.parity.bootstrap`).
 
     Args:
         reference: The PyTorch model's outputs, shape (n, k).
         outputs: The engine's, of the same shape and order.
         labels: The right class of each sample, shape (n,); or 0 and 1 per class, (n, k).
         max_drop: Largest accepted drop, as a share.
-        confidence: Of the one-sided bound.
+        confidence: Of the one-sided bounds, and of the two-sided interval.
         metric: What must not drop; None: top-1.
         decision: How outputs become answers; None: the largest logit names the class.
+        tolerance: What the numbers must keep to besides; None: nothing.
+        classes: Names, in the order of the labels: each class is looked at by itself. Empty: none is.
+        columns: Column → what stands in it, for each sample: each value is looked at by itself.
 
     Raises:
         DataError: There is no sample, or the shapes differ.
@@ -113,39 +148,109 @@ def compare(
     if decided.shape == (n,):
         right = right & whole
     worse, better = int((expected_right & ~right).sum()), int((right & ~expected_right).sum())
-    if metric.name == "top1":
-        score_reference, score = float(expected_right.mean()), float(right.mean())
-        upper = paired_upper_bound(worse, better, n, confidence)
+    by_decisions = metric.name == "top1"
+    if by_decisions:
+        scores = float(expected_right.mean()), float(right.mean())
+        found = _by_decisions(worse, better, n, confidence)
     else:
-        score_reference = metric(expected, labels)
-        score = metric(got, labels) if finite else 0.0
-        upper = 1.0
+        scores = metric(expected, labels), metric(got, labels) if finite else 0.0
+        found = Drop(value=scores[0] - scores[1], upper=1.0, lower=0.0, interval=(0.0, 1.0))
         if finite:
-            upper = paired_drop(
-                metric, expected, got, labels, confidence=confidence, groups=labels if metric.name == "tar" else None
-            )[1]
-    difference = np.abs(got - expected) if finite else np.full_like(expected, np.inf)
-    passed = finite and upper <= max_drop
+            groups = labels if metric.name == "tar" else None
+            found = paired_drop(metric, expected, got, labels, confidence=confidence, groups=groups)
+    numbers = numeric(expected, got)
+    beyond = tolerance.missed(numbers) if tolerance else ()
+    outcome: Outcome = "undecided"
+    if not finite or beyond or found.lower > max_drop:
+        outcome = "failed"
+    elif found.upper <= max_drop:
+        outcome = "passed"
+    counts = (worse, better, n) if by_decisions else None
+    to_decide = _samples_to_decide(found, counts, n, max_drop, confidence) if outcome == "undecided" else None
+    said = _statement(metric, found, n, max_drop, confidence, outcome, to_decide)
+    if not finite:
+        said = "the engine returned NaN or infinite values"
+    elif beyond:
+        said = "; ".join(beyond)
     return Comparison(
         samples=n,
         metric=metric.name,
-        score_reference=score_reference,
-        score=score,
+        score_reference=scores[0],
+        score=scores[1],
         agreement=float((decided == wanted).mean()),
         worse=worse,
         better=better,
-        drop=(worse - better) / n if metric.name == "top1" else score_reference - score,
-        drop_upper=upper,
+        drop=found.value,
+        drop_upper=found.upper,
+        drop_lower=found.lower,
+        interval=found.interval,
+        p_value=paired.mcnemar(worse, better) if by_decisions else None,
+        detectable_drop=_detectable(found, counts, confidence),
+        samples_to_decide=to_decide,
         confidence=confidence,
         max_drop=max_drop,
-        max_abs_error=_finite(float(difference.max())),
-        mean_abs_error=_finite(float(difference.mean())),
-        sqnr_db=sqnr_db(expected, got) if finite else -200.0,
-        passed=passed,
-        statement=_statement(
-            metric, score_reference - score, n, upper, max_drop, confidence, finite=finite, passed=passed
-        ),
+        **asdict(numbers),
+        slices=_slices(decision, expected_right, right, labels, classes, columns or {}, confidence),
+        outcome=outcome,
+        statement=said,
     )
+
+
+def _by_decisions(worse: int, better: int, n: int, confidence: float) -> Drop:
+    return Drop(
+        value=(worse - better) / n,
+        upper=paired.upper_bound(worse, better, n, confidence),
+        lower=-paired.upper_bound(better, worse, n, confidence),
+        interval=paired.interval(worse, better, n, confidence),
+    )
+
+
+def _detectable(found: Drop, counts: tuple[int, int, int] | None, confidence: float) -> float:
+    """See :attr:`Comparison.detectable_drop`."""
+    if counts is not None:
+        return paired.detectable_drop(*counts, confidence)
+    return min(1.0, _standard_error(found, confidence) * _both(confidence))
+
+
+def _samples_to_decide(
+    found: Drop, counts: tuple[int, int, int] | None, n: int, max_drop: float, confidence: float
+) -> int | None:
+    """See :attr:`Comparison.samples_to_decide`."""
+    if counts is not None:
+        return paired.samples_to_decide(*counts, max_drop, confidence)
+    distance = abs(max_drop - found.value)
+    if distance < 1.0 / n:
+        return None
+    # The standard error falls with the root of the number of samples.
+    samples = math.ceil(n * (_both(confidence) * _standard_error(found, confidence) / distance) ** 2)
+    return max(samples, paired.samples_needed(max_drop, confidence), n + 1)
+
+
+def _standard_error(found: Drop, confidence: float) -> float:
+    """Of a drop with bootstrapped bounds."""
+    return (found.upper - found.value) / NormalDist().inv_cdf(confidence)
+
+
+def _both(confidence: float) -> float:
+    """Standard errors between a drop and what it is told from: for the confidence, and for the power."""
+    return NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(paired.POWER)
+
+
+def _slices(
+    decision: Decision,
+    expected_right: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    columns: Mapping[str, Sequence[str]],
+    confidence: float,
+) -> tuple[Slice, ...]:
+    if isinstance(decision, Similarity):
+        return ()  # decisions are on pairs of samples, which belong to no slice
+    every = dict(columns)
+    if classes and labels.ndim == 1:
+        every = {CLASS: [classes[int(label)] for label in labels], **every}
+    return slices(expected_right, right, every, confidence, classes=classes)
 
 
 def _decided(decision: Decision, outputs: NDArray[np.float64]) -> NDArray[np.integer]:
@@ -176,90 +281,34 @@ def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return chosen[first], chosen[second]
 
 
-def paired_upper_bound(worse: int, better: int, n: int, confidence: float) -> float:
-    """Upper bound of a difference of two paired proportions: Tango's score interval.
-
-    Tango, T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design, Statistics in Medicine 17, 891-908. It holds its level for few discordant pairs, where Wald's does not.
-
-    Args:
-        worse: Pairs in which only the first is right.
-        better: Pairs in which only the second is right.
-        n: All pairs.
-        confidence: One-sided, as 0.95.
-
-    Returns:
-        The largest difference (first minus second) that the data do not reject.
-    """
-    z = NormalDist().inv_cdf(confidence)
-    low, high = (worse - better) / n, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _score(middle, worse, better, n) > -z:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def samples_needed(max_drop: float, confidence: float) -> int:
-    """How many samples show a drop below ``max_drop`` where engine and reference never disagree.
-
-    The bound without discordant pairs is z² / (n + z²).
-    """
-    z = NormalDist().inv_cdf(confidence)
-    return math.ceil(z * z * (1.0 - max_drop) / max_drop)
-
-
-def sqnr_db(expected: NDArray[np.floating], got: NDArray[np.floating]) -> float:
-    """10 · log10 of the power of the reference over the power of the difference; at most 200."""
-    noise = float(np.square(got.astype(np.float64) - expected).sum())
-    signal = float(np.square(expected.astype(np.float64)).sum())
-    if noise <= signal * 1e-20:
-        return 200.0
-    return 10.0 * math.log10(signal / noise) if signal > 0 else -200.0
-
-
-def _score(delta: float, worse: int, better: int, n: int) -> float:
-    """The score statistic of the hypothesis that the difference is ``delta``."""
-    a = 2.0 * n
-    b = -worse - better + (2.0 * n - worse + better) * delta
-    c = -better * delta * (1.0 - delta)
-    only_second = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = n * (2.0 * only_second + delta * (1.0 - delta))
-    if variance <= 0.0:
-        return 0.0
-    return (worse - better - n * delta) / math.sqrt(variance)
-
-
 def _statement(
     metric: Metric,
-    drop: float,
+    found: Drop,
     n: int,
-    upper: float,
     max_drop: float,
     confidence: float,
-    *,
-    finite: bool,
-    passed: bool,
+    outcome: Outcome,
+    to_decide: int | None,
 ) -> str:
-    if not finite:
-        return "the engine returned NaN or infinite values"
-    share, sure = f"{100 * upper:.2f} points", f"{100 * confidence:g}% confidence"
-    if passed:
-        return f"with {sure} {metric.title} drops by less than {share} (allowed {100 * max_drop:.2f})"
-    needed = samples_needed(max_drop, confidence)
-    if metric.name == "top1" and n < needed:
+    sure, allowed = f"{100 * confidence:g}% confidence", f"{100 * max_drop:.2f}"
+    if outcome == "passed":
+        return f"with {sure} {metric.title} drops by less than {100 * found.upper:.2f} points (allowed {allowed})"
+    if outcome == "failed":
         return (
-            f"{n} test samples cannot show a drop below {100 * max_drop:.2f} points with {sure}: "
-            f"at least {needed} are needed"
+            f"{metric.title} drops by {100 * found.value:.2f} points, with {sure} by at least"
+            f" {100 * found.lower:.2f}, and {allowed} are allowed"
         )
+    needed = paired.samples_needed(max_drop, confidence)
+    if n < needed:
+        return f"{n} test samples cannot show a drop below {allowed} points with {sure}: at least {needed} are needed"
+    enough = f"some {_rounded(to_decide)} samples would decide it" if to_decide else "it may be just that"
     return (
-        f"{metric.title} drops by {100 * drop:.2f} points; with {sure} the drop may be up to {share}, "
-        f"and {100 * max_drop:.2f} are allowed"
+        f"undecided: {metric.title} drops by {100 * found.value:.2f} points on these {n} samples; with {sure} it may be"
+        f" up to {100 * found.upper:.2f}, and {allowed} are allowed; {enough}"
     )
 
 
-def _finite(value: float) -> float:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else float(np.finfo(np.float64).max)
+def _rounded(samples: int) -> str:
+    """A forecast has two digits, not five."""
+    step = 10 ** max(0, len(str(samples)) - 2)
+    return f"{math.ceil(samples / step) * step:,}"

@@ -192,7 +192,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         decision=decision,
         judged=judged,
         timings=timings,
-        decisions=tuple(proof.decide(proven, timings)),
+        decisions=tuple(proof.decide(proven, timings, config.parity)),
     )
     _gate(record)
     summary = publish.summary(record)

@@ -15,7 +15,7 @@ from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BundleError, DataError, ParityError, SetupError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline import tasks
 from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
 from edgetl.runtime.decision import Similarity, cosines

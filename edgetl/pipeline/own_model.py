@@ -23,7 +23,7 @@ from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.engines import open_graph
 from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent

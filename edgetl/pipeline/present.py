@@ -13,7 +13,7 @@ from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.latency import Latency as Measured
 from edgetl.data.dataset import Sample
 from edgetl.pipeline import precisions, quantized, tasks, transfer
-from edgetl.pipeline.proof import FP32, PYTORCH, Decision
+from edgetl.pipeline.proof import FP32, PYTORCH, Decision, accepted
 from edgetl.pipeline.record import Record
 from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch
@@ -113,6 +113,21 @@ def _engine(item: Decision, *, waived: bool) -> model.Engine:
             agreement=comparison.agreement,
             drop=comparison.drop,
             drop_upper=comparison.drop_upper,
+            interval=comparison.interval,
+            detectable_drop=comparison.detectable_drop,
+            regressions=tuple(
+                model.Regression(
+                    column=each.column,
+                    value=each.value,
+                    decisions=each.decisions,
+                    worse=each.worse,
+                    better=each.better,
+                    drop=each.drop,
+                    p_adjusted=each.p_adjusted,
+                )
+                for each in comparison.slices
+                if each.regressed
+            ),
             max_abs_error=comparison.max_abs_error,
             mean_abs_error=comparison.mean_abs_error,
             sqnr_db=comparison.sqnr_db,
@@ -127,10 +142,15 @@ def _engine(item: Decision, *, waived: bool) -> model.Engine:
 
 
 def _waived(record: Record, item: Decision) -> bool:
-    """Whether a failed parity does no harm: another precision of the target passed, and one is enough."""
+    """Whether a parity that was not shown does no harm.
+
+    Another precision of the target passed, and one is enough; or it is undecided, and the user lets that do.
+    """
+    if accepted(record.session.config.parity, item.proven.comparison):
+        return True
     target = item.proven.engine.candidate.target.name
     return record.session.config.parity.require == "any" and any(
-        other.proven.comparison is not None and other.proven.comparison.passed
+        accepted(record.session.config.parity, other.proven.comparison)
         for other in record.decisions
         if other.proven.engine.candidate.target.name == target
     )
@@ -142,7 +162,7 @@ def _parity_gate(item: Decision, *, waived: bool) -> model.Gate:
         return model.Gate(outcome="not-run", message=item.reason)
     if comparison.passed:
         return model.Gate(outcome="passed", message=comparison.statement)
-    return model.Gate(outcome="waived" if waived else "failed", message=comparison.statement)
+    return model.Gate(outcome="waived" if waived else comparison.outcome, message=comparison.statement)
 
 
 def _budget_gate(item: Decision) -> model.Gate:

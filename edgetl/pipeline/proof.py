@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, latency
-from edgetl.config import Budget, Config
+from edgetl.config import Budget, Config, Parity
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BudgetError, ParityError
 from edgetl.parity.compare import Comparison, compare
+from edgetl.parity.numeric import TOLERANCES, Tolerance
 from edgetl.pipeline import fused, tasks, transfer
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.learning import Reference, samples_digest
@@ -29,6 +30,7 @@ from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.runner import Runner, run_batch
+from edgetl.specs import Precision
 from edgetl.store import Artifact, code_digest, versions_of
 
 PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
@@ -138,6 +140,8 @@ def verify(
         confidence=gate.confidence,
         metric=metric,
         decision=decision,
+        tolerance=tolerance(gate, engine.candidate.precision),
+        classes=dataset.classes,
     )
     session.reporter.note(
         f"{engine.candidate.name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
@@ -153,6 +157,20 @@ def verify(
         decided=None if isinstance(decision, Similarity) else decision.decide(outputs),
         fusion=fusion,
     )
+
+
+def tolerance(gate: Parity, precision: Precision) -> Tolerance | None:
+    """What the numbers of an engine must keep to."""
+    if precision in gate.tolerances:
+        return Tolerance(**gate.tolerances[precision].model_dump())
+    return TOLERANCES.get(precision)
+
+
+def accepted(gate: Parity, comparison: Comparison | None) -> bool:
+    """Whether an engine may be shipped: it passed, or nothing was decided and the user lets that do."""
+    if comparison is None:
+        return False
+    return comparison.passed or (comparison.outcome == "undecided" and gate.undecided == "allow")
 
 
 def bench(
@@ -208,15 +226,20 @@ def bench(
     )
 
 
-def decide(proven: list[Proven], timings: Timings) -> list[Decision]:
+def decide(proven: list[Proven], timings: Timings, parity: Parity) -> list[Decision]:
     """Choose per target: of the precisions that pass parity, the fastest; a budget narrows the choice first.
 
     What could not run here is shipped unproven, and says so.
+
+    Args:
+        proven: Every engine.
+        timings: Of those that run here.
+        parity: What passes.
     """
     decisions = []
     for target in dict.fromkeys(item.engine.candidate.target.name for item in proven):
         items = [item for item in proven if item.engine.candidate.target.name == target]
-        decisions += _decide_target(items, timings)
+        decisions += _decide_target(items, timings, parity)
     return decisions
 
 
@@ -246,7 +269,7 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
             for item in decisions
             if item.proven.engine.candidate.target.name == target and item.proven.comparison is not None
         ]
-        failed = [item for item in tested if item.proven.comparison and not item.proven.comparison.passed]
+        failed = [item for item in tested if not accepted(config.parity, item.proven.comparison)]
         if failed and (config.parity.require == "all" or len(failed) == len(tested)):
             failures += [
                 f"{item.proven.engine.candidate.name}: {item.proven.comparison.statement}"
@@ -296,8 +319,8 @@ def _tell(session: Session, engine: Engine, fusion: dict[str, Any] | None) -> No
         session.reporter.note(line)
 
 
-def _decide_target(items: list[Proven], timings: Timings) -> list[Decision]:
-    passing = [item for item in items if item.comparison and item.comparison.passed]
+def _decide_target(items: list[Proven], timings: Timings, parity: Parity) -> list[Decision]:
+    passing = [item for item in items if accepted(parity, item.comparison)]
     found = {id(item): timings.latencies.get(item.engine.candidate.name) for item in items}
     missed = {id(item): _missed(item.engine.candidate.entry.budget, found[id(item)]) for item in items}
     fastest = min(passing, key=lambda item: (bool(missed[id(item)]), _p50(found[id(item)])), default=None)
@@ -307,7 +330,7 @@ def _decide_target(items: list[Proven], timings: Timings) -> list[Decision]:
         reason = ""
         if item.comparison is None:
             reason = item.engine.record.note
-        elif not item.comparison.passed:
+        elif not accepted(parity, item.comparison):
             reason = f"parity: {item.comparison.statement}"
         elif item is not fastest and fastest is not None:
             reason = f"{fastest.engine.candidate.precision} is faster" + _than(found[id(fastest)], speed)

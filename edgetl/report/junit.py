@@ -24,7 +24,7 @@ def render_junit(report: Report) -> str:
     gates = [(engine, name, gate) for engine in report.engines for name, gate in _gates(engine)]
     counts = {
         "tests": str(len(gates)),
-        "failures": str(sum(gate.outcome == "failed" for _, _, gate in gates)),
+        "failures": str(sum(gate.outcome in _FAILED for _, _, gate in gates)),
         "errors": "0",
         "skipped": str(sum(gate.outcome in ("waived", "not-run") for _, _, gate in gates)),
     }
@@ -45,6 +45,9 @@ def render_junit(report: Report) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
+_FAILED = ("failed", "undecided")
+
+
 def _gates(engine: Engine) -> tuple[tuple[str, Gate], ...]:
     return ("parity", engine.parity_gate), ("budget", engine.budget_gate)
 
@@ -55,7 +58,7 @@ def _case(suite: ElementTree.Element, engine: Engine, name: str, gate: Gate) -> 
     case = ElementTree.SubElement(suite, "testcase", {"classname": class_name, "name": name, "time": seconds})
     limits = budget_text(engine.budget) if name == "budget" else ""
     message = clean(gate.message or (f"budget: {limits}" if limits else f"{name}: {gate.outcome}"))
-    if gate.outcome == "failed":
+    if gate.outcome in _FAILED:
         failure = ElementTree.SubElement(case, "failure", {"type": name, "message": message})
         failure.text = clean(f"{engine.name} ({engine.backend}, {engine.provider}): {message}")
     elif gate.outcome in ("waived", "not-run"):

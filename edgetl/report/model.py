@@ -12,7 +12,7 @@ from typing import Literal
 from edgetl.report.quantized import Fusion, LayerReport
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
-Outcome = Literal["passed", "failed", "waived", "not-run"]
+Outcome = Literal["passed", "failed", "undecided", "waived", "not-run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,25 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regression:
+    """A class, or a value of a column of the manifest, on which an engine is worse than the reference."""
+
+    column: str
+    """"class", or the column."""
+    value: str
+    decisions: int
+    """Of this class or value."""
+    worse: int
+    """That only the reference gets right."""
+    better: int
+    """That only the engine gets right."""
+    drop: float
+    """As a share of the decisions."""
+    p_adjusted: float
+    """How often chance alone would show so much anywhere among all classes and values."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ParityFigures:
     """An engine's outputs against the PyTorch reference, on the same raw samples."""
 
@@ -74,6 +93,12 @@ class ParityFigures:
     """Score of the reference minus that of the engine, as a share; negative where the engine is better."""
     drop_upper: float
     """Upper bound of the drop at the confidence of :attr:`Report.confidence`, as a share."""
+    interval: tuple[float, float]
+    """Two-sided interval of the drop at the same confidence, as shares."""
+    detectable_drop: float
+    """The smallest drop that these samples would probably have shown, as a share."""
+    regressions: tuple[Regression, ...] = ()
+    """The likeliest first."""
     max_abs_error: float
     """Largest absolute difference of any output value."""
     mean_abs_error: float
@@ -87,7 +112,8 @@ class Gate:
     """The outcome of one condition that an engine must meet."""
 
     outcome: Outcome
-    """waived: not met, but the build does not depend on it, since another precision of the target is shipped."""
+    """waived: not met, but the build does not depend on it, since another precision of the target is shipped, or since
+    the user lets an undecided one do."""
     message: str = ""
     """One sentence: what was compared with what; or why it did not run."""
 

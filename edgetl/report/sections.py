@@ -10,7 +10,7 @@ from edgetl.report import fusion, heatmap, layers, panels, plots
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
-from edgetl.report.tables import Column, engines_table, latency_table, parity_table, table
+from edgetl.report.tables import Column, engines_table, latency_table, parity_table, regressions_table, table
 
 _HISTOGRAMS = 12
 _CLASS_ROWS = 30
@@ -79,7 +79,21 @@ def _parity(report: Report) -> Markup | None:
         f"{report.metric}, taken over paired samples, is below {points_of(report.max_drop)}. "
         "A negative drop means that the engine was better. Errors are of the raw outputs."
     )
-    return join([rows, el("p", note, class_="note")])
+    figures = [engine.parity for engine in report.engines if engine.parity]
+    if figures:
+        least = min(each.detectable_drop for each in figures)
+        note += f" A drop of {points_of(least)} or more would probably have shown on these samples."
+    regressed = regressions_table(report)
+    parts = [rows, el("p", note, class_="note")]
+    if regressed:
+        parts += [el("h3", "Where an engine is worse"), regressed, el("p", _REGRESSED, class_="note")]
+    return join(parts)
+
+
+_REGRESSED = (
+    "Each class, and each value of the manifest's columns that were asked for, is tested by itself (McNemar's exact "
+    "test, one-sided); p is adjusted for their number (Holm)."
+)
 
 
 def _latency(report: Report) -> Markup | None:

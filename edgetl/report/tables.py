@@ -26,6 +26,7 @@ _STATUS = {"ready": "ran here", "built": "built, not run", "build-on-device": "b
 _OUTCOME = {
     "passed": ("✓", "passed"),
     "failed": ("✕", "failed"),
+    "undecided": ("?", "undecided"),
     "waived": ("○", "not met"),
     "not-run": (DASH, "not checked"),
 }
@@ -102,23 +103,45 @@ def parity_table(report: Report) -> Markup | None:
     ]
     if not shown:
         return None
-    bound = f"{plain(report.confidence * 100)} % bound"
+    sure = f"{plain(report.confidence * 100)} %"
+    bound = f"{sure} bound"
     columns = (
         Column("engine"), Column(report.metric, "%", numeric=True), Column("agreement", "%", numeric=True),
-        Column("drop", "points", numeric=True), Column(bound, "points", numeric=True),
+        Column("drop", "points", numeric=True), Column(f"{sure} interval", "points"),
+        Column(bound, "points", numeric=True),
         Column("max error", numeric=True), Column("mean error", numeric=True), Column("SQNR", "dB", numeric=True),
         Column("gate", wide=True),
     )  # fmt: skip
     rows = []
     for engine in shown:
         figures, samples = engine.parity, report.test_samples
-        numbers = [DASH] * 7 if figures is None else [
+        numbers = [DASH] * 8 if figures is None else [
             percent(figures.score, figures.samples), percent(figures.agreement, figures.samples),
-            signed_points(figures.drop, samples), _bound(figures.drop_upper),
+            signed_points(figures.drop, samples), _interval(figures.interval), _bound(figures.drop_upper),
             significant(figures.max_abs_error, 2), significant(figures.mean_abs_error, 2), fixed(figures.sqnr_db, 1),
         ]  # fmt: skip
         rows.append([engine_name(engine), *numbers, gate(engine.parity_gate)])
     return table(columns, rows, stack=True)
+
+
+def regressions_table(report: Report) -> Markup | None:
+    """Classes and slices on which an engine is worse than PyTorch; None where there is none."""
+    columns = (
+        Column("engine"), Column("where"), Column("decisions", numeric=True),
+        Column("only PyTorch right", numeric=True),
+        Column("only the engine right", numeric=True), Column("drop", "points", numeric=True),
+        Column("p, adjusted", numeric=True),
+    )  # fmt: skip
+    rows = [
+        [
+            engine_name(engine), f"{each.column} {each.value}", integer(each.decisions), integer(each.worse),
+            integer(each.better), fixed(100.0 * each.drop, 1), significant(each.p_adjusted, 2),
+        ]
+        for engine in report.engines
+        if engine.parity
+        for each in engine.parity.regressions
+    ]  # fmt: skip
+    return table(columns, rows, stack=True) if rows else None
 
 
 def latency_table(report: Report) -> Markup | None:
@@ -195,6 +218,10 @@ def _budget_cell(engine: Engine) -> Markup | str:
         return "none set"
     result = engine.budget_gate
     return gate(result if result.message else replace(result, message=budget_text(engine.budget)))
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{fixed(100.0 * interval[0], 2)} to {fixed(100.0 * interval[1], 2)}"
 
 
 def _bound(drop_upper: float) -> str:

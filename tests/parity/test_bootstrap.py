@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
 from edgetl.parity.bootstrap import least_bound, paired_drop
-from edgetl.parity.compare import paired_upper_bound, samples_needed
+from edgetl.parity.paired import samples_needed, upper_bound
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -31,15 +31,21 @@ def case(seed: int, n: int = 60, noise: float = 0.5, name: str = "auc") -> Case:
     return reference, reference + noise * random.normal(size=reference.shape), labels
 
 
+def bounds(*arguments, **settings) -> tuple[float, float]:
+    """The drop and its upper bound."""
+    found = paired_drop(*arguments, **settings)
+    return found.value, found.upper
+
+
 @pytest.mark.parametrize("name", ["top1", "macro-f1", "auc", "map", "tar"])
 @given(seed=st.integers(0, 10**6), noise=st.floats(0, 3), confidence=st.sampled_from([0.5, 0.9, 0.99]))
 @settings(max_examples=15, deadline=None)
 def test_the_bound_is_not_below_the_drop(name: str, seed: int, noise: float, confidence: float) -> None:
     reference, outputs, labels = case(seed, noise=noise, name=name)
-    drop, upper = paired_drop(metric(name), reference, outputs, labels, confidence=confidence, resamples=100)
+    drop, upper = bounds(metric(name), reference, outputs, labels, confidence=confidence, resamples=100)
     assert drop == metric(name)(reference, labels) - metric(name)(outputs, labels)
     assert drop <= upper <= 1.0
-    surer = paired_drop(metric(name), reference, outputs, labels, confidence=0.995, resamples=100)[1]
+    surer = paired_drop(metric(name), reference, outputs, labels, confidence=0.995, resamples=100).upper
     assert upper <= surer
 
 
@@ -51,7 +57,7 @@ def area(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def test_it_is_the_percentile_of_resamples_one_by_one() -> None:
     reference, outputs, labels = case(0, n=80)
-    drop, upper = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95, resamples=4000)
+    drop, upper = bounds(metric("auc"), reference, outputs, labels, confidence=0.95, resamples=4000)
     random, drops = np.random.default_rng(5), []
     while len(drops) < 2000:
         drawn = random.integers(0, 80, 80)
@@ -67,15 +73,15 @@ def test_the_order_of_classes_and_the_seed_are_all_that_is_random() -> None:
     first = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95, seed=3)
     assert paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95, seed=3) == first
     other = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95, seed=4)
-    assert other[0] == first[0]
-    assert other[1] == pytest.approx(first[1], abs=0.01)
+    assert other.value == first.value
+    assert other.upper == pytest.approx(first.upper, abs=0.01)
 
 
 class TestTheLeastBound:
     @settings(deadline=None, max_examples=50)
     @given(st.integers(1, 10**5), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
     def test_it_is_tangos_without_a_difference(self, n: int, confidence: float) -> None:
-        assert least_bound(n, confidence) == pytest.approx(paired_upper_bound(0, 0, n, confidence), abs=1e-9)
+        assert least_bound(n, confidence) == pytest.approx(upper_bound(0, 0, n, confidence), abs=1e-9)
 
     @settings(deadline=None, max_examples=50)
     @given(st.floats(0.001, 0.2))
@@ -86,7 +92,7 @@ class TestTheLeastBound:
     @pytest.mark.parametrize("name", ["top1", "macro-f1", "auc", "map", "tar"])
     def test_few_samples_that_agree_show_little(self, name: str) -> None:
         reference, _, labels = case(2, n=20, name=name)
-        drop, upper = paired_drop(metric(name), reference, reference.copy(), labels, confidence=0.95)
+        drop, upper = bounds(metric(name), reference, reference.copy(), labels, confidence=0.95)
         assert drop == 0.0
         assert upper == least_bound(20, 0.95) > 0.1
 
@@ -98,7 +104,7 @@ def test_the_bound_holds_as_often_as_it_says(name: str) -> None:
     wanted = metric(name)(true[0], true[2]) - metric(name)(true[1], true[2])
     held = 0
     for seed in range(200):
-        upper = paired_drop(metric(name), *case(seed, n=120, noise=1.0), confidence=0.9, resamples=300)[1]
+        upper = paired_drop(metric(name), *case(seed, n=120, noise=1.0), confidence=0.9, resamples=300).upper
         held += wanted <= upper
     assert 0.84 <= held / 200 <= 0.96  # 0.9 within three standard errors
 
@@ -106,12 +112,12 @@ def test_the_bound_holds_as_often_as_it_says(name: str) -> None:
 class TestGroups:
     def test_copies_in_groups_are_not_more_evidence(self) -> None:
         reference, outputs, labels = case(4, n=60, noise=1.0)
-        upper = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95)[1]
+        upper = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.95).upper
         four = [np.repeat(each, 4, axis=0) for each in (reference, outputs, labels)]
         groups = np.repeat(np.arange(60), 4)
-        together = paired_drop(metric("auc"), *four, confidence=0.95, groups=groups)[1]
+        together = paired_drop(metric("auc"), *four, confidence=0.95, groups=groups).upper
         assert together == pytest.approx(upper, abs=1e-9)
-        assert paired_drop(metric("auc"), *four, confidence=0.95)[1] < upper - 0.01
+        assert paired_drop(metric("auc"), *four, confidence=0.95).upper < upper - 0.01
 
     def test_groups_may_have_names(self) -> None:
         reference, outputs, labels = case(4)
@@ -128,7 +134,7 @@ class TestGroups:
         first = paired_drop(metric("tar"), reference, outputs, labels, confidence=0.9)
         assert paired_drop(metric("tar"), reference, outputs, labels, confidence=0.9, groups=labels * 3 + 1) == first
         drop = verification(reference, labels, 1e-2).tar - verification(outputs, labels, 1e-2).tar
-        assert first[0] == pytest.approx(drop)
+        assert first.value == pytest.approx(drop)
         for wrong in (np.arange(60), labels // 2, np.roll(labels, 1)):
             with pytest.raises(DataError, match="by identity"):
                 paired_drop(metric("tar"), reference, outputs, labels, confidence=0.9, groups=wrong)
@@ -137,7 +143,7 @@ class TestGroups:
         """Identities far apart, each with samples that are alike: whatever is drawn, every genuine pair is accepted."""
         labels = np.repeat(np.arange(6), 4)
         reference = np.eye(6)[labels] + 0.01 * np.random.default_rng(0).normal(size=(24, 6))
-        drop, upper = paired_drop(metric("tar"), reference, reference[::-1][::-1].copy(), labels, confidence=0.95)
+        drop, upper = bounds(metric("tar"), reference, reference[::-1][::-1].copy(), labels, confidence=0.95)
         assert (drop, upper) == (0.0, least_bound(24, 0.95))
 
     @pytest.mark.parametrize("groups", [np.zeros(60), np.arange(59)])
@@ -150,7 +156,7 @@ class TestBadInput:
     def test_an_engine_that_returns_nan_has_lost_everything(self) -> None:
         reference, outputs, labels = case(0)
         outputs[7, 0] = np.nan
-        drop, upper = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.9)
+        drop, upper = bounds(metric("auc"), reference, outputs, labels, confidence=0.9)
         assert (drop, upper) == (metric("auc")(reference, labels), 1.0)
 
     def test_a_reference_that_returns_nan_compares_with_nothing(self) -> None:
@@ -168,7 +174,7 @@ class TestBadInput:
         reference, outputs, _ = case(0)
         labels = np.zeros(60, dtype=np.int64)
         labels[0] = 1  # a third of all resamples have no other
-        drop, upper = paired_drop(metric("auc"), reference, outputs, labels, confidence=0.9)
+        drop, upper = bounds(metric("auc"), reference, outputs, labels, confidence=0.9)
         assert np.isfinite([drop, upper]).all()
 
     @pytest.mark.parametrize("confidence", [0.0, 0.3, 1.0, 95.0, float("nan")])

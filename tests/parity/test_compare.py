@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
-from edgetl.parity.compare import Comparison, compare, paired_upper_bound, samples_needed, sqnr_db
+from edgetl.parity.compare import Comparison, compare
+from edgetl.parity.numeric import Tolerance, sqnr_db
+from edgetl.parity.paired import samples_needed, upper_bound
 
 CONFIDENCES = st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.99])
 
@@ -44,15 +46,15 @@ PUBLISHED = [
 def test_published_intervals(first: int, second: int, n: int, confidence: float, lower: float, upper: float) -> None:
     one_sided = 1 - (1 - confidence) / 2
     digits = 3 if upper == -0.026 else 4
-    assert round(paired_upper_bound(first, second, n, one_sided), digits) == upper
-    assert round(-paired_upper_bound(second, first, n, one_sided), digits) == lower
+    assert round(upper_bound(first, second, n, one_sided), digits) == upper
+    assert round(-upper_bound(second, first, n, one_sided), digits) == lower
 
 
 @given(tables(), CONFIDENCES)
 def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], confidence: float) -> None:
     """The likelihood is maximised here on a grid, not with the closed form that the code uses."""
     worse, better, n = table
-    bound = paired_upper_bound(worse, better, n, confidence)
+    bound = upper_bound(worse, better, n, confidence)
     assume(0.001 < bound < 0.999)
     # Given the difference d, p21 = q and p12 = q + d, with q up to (1 - d) / 2; concordant pairs share 1 - 2q - d.
     # The log likelihood is concave in q: find where its slope is zero.
@@ -71,41 +73,41 @@ def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], 
 @given(tables(), CONFIDENCES)
 def test_the_bound_is_above_the_estimate_and_at_most_one(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
-    assert (worse - better) / n <= paired_upper_bound(worse, better, n, confidence) <= 1.0
+    assert (worse - better) / n <= upper_bound(worse, better, n, confidence) <= 1.0
 
 
 @given(tables(), CONFIDENCES, CONFIDENCES)
 def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: float, other: float) -> None:
     low, high = sorted((one, other))
-    assert paired_upper_bound(*table, low) <= paired_upper_bound(*table, high) + 1e-9
+    assert upper_bound(*table, low) <= upper_bound(*table, high) + 1e-9
 
 
 @given(tables(), CONFIDENCES)
 def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
     assume(worse + better < n)
-    here = paired_upper_bound(worse, better, n, confidence)
-    assert paired_upper_bound(worse + 1, better, n, confidence) >= here - 1e-9
-    assert paired_upper_bound(worse, better + 1, n, confidence) <= here + 1e-9
+    here = upper_bound(worse, better, n, confidence)
+    assert upper_bound(worse + 1, better, n, confidence) >= here - 1e-9
+    assert upper_bound(worse, better + 1, n, confidence) <= here + 1e-9
 
 
 @given(tables(), CONFIDENCES)
 def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int, int], confidence: float) -> None:
     """The lower bound of (first - second) is minus the upper bound of (second - first): they enclose the estimate."""
     worse, better, n = table
-    lower = -paired_upper_bound(better, worse, n, confidence)
-    assert lower - 1e-12 <= (worse - better) / n <= paired_upper_bound(worse, better, n, confidence) + 1e-12
+    lower = -upper_bound(better, worse, n, confidence)
+    assert lower - 1e-12 <= (worse - better) / n <= upper_bound(worse, better, n, confidence) + 1e-12
 
 
 @given(st.integers(1, 100_000), CONFIDENCES)
 def test_without_discordant_pairs_the_bound_is_known(n: int, confidence: float) -> None:
     z = NormalDist().inv_cdf(confidence)
-    assert paired_upper_bound(0, 0, n, confidence) == pytest.approx(z * z / (n + z * z), rel=1e-6)
+    assert upper_bound(0, 0, n, confidence) == pytest.approx(z * z / (n + z * z), rel=1e-6)
 
 
 @pytest.mark.parametrize(("worse", "better", "n"), [(1, 0, 1), (0, 1, 1), (50, 0, 50), (0, 50, 50), (25, 25, 50)])
 def test_the_ends_of_the_range(worse: int, better: int, n: int) -> None:
-    bound = paired_upper_bound(worse, better, n, 0.95)
+    bound = upper_bound(worse, better, n, 0.95)
     assert math.isfinite(bound)
     assert (worse - better) / n <= bound <= 1.0
 
@@ -118,7 +120,7 @@ def test_coverage_by_simulation(p_worse: float, p_better: float, n: int) -> None
     bounds: dict[tuple[int, int], float] = {}
     for worse, better, _ in draws.tolist():
         if (worse, better) not in bounds:
-            bounds[worse, better] = paired_upper_bound(worse, better, n, 0.95)
+            bounds[worse, better] = upper_bound(worse, better, n, 0.95)
     covered = np.mean([bounds[worse, better] >= p_worse - p_better for worse, better, _ in draws.tolist()])
     assert 0.935 <= covered <= 0.975
 
@@ -127,15 +129,15 @@ def test_an_engine_at_the_limit_rarely_passes() -> None:
     """The gate's promise: an engine that really drops by max_drop passes in at most about 5 of 100 builds."""
     rng = np.random.default_rng(3)
     draws = rng.multinomial(1000, [0.02, 0.01, 0.97], size=2000).tolist()
-    passed = np.mean([paired_upper_bound(worse, better, 1000, 0.95) <= 0.01 for worse, better, _ in draws])
+    passed = np.mean([upper_bound(worse, better, 1000, 0.95) <= 0.01 for worse, better, _ in draws])
     assert passed <= 0.065
 
 
 @given(st.floats(1e-4, 0.5), CONFIDENCES)
 def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, confidence: float) -> None:
     needed = samples_needed(max_drop, confidence)
-    assert paired_upper_bound(0, 0, needed, confidence) <= max_drop * (1 + 1e-9)
-    assert needed <= 1 or paired_upper_bound(0, 0, needed - 1, confidence) > max_drop * (1 - 1e-9)
+    assert upper_bound(0, 0, needed, confidence) <= max_drop * (1 + 1e-9)
+    assert needed <= 1 or upper_bound(0, 0, needed - 1, confidence) > max_drop * (1 - 1e-9)
 
 
 def test_samples_needed_for_one_point() -> None:
@@ -183,7 +185,7 @@ def test_the_counts() -> None:
     assert (found.samples, found.worse, found.better) == (5, 1, 1)
     assert (found.score_reference, found.score, found.drop) == (0.4, 0.4, 0.0)
     assert found.agreement == pytest.approx(2 / 5)
-    assert found.drop_upper == paired_upper_bound(1, 1, 5, 0.95)
+    assert found.drop_upper == upper_bound(1, 1, 5, 0.95)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40))
@@ -194,6 +196,11 @@ def test_laws_of_a_comparison(rows: list[tuple[int, int, int]]) -> None:
     assert (found.worse, found.better) == (swapped.better, swapped.worse)
     assert (found.agreement, found.max_abs_error) == (swapped.agreement, swapped.max_abs_error)
     assert found.passed == (found.drop_upper <= found.max_drop)
+    assert (found.outcome == "failed") == (found.drop_lower > found.max_drop)
+    assert found.interval[0] <= found.drop_lower <= found.drop <= found.drop_upper <= found.interval[1]
+    assert found.interval == pytest.approx((-swapped.interval[1], -swapped.interval[0]), abs=1e-9)
+    assert found.p_value == swapped.p_value
+    assert (found.samples_to_decide is None) or found.outcome == "undecided"
     assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
 
 
@@ -217,8 +224,56 @@ def test_too_few_samples_show_nothing_even_for_the_same_engine() -> None:
 def test_a_real_drop_fails_with_its_size() -> None:
     labels = [0] * 1000
     found = comparing(labels, [1] * 30 + [0] * 970, labels)
-    assert not found.passed
-    assert found.statement.startswith("top-1 drops by 3.00 points; with 95% confidence the drop may be up to ")
+    assert found.outcome == "failed" and not found.passed
+    assert found.statement == ("top-1 drops by 3.00 points, with 95% confidence by at least 2.23, and 1.00 are allowed")
+
+
+def test_what_samples_do_not_decide_is_undecided_and_says_what_would() -> None:
+    labels = [0] * 1000
+    found = comparing(labels, [1] * 8 + [0] * 992, labels)
+    assert found.outcome == "undecided" and not found.passed
+    assert found.drop_lower <= found.max_drop < found.drop_upper
+    assert found.samples_to_decide is not None and found.samples_to_decide > 1000
+    assert found.statement == (
+        "undecided: top-1 drops by 0.80 points on these 1000 samples; with 95% confidence it may be up to 1.41, and"
+        f" 1.00 are allowed; some {-(-found.samples_to_decide // 1000) * 1000:,} samples would decide it"
+    )
+
+
+def test_a_drop_of_just_what_is_allowed_is_never_decided() -> None:
+    labels = [0] * 1000
+    found = comparing(labels, [1] * 10 + [0] * 990, labels)
+    assert found.outcome == "undecided" and found.samples_to_decide is None
+    assert found.statement.endswith("it may be just that")
+
+
+def test_numbers_beyond_their_tolerance_fail_whatever_the_decisions_are() -> None:
+    labels = np.zeros(1000, dtype=np.int64)
+    reference = np.tile(np.array([[4.0, 1.0]], dtype=np.float32), (1000, 1))
+    found = compare(
+        reference, reference * 1.1, labels, max_drop=0.01, confidence=0.95, tolerance=Tolerance(sqnr_db=30.0)
+    )
+    assert found.outcome == "failed" and found.agreement == 1.0
+    assert found.statement == "SQNR is 20 dB, at least 30 dB is asked for"
+    kept = compare(
+        reference, reference * 1.001, labels, max_drop=0.01, confidence=0.95, tolerance=Tolerance(sqnr_db=30.0)
+    )
+    assert kept.passed
+
+
+def test_a_class_that_is_lost_is_named_though_the_whole_passes() -> None:
+    labels = np.arange(20_000) % 100
+    reference = np.eye(100, dtype=np.float32)[labels]
+    got = reference.copy()
+    lost = np.flatnonzero(labels == 7)[:60]
+    got[lost] = np.eye(100, dtype=np.float32)[8]
+    names = [f"c{index}" for index in range(100)]
+    columns = {"light": ["night" if index in set(lost.tolist()) else "day" for index in range(20_000)]}
+    found = compare(reference, got, labels, max_drop=0.01, confidence=0.95, classes=names, columns=columns)
+    assert found.passed
+    regressed = {(each.column, each.value): round(each.drop, 9) for each in found.slices if each.regressed}
+    assert regressed == {("class", "c7"): 0.3, ("light", "night"): 1.0}
+    assert len(found.slices) == 102
 
 
 def test_a_better_engine_passes() -> None:

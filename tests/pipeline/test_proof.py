@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from edgetl.backends.base import EngineRecord
 from edgetl.benchmark.latency import Latency
-from edgetl.config import Budget, Config, Finetune, TargetEntry
+from edgetl.config import Budget, Config, Finetune, Parity, TargetEntry
 from edgetl.errors import BudgetError, ParityError
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
-from edgetl.pipeline import transfer
+from edgetl.parity.numeric import Tolerance
+from edgetl.pipeline import proof, transfer
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings, decide, gate
+from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings, gate
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
@@ -32,11 +34,16 @@ def speed(p50_ms: float, p99_ms: float | None = None) -> Latency:
     )  # fmt: skip
 
 
+def decide(items: list[Proven], timings: Timings, **parity: Any) -> list[Decision]:
+    return proof.decide(items, timings, Parity(**parity))
+
+
 def comparison(passed: bool) -> Comparison:
     return Comparison(
         samples=1000, metric="top1", score_reference=0.98, score=0.98, agreement=1.0, worse=0, better=0, drop=0.0,
-        drop_upper=0.0, confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, sqnr_db=40.0,
-        passed=passed, statement="as good" if passed else "top-1 drops by 3.00 points",
+        drop_upper=0.0, drop_lower=0.0, interval=(0.0, 0.0), p_value=1.0, detectable_drop=0.0, samples_to_decide=None,
+        confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0, sqnr_db=40.0, slices=(),
+        outcome="passed" if passed else "failed", statement="as good" if passed else "top-1 drops by 3.00 points",
     )  # fmt: skip
 
 
@@ -101,6 +108,25 @@ def test_the_fastest_that_passes_is_shipped() -> None:
         "cpu fp16": "int8 is faster: 2.50 against 4.00 ms",
         "cpu fp32": "int8 is faster: 2.50 against 5.00 ms",
     }
+
+
+def test_what_is_undecided_is_shipped_only_where_the_user_lets_it() -> None:
+    item = proven("int8")
+    assert item.comparison is not None
+    undecided = replace(item, comparison=replace(item.comparison, outcome="undecided", statement="undecided: …"))
+    assert shipped(decide([undecided], timings(cpu_int8=2.5))) == []
+    assert reasons(decide([undecided], timings(cpu_int8=2.5))) == {"cpu int8": "parity: undecided: …"}
+    assert shipped(decide([undecided], timings(cpu_int8=2.5), undecided="allow")) == ["cpu int8"]
+    failed = replace(item, comparison=replace(item.comparison, outcome="failed"))
+    assert shipped(decide([failed], timings(cpu_int8=2.5), undecided="allow")) == []
+
+
+def test_limits_of_the_numbers_are_the_users_where_there_are_some() -> None:
+    own = Parity.model_validate({"tolerances": {"int8": {"sqnr_db": 12}, "fp32": {}}})
+    assert proof.tolerance(own, "int8") == Tolerance(sqnr_db=12.0)
+    assert proof.tolerance(own, "fp32") == Tolerance()
+    assert proof.tolerance(own, "fp16") == Tolerance(sqnr_db=30.0)
+    assert proof.tolerance(Parity(), "int8") is None
 
 
 def test_int8_that_is_slower_is_not_shipped() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetl.errors import ModelError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import dynamic, graph
 from edgetl.specs import Estimator
 

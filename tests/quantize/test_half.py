@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from edgetl import catalog
 from edgetl.backends import CompileRequest, backend
 from edgetl.errors import ModelError, UnknownNameError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import graph, half
 from edgetl.specs import BatchRange
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from edgetl.errors import ModelError
-from edgetl.parity.compare import sqnr_db
+from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import calibrate, graph, insertion, placement
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics

@@ -104,6 +104,7 @@ def _latency(p50: float, p90: float, p99: float) -> model.Latency:
 def _figures(top1: float, agreement: float, upper: float, errors: tuple[float, float, float]) -> model.ParityFigures:
     return model.ParityFigures(
         samples=SAMPLES, score=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
+        interval=(-0.002, upper + 0.001), detectable_drop=0.006,
         max_abs_error=errors[0], mean_abs_error=errors[1], sqnr_db=errors[2],
     )  # fmt: skip
 

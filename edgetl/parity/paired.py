@@ -1,0 +1,177 @@
+"""Two models on the same samples: what the samples on which only one of them is right say about their difference.
+
+``worse`` counts samples that only the reference gets right, ``better`` those that only the engine does, ``n`` all.
+The drop is the reference's accuracy minus the engine's, (worse - better) / n. Samples on which both are right or both
+are wrong say nothing about its sign, but everything about its size: that is why pairs are compared, not two accuracies.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+
+from edgetl.errors import DataError
+
+Outcome = Literal["passed", "failed", "undecided"]
+"""Of a comparison: the drop is shown to be small enough, or too large; or these samples show neither."""
+
+POWER = 0.8
+"""With which a test set should decide: of what it could show, it shows so much."""
+
+
+def upper_bound(worse: int, better: int, n: int, confidence: float) -> float:
+    """Upper bound of the drop: Tango's score interval.
+
+    Tango, T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design, Statistics in Medicine 17, 891-908. It holds its level for few discordant pairs, where Wald's does not.
+
+    Args:
+        worse: Pairs in which only the first is right.
+        better: Pairs in which only the second is right.
+        n: All pairs.
+        confidence: One-sided, as 0.95.
+
+    Returns:
+        The largest difference (first minus second) that the data do not reject.
+    """
+    z = NormalDist().inv_cdf(confidence)
+    low, high = (worse - better) / n, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _score(middle, worse, better, n) > -z:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def interval(worse: int, better: int, n: int, confidence: float) -> tuple[float, float]:
+    """The two-sided interval of the drop, both ends by :func:`upper_bound`."""
+    one_sided = (1.0 + confidence) / 2.0
+    return -upper_bound(better, worse, n, one_sided), upper_bound(worse, better, n, one_sided)
+
+
+def mcnemar(worse: int, better: int) -> float:
+    """Two-sided p of the hypothesis that both are equally often right: the exact test.
+
+    Given that a pair is discordant, either direction then has the probability 1/2 (McNemar 1947, Psychometrika 12,
+    153-157, with the binomial distribution in the place of its normal approximation).
+    """
+    return min(1.0, 2.0 * min(mcnemar_worse(worse, better), mcnemar_worse(better, worse)))
+
+
+def mcnemar_worse(worse: int, better: int) -> float:
+    """One-sided p of the hypothesis that the engine is not worse: P(X ≥ worse), X binomial (worse + better, 1/2)."""
+    if worse < 0 or better < 0:
+        raise DataError(f"counts of pairs cannot be negative: {worse} and {better}")
+    return _tail(worse + better, worse)
+
+
+def _tail(total: int, least: int) -> float:
+    """P(X ≥ least) of a binomial (total, 1/2); by logarithms, so that thousands of pairs do not overflow."""
+    if least <= 0:
+        return 1.0
+    if least > total:
+        return 0.0
+    counts = range(least, total + 1)
+    logs = np.array([math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in counts])
+    return float(min(1.0, np.exp(logs - total * math.log(2.0)).sum()))
+
+
+def samples_needed(max_drop: float, confidence: float) -> int:
+    """How many samples show a drop below ``max_drop`` where engine and reference never disagree.
+
+    The bound without discordant pairs is z² / (n + z²).
+    """
+    z = NormalDist().inv_cdf(confidence)
+    return math.ceil(z * z * (1.0 - max_drop) / max_drop)
+
+
+def detectable_drop(worse: int, better: int, n: int, confidence: float, power: float = POWER) -> float:
+    """The smallest drop that so many samples would probably have told from none.
+
+    A drop δ is told from none where McNemar's statistic exceeds z: n·δ ≥ z_confidence·√(n·ψ) + z_power·√(n·(ψ - δ²)),
+    ψ being the share of discordant pairs (Connor 1987, Biometrics 43, 207-211). Its estimate is that of these data,
+    with one pair added, since none seen does not mean that there is none; it is at least δ, for every drop is a
+    discordance.
+
+    Args:
+        worse: Pairs in which only the reference is right.
+        better: Pairs in which only the engine is right.
+        n: All pairs.
+        confidence: One-sided.
+        power: Probability of telling it.
+
+    Returns:
+        The drop as a share, at most 1.
+    """
+    normal = NormalDist()
+    alpha, beta = normal.inv_cdf(confidence), normal.inv_cdf(power)
+    seen = (worse + better + 1) / (n + 1)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        drop = (low + high) / 2
+        share = max(seen, drop)
+        if n * drop >= alpha * math.sqrt(n * share) + beta * math.sqrt(max(n * (share - drop * drop), 0.0)):
+            high = drop
+        else:
+            low = drop
+    return high
+
+
+def samples_to_decide(
+    worse: int, better: int, n: int, max_drop: float, confidence: float, power: float = POWER
+) -> int | None:
+    """How many samples would probably decide whether the drop is below ``max_drop``, if it is what it seems here.
+
+    The bound of the drop must clear ``max_drop``: |max_drop - drop| ≥ (z_confidence + z_power)·√((ψ - drop²) / N).
+
+    Args:
+        worse: Pairs in which only the reference is right.
+        better: Pairs in which only the engine is right.
+        n: All pairs.
+        max_drop: Largest accepted drop, as a share.
+        confidence: One-sided.
+        power: Probability of deciding.
+
+    Returns:
+        Samples in all, never fewer than :func:`samples_needed`; None where the drop seems to be ``max_drop`` itself, so
+        that no number would decide.
+    """
+    normal = NormalDist()
+    drop, share = (worse - better) / n, (worse + better + 1) / (n + 1)
+    distance = abs(max_drop - drop)
+    if distance < 1.0 / n:
+        return None
+    z = normal.inv_cdf(confidence) + normal.inv_cdf(power)
+    samples = math.ceil(z * z * max(share - drop * drop, 0.0) / (distance * distance))
+    return max(samples, samples_needed(max_drop, confidence))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """P values of several tests, each raised: one below 5% is a false alarm in 5% of all cases at most.
+
+    Holm 1979, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 65-70; it
+    needs no independence, and slices of one test set have none.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _score(delta: float, worse: int, better: int, n: int) -> float:
+    """The score statistic of the hypothesis that the difference is ``delta``."""
+    a = 2.0 * n
+    b = -worse - better + (2.0 * n - worse + better) * delta
+    c = -better * delta * (1.0 - delta)
+    only_second = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
+    variance = n * (2.0 * only_second + delta * (1.0 - delta))
+    if variance <= 0.0:
+        return 0.0
+    return (worse - better - n * delta) / math.sqrt(variance)

@@ -1,0 +1,121 @@
+"""Statements about pairs: against exact sums, published figures and simulation."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetl.errors import DataError
+from edgetl.parity.paired import (
+    detectable_drop,
+    holm,
+    interval,
+    mcnemar,
+    mcnemar_worse,
+    samples_needed,
+    samples_to_decide,
+    upper_bound,
+)
+
+CASES = 1000
+
+
+def draws(seed: int, drop: float, discordant: float, n: int, cases: int = CASES) -> np.ndarray:
+    """worse and better of simulated test sets, (cases, 2)."""
+    both = (discordant + drop) / 2, (discordant - drop) / 2
+    return np.random.default_rng(seed).multinomial(n, [*both, 1 - discordant], size=cases)[:, :2]
+
+
+class TestMcNemar:
+    @given(st.integers(0, 60), st.integers(0, 60))
+    def test_against_exact_fractions(self, worse: int, better: int) -> None:
+        total = worse + better
+        exact = Fraction(sum(comb(total, k) for k in range(worse, total + 1)), 2**total)
+        assert mcnemar_worse(worse, better) == pytest.approx(float(exact), rel=1e-9)
+
+    @given(st.integers(0, 5000), st.integers(0, 5000))
+    def test_laws(self, worse: int, better: int) -> None:
+        p = mcnemar(worse, better)
+        assert 0.0 <= p <= 1.0 and p == mcnemar(better, worse)
+        assert mcnemar_worse(worse + 1, better) <= mcnemar_worse(worse, better) + 1e-9
+
+    def test_a_published_p(self) -> None:
+        # Agresti, Categorical Data Analysis (3rd ed. 2013), section 11.1: 86 and 150 discordant pairs, z² = 17.36.
+        assert mcnemar(150, 86) == pytest.approx(3.716e-05, rel=2e-2)
+
+    def test_negative_counts(self) -> None:
+        with pytest.raises(DataError, match="cannot be negative"):
+            mcnemar_worse(-1, 3)
+
+
+class TestSimulated:
+    """1,000 test sets each; the standard error of a coverage of 95% is 0.7 points."""
+
+    @pytest.mark.parametrize(
+        ("drop", "discordant"), [(0.0, 0.01), (0.0, 0.05), (0.01, 0.03), (0.02, 0.02), (0.05, 0.2)]
+    )
+    @pytest.mark.parametrize("n", [1000, 5000])
+    def test_coverage_of_the_interval(self, drop: float, discordant: float, n: int) -> None:
+        found = [interval(int(worse), int(better), n, 0.95) for worse, better in draws(n, drop, discordant, n)]
+        covered = np.mean([low <= drop <= high for low, high in found])
+        assert 0.93 <= covered <= 0.975  # counts are whole: where few are discordant, it is a little too wide
+
+    @pytest.mark.parametrize("discordant", [0.011, 0.02, 0.05, 0.2])
+    def test_a_drop_that_is_too_large_rarely_passes(self, discordant: float) -> None:
+        passed = [upper_bound(int(w), int(b), 2000, 0.95) <= 0.01 for w, b in draws(1, 0.01, discordant, 2000)]
+        assert np.mean(passed) <= 0.05 + 3 * 0.007
+
+    @pytest.mark.parametrize(("discordant", "n"), [(0.0, 300), (0.01, 1000), (0.03, 2500)])
+    def test_an_equal_model_passes_with_samples_enough(self, discordant: float, n: int) -> None:
+        passed = [upper_bound(int(w), int(b), n, 0.95) <= 0.01 for w, b in draws(2, 0.0, discordant, n)]
+        assert np.mean(passed) >= 0.8
+
+    @pytest.mark.parametrize("discordant", [0.01, 0.05])
+    def test_the_detectable_drop_is_detected_as_often_as_it_says(self, discordant: float) -> None:
+        n = 3000
+        drop = detectable_drop(round(discordant * n / 2), round(discordant * n / 2), n, 0.95)
+        found = draws(3, drop, max(discordant, drop), n)
+        told = np.mean([-upper_bound(int(b), int(w), n, 0.95) > 0 for w, b in found])
+        assert told == pytest.approx(0.8, abs=0.06)
+
+    @pytest.mark.parametrize(("worse", "better"), [(6, 6), (12, 6), (30, 5)])
+    def test_so_many_samples_decide_as_often_as_it_says(self, worse: int, better: int) -> None:
+        n = samples_to_decide(worse, better, 1000, 0.01, 0.95)
+        assert n is not None
+        drop, discordant = (worse - better) / 1000, (worse + better + 1) / 1001
+        found = draws(4, drop, discordant, n)
+        decided = [
+            upper_bound(int(w), int(b), n, 0.95) <= 0.01 or -upper_bound(int(b), int(w), n, 0.95) > 0.01
+            for w, b in found
+        ]
+        assert np.mean(decided) == pytest.approx(0.8, abs=0.1)  # normal tails, whole counts
+
+
+class TestPlanning:
+    @given(st.integers(0, 50), st.integers(0, 50), st.integers(200, 10_000))
+    def test_never_fewer_than_the_least(self, worse: int, better: int, n: int) -> None:
+        found = samples_to_decide(worse, better, n, 0.01, 0.95)
+        assert found is None or found >= samples_needed(0.01, 0.95)
+
+    @given(st.integers(0, 50), st.integers(0, 50), st.integers(200, 10_000))
+    def test_more_samples_tell_smaller_drops(self, worse: int, better: int, n: int) -> None:
+        assert detectable_drop(worse, better, 4 * n, 0.95) < detectable_drop(worse, better, n, 0.95) <= 1.0
+
+
+class TestHolm:
+    def test_a_published_example(self) -> None:
+        # Holm's steps by hand: 0.005·4, 0.01·3, 0.03·2, 0.04·1, each at least the one before.
+        assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+    @given(st.lists(st.floats(0, 1), max_size=30))
+    def test_laws(self, p_values: list[float]) -> None:
+        found = holm(p_values)
+        assert all(p <= adjusted <= 1.0 for p, adjusted in zip(p_values, found, strict=True))
+        assert sorted(range(len(found)), key=lambda i: p_values[i]) == sorted(
+            range(len(found)), key=lambda i: (found[i], p_values[i])
+        ) or len(set(p_values)) < len(p_values)
