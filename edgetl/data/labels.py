@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from edgetl.data.dataset import SPLITS
 from edgetl.data.manifest import Row
 from edgetl.errors import DataError, LeakError
+from edgetl.runtime.decision import SEPARATOR as SEPARATOR
 from edgetl.tomlfile import did_you_mean
 
-SEPARATOR = ";"
-"""Between the classes of one sample."""
 _MAX_NAMED = 10
 
 
