@@ -38,7 +38,7 @@ class Data(Section):
     manifest: Path | None = None
     """A CSV, Parquet or JSON Lines file with the columns path (of texts: text), label, split and perhaps group; of
     tables, the table itself; or a folder that DatasetDict.save_to_disk wrote. Instead of train, val, test."""
-    hub: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?(:[^@:]+)?(@[^@:]+)?$")
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?(:[^@:/]+)?(@[^@:]+)?$")
     """A data set of the Hugging Face hub with the splits train, test and perhaps validation: NAME, NAME:CONFIG or
     NAME@REVISION. Instead of manifest."""
     train: Path | None = None

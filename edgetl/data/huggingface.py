@@ -166,7 +166,7 @@ def open_saved(path: Path) -> Saved | dict[str, Saved]:
     with _quiet():
         try:
             found = library.load_from_disk(str(path), keep_in_memory=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:  # IndexError: a split without rows
             raise DataError(f"{path}: no data set can be read there: {_short(error)}") from None
     if isinstance(found, library.DatasetDict):
         return _by_split(str(path), found)
@@ -320,7 +320,7 @@ def _images_in(
     count = content.offset + len(content) + 1
     offsets = np.frombuffer(ends, dtype=kind, count=count)[content.offset :].tolist() if len(content) else []
     start = 0 if data is None else data.address - whole.address
-    if data is not None and not 0 <= start <= start + data.size <= whole.size:
+    if data is not None and data.size and not 0 <= start <= start + data.size <= whole.size:
         raise DataError(
             f"{file}: its images are compressed, and have no place of their own in the file",
             hint="save the data set anew: datasets.load_from_disk(OLD).save_to_disk(NEW)",

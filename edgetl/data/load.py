@@ -11,7 +11,7 @@ from typing import Any
 
 from edgetl.config import Data
 from edgetl.data.dataset import UNLABELLED, Dataset, Sample
-from edgetl.data.labels import identities, label_sets, split_people
+from edgetl.data.labels import identities, label_sets, names_of, split_people
 from edgetl.data.leaks import check_groups, check_leaks
 from edgetl.data.manifest import Row, class_folders, is_manifest, list_images
 from edgetl.data.parts import Part
@@ -58,7 +58,12 @@ def load_dataset(config: Data, *, progress: Progress | None = None) -> Dataset:
 
 
 def load_samples(
-    path: Path, classes: Sequence[str] = (), *, max_pixels: int = 64_000_000, progress: Progress | None = None
+    path: Path,
+    classes: Sequence[str] = (),
+    *,
+    several: bool = False,
+    max_pixels: int = 64_000_000,
+    progress: Progress | None = None,
 ) -> tuple[Sample, ...]:
     """Read and verify samples that need no labels: for calibration, or for a model without a data set.
 
@@ -69,6 +74,7 @@ def load_samples(
     Args:
         path: A folder, a manifest, shards, or a folder that ``Dataset.save_to_disk`` wrote.
         classes: Names in the order of the model's outputs; empty where they are not known.
+        several: Whether an image may have several labels; one without any then has no class, where others have some.
         max_pixels: An image with more is refused.
         progress: Called with the number of images verified and the total.
 
@@ -77,13 +83,10 @@ def load_samples(
         ImageError: Images are damaged or too large.
         MissingExtraError: A Parquet manifest without pyarrow.
     """
-    rows = _loose_rows(path, classes)
-    index = {name: position for position, name in enumerate(classes)}
+    rows = _loose_rows(path, classes, several=several)
+    labels = _loose_labels(rows, classes, several=several)
     digests = verify_images([row.raw for row in rows], max_pixels=max_pixels, progress=progress)
-    return tuple(
-        _sample(row, UNLABELLED if row.label is None else index[row.label], digest)
-        for row, digest in zip(rows, digests, strict=True)
-    )
+    return tuple(_sample(row, label, digest) for row, label, digest in zip(rows, labels, digests, strict=True))
 
 
 def label_names(path: Path) -> tuple[str, ...]:
@@ -169,11 +172,18 @@ def _place(row: Row) -> str:
     return f"{row.raw}\0{row.raw.offset}\0{row.raw.size}" if isinstance(row.raw, Part) else str(row.raw)
 
 
-def _loose_rows(path: Path, classes: Sequence[str]) -> list[Row]:
+def _loose_labels(rows: Sequence[Row], classes: Sequence[str], *, several: bool) -> list[int | tuple[int, ...]]:
+    if several and any(row.label for row in rows):
+        return [tuple(int(name in names_of(row)) for name in classes) for row in rows]
+    index = {name: position for position, name in enumerate(classes)}
+    return [UNLABELLED if row.label is None else index[row.label] for row in rows]
+
+
+def _loose_rows(path: Path, classes: Sequence[str], *, several: bool = False) -> list[Row]:
     source = source_of(path)
     if not _is_plain_folder(source):
-        rows = labelled_images(source, needs=(), several=False, classes=classes)
-        labels = {row.label for row in rows if row.label is not None}
+        rows = labelled_images(source, needs=(), several=several or not classes, classes=classes)
+        labels = {name for row in rows if row.label for name in (names_of(row) if several else (row.label,))}
     else:
         folders, _ = class_folders(path)
         if set(folders) & set(classes):

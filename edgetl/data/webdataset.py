@@ -8,7 +8,6 @@ not unpacked: an image is a :class:`Part` of its shard.
 from __future__ import annotations
 
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -49,8 +48,7 @@ def is_shards(path: Path) -> bool:
     """Whether a path stands for shards: .tar, also compressed; a pattern of such; or a folder of .tar files."""
     name = path.name.lower()
     if path.is_dir():
-        inside = [entry.name.lower() for entry in os.scandir(path) if entry.is_file() and entry.name[0] != "."]
-        return any(_is_archive(name) for name in inside)
+        return bool(_inside(path))
     if _is_archive(name):
         return True
     # A pattern may hide the suffix, as in "*" or "train.{tar,tgz}"; it is one where no such file is there.
@@ -66,21 +64,10 @@ def find_shards(pattern: Path) -> list[Path]:
         pattern: Absolute, as ``/data/train-{000000..000009}.tar``, ``/data/train-*.tar`` or ``/data/train``.
 
     Raises:
-        DataError: A shard is not there, is compressed, or is named twice; nothing matches; or a folder holds other
-            files beside shards.
+        DataError: A shard is not there, is compressed, or is named twice; or nothing matches.
         MissingExtraError: Braces without the package braceexpand.
     """
-    if pattern.is_dir():
-        entries = [path for path in pattern.iterdir() if not path.name.startswith(".")]
-        shards = sorted(path for path in entries if path.is_file() and _is_archive(path.name.lower()))
-        beside = sorted(path.name for path in entries if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES)
-        if beside:
-            raise DataError(
-                f"{pattern}: '{beside[0]}' lies beside the shards, as '{shards[0].name}'",
-                hint="give shards a folder of their own, or name them: " + str(pattern / "*.tar"),
-            )
-    else:
-        shards = _matching(pattern)
+    shards = _inside(pattern) if pattern.is_dir() else _matching(pattern)
     for path in shards:
         _refuse_compressed(path)
         if not path.is_file():
@@ -125,6 +112,17 @@ def _is_archive(name: str) -> bool:
     return name.endswith((".tar", *_COMPRESSED))
 
 
+def _inside(folder: Path) -> list[Path]:
+    """The archives of a folder; none where they lie beside images or folders, which are then what is meant."""
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        return []  # whoever lists it says why it cannot be listed
+    if any(path.suffix.lower() in IMAGE_SUFFIXES or path.is_dir() for path in entries):
+        return []
+    return [path for path in entries if _is_archive(path.name.lower())]
+
+
 def _matching(pattern: Path) -> list[Path]:
     base = next(folder for folder in pattern.parents if folder.is_dir())
     rest = str(pattern.relative_to(base))
@@ -135,7 +133,10 @@ def _matching(pattern: Path) -> list[Path]:
         if path.exists() or not _WILD.search(name):
             found.append(path)
             continue
-        matches = list(base.glob(name))
+        try:
+            matches = [match for match in base.glob(name) if not match.name.startswith(".")]
+        except (ValueError, NotImplementedError) as error:
+            raise DataError(f"the pattern {path} cannot be used: {error}") from None
         if not matches:
             raise DataError(f"no shard matches {path}", hint=f"the folder that is there is {base}")
         found += matches
@@ -166,7 +167,7 @@ def _refuse_compressed(path: Path) -> None:
     if tool is not None:
         raise DataError(
             f"{path} is compressed, so that no image in it can be read by itself",
-            hint=f"{tool} < {path.name} > {path.name.partition('.')[0]}-plain.tar; images are compressed by themselves, "
+            hint=f"{tool} < {path.name} > {path.name.partition('.')[0]}-plain.tar; an image is compressed by itself, "
             "and a plain .tar is hardly larger",
         )
 
