@@ -8,10 +8,12 @@ not unpacked: an image is a :class:`Part` of its shard.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ _MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\
 _WILD = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{[^{}]*(,|\.\.)[^{}]*\}")
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+"""An index as it is written: "007" is a name."""
 _LARGEST_LABEL = 1 << 20
 _BLOCK = 512
 _PIECE = 1 << 20
@@ -193,11 +197,12 @@ def _rows(shard: Path, classes: Sequence[str], *, needs_label: bool, several: bo
             last = key
             _add(samples.setdefault(key, _Found()), shard, member, kind, problems)
     rows = []
-    for key, found in samples.items():
-        try:
-            rows.append(_row(shard, found, classes, needs_label=needs_label, several=several))
-        except WrongRow as error:
-            problems.append(f"{key}: {error}")
+    with shard.open("rb", buffering=0) as file:
+        for key, found in samples.items():
+            try:
+                rows.append(_row(file, found, classes, needs_label=needs_label, several=several))
+            except WrongRow as error:
+                problems.append(f"{key}: {error}")
     refuse(shard, problems, "sample")
     if not rows:
         raise DataError(f"{shard} is empty: it has no images")
@@ -285,14 +290,14 @@ def _add(found: _Found, shard: Path, member: tarfile.TarInfo, kind: str, problem
         found.images.append(Part(shard.absolute(), member.offset_data, member.size, member.name))
 
 
-def _row(shard: Path, found: _Found, classes: Sequence[str], *, needs_label: bool, several: bool) -> Row:
+def _row(file: FileIO, found: _Found, classes: Sequence[str], *, needs_label: bool, several: bool) -> Row:
     if len(found.images) != 1:
         kinds = ", ".join(f".{kind}" for kind in found.members)
         if not found.images:
             raise WrongRow(f"no image among its members ({kinds})")
         raise WrongRow(f"{len(found.images)} images ({kinds}); a name goes to its first dot, and one image has one")
-    about = _json(shard, found)
-    label = _label(shard, found, about, classes, several=several)
+    about = _json(file, found)
+    label = _label(file, found, about, classes, several=several)
     if label is None and needs_label:
         raise WrongRow('no label: it has no .cls, no .json with "label", and no .txt')
     if not label and needs_label and not several:
@@ -304,23 +309,23 @@ def _row(shard: Path, found: _Found, classes: Sequence[str], *, needs_label: boo
     return Row(part, label or None, None, None if group is None else str(group).strip() or None, str(part))
 
 
-def _label(shard: Path, found: _Found, about: dict[str, Any], classes: Sequence[str], *, several: bool) -> str | None:
+def _label(file: FileIO, found: _Found, about: dict[str, Any], classes: Sequence[str], *, several: bool) -> str | None:
     """The label, "" for an image of no class; None where nothing says it."""
     if "cls" in found.members:
-        text = _text(shard, found.members["cls"])
+        text = _text(file, found.members["cls"])
         names: list[Any] = [name.strip() for name in text.split(";")] if several and text else [text]
-        values = [int(name) if re.fullmatch(r"[0-9]+", name) else name for name in names]
+        values = [int(name) if _NUMBER.fullmatch(name) else name for name in names]
         return label_text(values if len(values) > 1 else values[0], classes, several=several)
     if "label" in about:
         return label_text(about["label"], classes, several=several)
-    return _text(shard, found.members["txt"]) if "txt" in found.members else None
+    return _text(file, found.members["txt"]) if "txt" in found.members else None
 
 
-def _json(shard: Path, found: _Found) -> dict[str, Any]:
+def _json(file: FileIO, found: _Found) -> dict[str, Any]:
     if "json" not in found.members:
         return {}
     try:
-        about = json.loads(_text(shard, found.members["json"]))
+        about = json.loads(_text(file, found.members["json"]))
     except (ValueError, RecursionError) as error:
         raise WrongRow(f".json is not valid JSON: {error}") from None
     if not isinstance(about, dict):
@@ -328,15 +333,13 @@ def _json(shard: Path, found: _Found) -> dict[str, Any]:
     return about
 
 
-def _text(shard: Path, member: tarfile.TarInfo) -> str:
+def _text(file: FileIO, member: tarfile.TarInfo) -> str:
     """The text of a small member, without blanks around it."""
     if member.size > _LARGEST_LABEL:
         raise WrongRow(f"{member.name} has {member.size:,} bytes, which is no label")
     try:
-        with shard.open("rb") as file:
-            file.seek(member.offset_data)
-            return file.read(member.size).decode("utf-8-sig").strip()
+        return os.pread(file.fileno(), member.size, member.offset_data).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise WrongRow(f"{member.name} is not UTF-8") from None
     except OSError as error:
-        raise DataError(f"cannot read {shard}: {error.strerror or error}") from None
+        raise DataError(f"cannot read {file.name!s}: {error.strerror or error}") from None

@@ -156,6 +156,8 @@ class TestReading:
         assert labels(path) == ["1", "0"]
         assert labels(path, "cat", "dog") == ["dog", "cat"]
         assert labels(path, "dog", "1") == ["1", "dog"]
+        odd = shard(tmp_path / "b.tar", [("1.png", png(1)), ("1.cls", "007"), ("2.png", png(2)), ("2.cls", "9" * 5000)])
+        assert labels(odd, "a", "b") == ["007", "9" * 5000]
         assert labels(path, "cat") == ["1", "cat"]  # which is no class: told by who checks labels
 
     def test_several_labels(self, tmp_path: Path) -> None:
