@@ -36,10 +36,14 @@ class Data(Section):
     """What the model learns: image-classification, multi-label-images, text-classification, table-classification or
     face-verification."""
     manifest: Path | None = None
-    """A CSV or Parquet file with the columns path (of texts: text), label, split and perhaps group; of tables, the
-    table itself. Instead of train, val, test."""
+    """A CSV, Parquet or JSON Lines file with the columns path (of texts: text), label, split and perhaps group; of
+    tables, the table itself; or a folder that DatasetDict.save_to_disk wrote. Instead of train, val, test."""
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+(/[\w.-]+)?(:[^@:/]+)?(@[^@:]+)?$")
+    """A data set of the Hugging Face hub with the splits train, test and perhaps validation: NAME, NAME:CONFIG or
+    NAME@REVISION. Instead of manifest."""
     train: Path | None = None
-    """A folder with one sub-folder of images per class (of faces: per person), or a manifest."""
+    """A folder with one sub-folder of images per class (of faces: per person), a manifest, WebDataset shards (one .tar,
+    a folder of them, "train-*.tar" or "train-{000..009}.tar"), or a folder that Dataset.save_to_disk wrote."""
     val: Path | None = None
     """As train. Left out: a seeded, stratified part of train (val_fraction)."""
     test: Path | None = None
@@ -49,7 +53,8 @@ class Data(Section):
     split_seed: int = 0
     """Seed of that share."""
     classes: tuple[str, ...] = ()
-    """The classes in the order of the model's outputs. Left out: the labels of train, sorted."""
+    """The classes in the order of the model's outputs. Left out: those of a data set's ClassLabel, else the labels of
+    train, sorted."""
     metric: MetricName | None = None
     """What validation and parity measure: top1, macro-f1, auc (two classes: area under the ROC curve; more: the mean of
     one against the rest), map (mean average precision) or tar (true accepts at 1% false accepts). Left out: the task's
@@ -58,7 +63,8 @@ class Data(Section):
     """With two classes: the more probable one; the second where its probability is above the mean over train, or above
     the threshold that is best on val. Neither is ever chosen on test."""
     label: str = "label"
-    """Of tables: the column with the class. Of images with several labels, they stand in it with ';' between."""
+    """Of tables and Hugging Face data sets: the column with the class. Of images with several labels, they stand in it
+    with ';' between."""
     ignore: tuple[str, ...] = ()
     """Of tables: columns that the model must not see."""
     categorical: tuple[str, ...] = ()
@@ -83,11 +89,13 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Data:
-        if (self.manifest is None) == (self.train is None):
-            raise ValueError("give either manifest, or train and test")
+        if (self.manifest is not None) + (self.train is not None) + (self.hub is not None) != 1:
+            raise ValueError("give either manifest, or train and test, or hub")
         if self.manifest is not None and (self.val is not None or self.test is not None):
             raise ValueError("with manifest, the splits come from its column 'split': leave out val and test")
-        if self.manifest is None and self.test is None:
+        if self.hub is not None and (self.val is not None or self.test is not None):
+            raise ValueError("with hub, the splits are those of the data set: leave out val and test")
+        if self.train is not None and self.test is None:
             raise ValueError("test is missing: parity cannot be shown without a test split")
         return self
 
@@ -162,7 +170,7 @@ class Quantize(Section):
     samples: int = Field(default=256, ge=1)
     """Calibration samples, drawn from train, stratified by class."""
     data: Path | None = None
-    """A folder or manifest to draw calibration samples from instead of train."""
+    """A folder, manifest, shards or saved data set to draw calibration samples from instead of train."""
     seed: int = 0
     """Seed of the draw."""
     memory_mb: int = Field(default=512, ge=16)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +75,9 @@ class AugmentedSamples:
             return self.samples[index]
         index %= len(self)
         sample, contract = self.samples.samples[index], self.samples.preprocessing
-        assert isinstance(contract, ImagePreprocessing) and isinstance(sample.raw, Path)  # [data.augment] is of images
+        assert isinstance(contract, ImagePreprocessing) and not isinstance(
+            sample.raw, str
+        )  # [data.augment] is of images
         image = decode(sample.raw, max_pixels=contract.max_pixels)
         random = _generator(self.seed, _OF_SAMPLES, epoch, index)
         return distorted(image, contract, self.augment, random), np.asarray(sample.label, dtype=np.int64)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetl.data.parts import Part
 from edgetl.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -21,9 +22,9 @@ UNLABELLED = -1
 class Sample:
     """One sample of a split, read once and found whole."""
 
-    raw: Path | str
-    """What the preprocessing contract takes: the absolute path of an image, a text, or a row as the text of a JSON
-    object."""
+    raw: Path | Part | str
+    """What the preprocessing contract takes: the absolute path of an image, or its place in a larger file; a text; or a
+    row as the text of a JSON object."""
     label: int | tuple[int, ...]
     """Index of the class in ``Dataset.classes``, or 0 or 1 for each of them where a sample may have several;
     ``UNLABELLED`` for calibration samples without a class."""
@@ -42,8 +43,8 @@ class Sample:
 
     @property
     def where(self) -> str:
-        """For messages: the file, or the beginning of a text or row."""
-        if isinstance(self.raw, Path):
+        """For messages: the file or the part of one, or the beginning of a text or row."""
+        if not isinstance(self.raw, str):
             return str(self.raw)
         return self.raw if len(self.raw) <= _SHOWN else self.raw[:_SHOWN] + " …"
 
@@ -80,9 +81,9 @@ class Dataset:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``Dataset.from_json(d.to_json()) == d``. Paths are written as they are."""
-        files = any(isinstance(sample.raw, Path) for samples in self.splits().values() for sample in samples)
+        files = any(not isinstance(sample.raw, str) for samples in self.splits().values() for sample in samples)
         splits = {
-            name: [[str(sample.raw), sample.label, sample.group, sample.digest] for sample in samples]
+            name: [[_plain(sample.raw), sample.label, sample.group, sample.digest] for sample in samples]
             for name, samples in self.splits().items()
         }
         return {"schema": 1, "classes": list(self.classes), "raw": "files" if files else "texts", **splits}
@@ -99,15 +100,40 @@ class Dataset:
         try:
             classes = tuple(str(name) for name in values["classes"])
             files = {"files": True, "texts": False}[values["raw"]]
-            splits = {name: tuple(_sample(row, len(classes), files) for row in values[name]) for name in SPLITS}
+            paths = _Paths()
+            splits = {
+                name: tuple(_sample(row, len(classes), paths if files else None) for row in values[name])
+                for name in SPLITS
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored data set cannot be read: {error!r}") from None
         return cls(classes=classes, **splits)
 
 
-def _sample(row: Any, classes: int, files: bool) -> Sample:
+class _Paths(dict[str, Path]):
+    """One object for each path: a shard has thousands of samples."""
+
+    def __missing__(self, text: str) -> Path:
+        return self.setdefault(text, Path(text))
+
+
+def _plain(raw: Path | Part | str) -> str | list[str | int]:
+    return [str(raw.file), raw.offset, raw.size, raw.name] if isinstance(raw, Part) else str(raw)
+
+
+def _raw(value: Any, paths: _Paths | None) -> Path | Part | str:
+    if isinstance(value, str):
+        return value if paths is None else Path(value)
+    file, offset, size, name = value
+    fits = type(offset) is int and type(size) is int and offset >= 0 and size >= 0
+    if paths is None or not fits or not isinstance(file, str) or not isinstance(name, str):
+        raise TypeError(f"not a part of a file: {value!r}")
+    return Part(paths[file], offset, size, name)
+
+
+def _sample(row: Any, classes: int, paths: _Paths | None) -> Sample:
     raw, label, group, digest = row
-    if not isinstance(raw, str) or not isinstance(digest, str) or not isinstance(group, (str, type(None))):
+    if not isinstance(digest, str) or not isinstance(group, (str, type(None))):
         raise TypeError(f"not a sample: {row!r}")
     several = isinstance(label, (list, tuple))
     if several:
@@ -117,7 +143,7 @@ def _sample(row: Any, classes: int, files: bool) -> Sample:
         fits = type(label) is int and UNLABELLED <= label < classes
     if not fits:
         raise ValueError(f"label {label!r} does not fit {classes} classes")
-    return Sample(Path(raw) if files else raw, label, group, digest)
+    return Sample(_raw(raw, paths), label, group, digest)
 
 
 def _sha256(value: Any) -> str:

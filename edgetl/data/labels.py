@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from edgetl.data.dataset import SPLITS
 from edgetl.data.manifest import Row
 from edgetl.errors import DataError, LeakError
+from edgetl.runtime.decision import SEPARATOR as SEPARATOR
 from edgetl.tomlfile import did_you_mean
 
-SEPARATOR = ";"
-"""Between the classes of one sample."""
 _MAX_NAMED = 10
 
 
@@ -33,7 +32,7 @@ def label_sets(
         DataError: A name stands twice in a row or in the classes, or is empty; a name is no class; no row of train
             has a class; or a class has no sample in train or in test.
     """
-    names = {split: [_names(row) for row in rows] for split, rows in rows_by_split.items()}
+    names = {split: [names_of(row) for row in rows] for split, rows in rows_by_split.items()}
     found = sorted({name for each in names["train"] for name in each})
     if not found:
         raise DataError(
@@ -105,8 +104,12 @@ def split_people(rows: Sequence[Row], val_fraction: float, seed: int) -> tuple[l
     return train, [row for row in rows if row.label in taken]
 
 
-def _names(row: Row) -> tuple[str, ...]:
-    """The classes of a row, without blanks around them."""
+def names_of(row: Row) -> tuple[str, ...]:
+    """The classes of a row whose label may name several, without blanks around them.
+
+    Raises:
+        DataError: A name is empty, or stands there twice.
+    """
     if not row.label:
         return ()
     names = tuple(name.strip() for name in row.label.split(SEPARATOR))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, islice, product
-from pathlib import Path
 
 from edgetl.data.dataset import Sample
 from edgetl.errors import LeakError
@@ -38,7 +37,8 @@ def check_leaks(named: Mapping[str, Sequence[Sample]], allowed: Collection[tuple
     if total:
         listed = "\n".join(f"  {first}: {a.where}\n  {second}: {b.where}" for first, a, second, b in found)
         more = f"\n  … and {total - len(found)} more" if total > len(found) else ""
-        what = "images with the same pixels" if isinstance(found[0][1].raw, Path) else "samples with the same content"
+        texts = isinstance(found[0][1].raw, str)
+        what = "samples with the same content" if texts else "images with the same pixels"
         raise LeakError(
             f"{total} {'pairs' if total > 1 else 'pair'} of {what} in two splits:\n{listed}{more}",
             hint="remove one of each pair; an accuracy measured on what was trained on means nothing",

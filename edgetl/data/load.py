@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.config import Data
-from edgetl.data.dataset import SPLITS, UNLABELLED, Dataset, Sample
-from edgetl.data.labels import identities, label_sets, split_people
+from edgetl.data.dataset import UNLABELLED, Dataset, Sample
+from edgetl.data.labels import identities, label_sets, names_of, split_people
 from edgetl.data.leaks import check_groups, check_leaks
-from edgetl.data.manifest import Row, class_folders, is_manifest, list_images, read_folder, read_manifest
+from edgetl.data.manifest import Row, class_folders, is_manifest, list_images
+from edgetl.data.parts import Part
+from edgetl.data.sources import Source, by_split, labelled_images, named, own_classes, source_of, sources_of
 from edgetl.data.splits import split_val
 from edgetl.data.verify import Progress, threads, verify_images
+from edgetl.data.webdataset import is_shards
 from edgetl.errors import DataError
+from edgetl.runtime.decision import SEPARATOR
 from edgetl.tomlfile import did_you_mean
 
 
 def load_dataset(config: Data, *, progress: Progress | None = None) -> Dataset:
     """Read, verify and split a labelled data set.
 
-    Classes are in the order of ``config.classes``, else the labels of train in plain sorted order (by code point:
-    "10" comes before "2"). Every image is decoded once. Where val is left out, it is taken out of train.
+    Classes are in the order of ``config.classes``, else of a data set's ``ClassLabel``, else the labels of train in
+    plain sorted order (by code point: "10" comes before "2"). Every image is decoded once. Where val is left out, it is
+    taken out of train.
 
     Args:
         config: The ``[data]`` table, with absolute paths.
@@ -37,10 +42,10 @@ def load_dataset(config: Data, *, progress: Progress | None = None) -> Dataset:
         LeakError: Two splits share an image or a group.
         MissingExtraError: A Parquet manifest without pyarrow.
     """
-    rows = _rows(config)
+    rows, config = _rows(config)
     classes, labels = _labelled(config, rows)
     everything = [row for listed in rows.values() for row in listed]
-    digests = iter(verify_images([row.path for row in everything], max_pixels=config.max_pixels, progress=progress))
+    digests = iter(verify_images([row.raw for row in everything], max_pixels=config.max_pixels, progress=progress))
     splits = {
         split: tuple(_sample(row, label, next(digests)) for row, label in zip(listed, labels[split], strict=True))
         for split, listed in rows.items()
@@ -53,17 +58,23 @@ def load_dataset(config: Data, *, progress: Progress | None = None) -> Dataset:
 
 
 def load_samples(
-    path: Path, classes: Sequence[str] = (), *, max_pixels: int = 64_000_000, progress: Progress | None = None
+    path: Path,
+    classes: Sequence[str] = (),
+    *,
+    several: bool = False,
+    max_pixels: int = 64_000_000,
+    progress: Progress | None = None,
 ) -> tuple[Sample, ...]:
     """Read and verify samples that need no labels: for calibration, or for a model without a data set.
 
-    A folder whose sub-folders are named after classes, or a manifest with a column label, gives labelled samples. A
-    folder of images, at any depth, whose sub-folders are not classes gives samples labelled ``UNLABELLED``, and so
-    does everything where ``classes`` is empty. A manifest's column split is not looked at.
+    A folder whose sub-folders are named after classes, or a manifest, shards or a saved data set with labels, gives
+    labelled samples. A folder of images, at any depth, whose sub-folders are not classes gives samples labelled
+    ``UNLABELLED``, and so does everything where ``classes`` is empty. A manifest's column split is not looked at.
 
     Args:
-        path: A folder or a manifest.
+        path: A folder, a manifest, shards, or a folder that ``Dataset.save_to_disk`` wrote.
         classes: Names in the order of the model's outputs; empty where they are not known.
+        several: Whether an image may have several labels; one without any then has no class, where others have some.
         max_pixels: An image with more is refused.
         progress: Called with the number of images verified and the total.
 
@@ -72,23 +83,22 @@ def load_samples(
         ImageError: Images are damaged or too large.
         MissingExtraError: A Parquet manifest without pyarrow.
     """
-    rows = _loose_rows(path, classes)
-    index = {name: position for position, name in enumerate(classes)}
-    digests = verify_images([row.path for row in rows], max_pixels=max_pixels, progress=progress)
-    return tuple(
-        _sample(row, UNLABELLED if row.label is None else index[row.label], digest)
-        for row, digest in zip(rows, digests, strict=True)
-    )
+    rows = _loose_rows(path, classes, several=several)
+    labels = _loose_labels(rows, classes, several=several)
+    digests = verify_images([row.raw for row in rows], max_pixels=max_pixels, progress=progress)
+    return tuple(_sample(row, label, digest) for row, label, digest in zip(rows, labels, digests, strict=True))
 
 
 def label_names(path: Path) -> tuple[str, ...]:
-    """The labels that a folder's sub-folders or a manifest's rows have, sorted.
+    """The labels that a folder's sub-folders, or the images of a manifest, of shards or of a data set have, sorted.
 
     Raises:
-        DataError: There is no such folder or manifest, or it is damaged.
+        DataError: It is not there, or it is damaged.
     """
-    if is_manifest(path):
-        return tuple(sorted({row.label for row in read_manifest(path, needs=("path",)) if row.label}))
+    source = source_of(path)
+    if not _is_plain_folder(source):
+        rows = labelled_images(source, needs=(), several=False)
+        return tuple(sorted({row.label for row in rows if row.label}))
     return tuple(sorted(class_folders(path)[0]))
 
 
@@ -101,11 +111,13 @@ def source_digest(config: Data) -> str:
     Raises:
         DataError: As :func:`load_dataset`, as far as it shows without decoding; or a file cannot be read.
     """
-    rows = _rows(config)
+    rows, config = _rows(config)
     entries = [
-        f"{split}\0{row.path}\0{row.label}\0{row.group or ''}\0{content}"
+        f"{split}\0{_place(row)}\0{row.label}\0{row.group or ''}\0{content}"
         for (split, row), content in _with_content((split, row) for split, listed in rows.items() for row in listed)
     ]
+    # Of a data set, its own order of the classes, which no row says.
+    entries.append("\0".join(config.classes))
     return hashlib.sha256("\n".join(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -117,54 +129,72 @@ def samples_digest(path: Path, classes: Sequence[str] = ()) -> str:
     """
     rows = _loose_rows(path, classes)
     entries = [
-        f"{row.path}\0{row.label or ''}\0{content}" for (_, row), content in _with_content(("", row) for row in rows)
+        f"{_place(row)}\0{row.label or ''}\0{content}" for (_, row), content in _with_content(("", row) for row in rows)
     ]
     return hashlib.sha256("\n".join(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _rows(config: Data) -> dict[str, list[Row]]:
-    """The rows of every split that the user gave."""
-    # An image with several labels may have none.
-    empty = ("label",) if config.task == "multi-label-images" else ()
-    if config.manifest is not None:
-        listed = read_manifest(config.manifest, may_be_empty=empty)
-        rows = {split: [row for row in listed if row.split == split] for split in SPLITS}
-        for split in ("train", "test"):
-            if not rows[split]:
-                raise DataError(f"{config.manifest}: no row has the split '{split}'")
-        return rows if rows["val"] else {"train": rows["train"], "test": rows["test"]}
-    sources = {"train": config.train, "val": config.val, "test": config.test}
-    return {split: _split_rows(split, path, empty) for split, path in sources.items() if path is not None}
+def _rows(config: Data) -> tuple[dict[str, list[Row]], Data]:
+    """The rows of every split that the user gave; and the configuration with the data set's own order of classes."""
+    sources = sources_of(config)
+    if "all" in sources:
+        rows = by_split(_images(sources["all"], config, ("label", "split")), named(sources["all"]))
+    else:
+        rows = {split: _split_rows(split, source, config) for split, source in sources.items()}
+    # An image with several labels has them with a separator between.
+    found = {name for listed in rows.values() for row in listed for name in (row.label or "").split(SEPARATOR)}
+    found |= {row.label or "" for listed in rows.values() for row in listed}
+    classes = config.classes or own_classes(sources, config.label, found)
+    return rows, config.model_copy(update={"classes": classes})
 
 
-def _split_rows(split: str, path: Path, empty: tuple[str, ...]) -> list[Row]:
-    if not is_manifest(path):
-        return read_folder(path)
-    rows = read_manifest(path, needs=("path", "label"), may_be_empty=empty)
+def _images(source: Source, config: Data, needs: tuple[str, ...]) -> list[Row]:
+    several = config.task == "multi-label-images"
+    return labelled_images(source, needs=needs, several=several, classes=config.classes, label=config.label)
+
+
+def _split_rows(split: str, source: Source, config: Data) -> list[Row]:
+    rows = _images(source, config, ("label",))
     for row in rows:
         if row.split not in (None, split):
             raise DataError(
-                f"{path}: {row.where}: split is '{row.split}' in the manifest that was given as data.{split}",
+                f"{named(source)}: {row.where}: split is '{row.split}' in the manifest that was given as data.{split}",
                 hint="give one manifest for all splits as data.manifest",
             )
     return rows
 
 
-def _loose_rows(path: Path, classes: Sequence[str]) -> list[Row]:
-    if is_manifest(path):
-        rows = read_manifest(path, needs=("path",))
-        labels = {row.label for row in rows if row.label is not None}
+def _is_plain_folder(source: Source) -> bool:
+    return isinstance(source, Path) and not is_manifest(source) and not is_shards(source)
+
+
+def _place(row: Row) -> str:
+    return f"{row.raw}\0{row.raw.offset}\0{row.raw.size}" if isinstance(row.raw, Part) else str(row.raw)
+
+
+def _loose_labels(rows: Sequence[Row], classes: Sequence[str], *, several: bool) -> list[int | tuple[int, ...]]:
+    if several and any(row.label for row in rows):
+        return [tuple(int(name in names_of(row)) for name in classes) for row in rows]
+    index = {name: position for position, name in enumerate(classes)}
+    return [UNLABELLED if row.label is None else index[row.label] for row in rows]
+
+
+def _loose_rows(path: Path, classes: Sequence[str], *, several: bool = False) -> list[Row]:
+    source = source_of(path)
+    if not _is_plain_folder(source):
+        rows = labelled_images(source, needs=(), several=several or not classes, classes=classes)
+        labels = {name for row in rows if row.label for name in (names_of(row) if several else (row.label,))}
     else:
         folders, _ = class_folders(path)
         if set(folders) & set(classes):
-            rows, labels = read_folder(path), set(folders)
+            rows, labels = labelled_images(path, needs=("label",), several=False), set(folders)
         else:
             rows = [Row(image, None, None, None, str(image)) for image in list_images(path)]
             labels = set()
         if not rows:
             raise DataError(f"{path} is empty: it has no images", hint="give a folder of images, or a manifest")
     if not classes:
-        return [Row(row.path, None, row.split, row.group, row.where) for row in rows]
+        return [Row(row.raw, None, row.split, row.group, row.where) for row in rows]
     unknown = sorted(labels - set(classes))
     if unknown:
         raise DataError(f"{path}: '{unknown[0]}' is not a class of the model; {did_you_mean(unknown[0], classes)}")
@@ -223,7 +253,7 @@ def _check_labels(split: str, rows: Sequence[Row], classes: Sequence[str]) -> No
 
 
 def _sample(row: Row, label: int | tuple[int, ...], digest: str) -> Sample:
-    return Sample(row.path, label, row.group, digest)
+    return Sample(row.raw, label, row.group, digest)
 
 
 def _with_content(rows: Iterable[tuple[str, Row]]) -> Iterable[tuple[tuple[str, Row], str]]:
@@ -236,7 +266,11 @@ def _with_content(rows: Iterable[tuple[str, Row]]) -> Iterable[tuple[tuple[str, 
 
 
 def _hash_files(rows: Sequence[tuple[str, Row]]) -> list[str]:
-    return [_hash_file(row.path) for _, row in rows]
+    return [_hash(row.raw) for _, row in rows]
+
+
+def _hash(raw: Path | Part) -> str:
+    return hashlib.sha256(raw.read_bytes()).hexdigest() if isinstance(raw, Part) else _hash_file(raw)
 
 
 def _hash_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What the user's files list: folders with one sub-folder per class, and CSV or Parquet manifests.
+"""What the user's files list: folders with one sub-folder per class, and manifests in CSV, Parquet or JSON Lines.
 
 Nothing is decoded here. Every function returns rows in an order that depends on names alone: folders sorted by
 relative path, manifests in the order of their lines.
@@ -6,43 +6,58 @@ relative path, manifests in the order of their lines.
 
 from __future__ import annotations
 
-import csv
-import difflib
+import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgetl.data.dataset import SPLITS
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.data.parts import Part
+from edgetl.data.records import (
+    RECORD_SUFFIXES,
+    Record,
+    WrongRow,
+    check_columns,
+    is_blank,
+    label_text,
+    parsed,
+    read_records,
+)
+from edgetl.errors import DataError
 from edgetl.tomlfile import did_you_mean
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-MANIFEST_SUFFIXES = (".csv", ".parquet")
-# Formats that people keep photographs in and that would be left out without a word if they were merely not listed.
-_REFUSED_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".ppm", ".pgm", ".tga", ".dng")
+MANIFEST_SUFFIXES = RECORD_SUFFIXES
+REFUSED_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".ppm", ".pgm", ".tga", ".dng")
+"""Formats that people keep photographs in and that would be left out without a word if they were merely not listed."""
 _COLUMNS = ("path", "label", "split", "group")
-_MAX_NAMED = 20
 
 
 @dataclass(frozen=True)
 class Row:
     """One image that is listed, not yet opened."""
 
-    path: Path
-    """Absolute."""
+    raw: Path | Part
+    """A file, its path absolute; or a part of one."""
     label: str | None
     """Name of the class, or names with ';' between; None where there is none."""
     split: str | None
     """train, val or test; None where the source does not say."""
     group: str | None
     where: str
-    """Where it is listed, for messages: file and line of a manifest, or the image itself."""
+    """Where it is listed, for messages: the line of a manifest, or the image itself."""
+
+    @property
+    def path(self) -> Path:
+        """Of an image that is a file of its own, as in a folder or a manifest."""
+        assert isinstance(self.raw, Path)
+        return self.raw
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a path is a manifest by its suffix (.csv, .parquet); anything else is taken for a folder."""
+    """Whether a path is a manifest by its suffix (.csv, .parquet, .jsonl, .ndjson)."""
     return path.suffix.lower() in MANIFEST_SUFFIXES
 
 
@@ -105,16 +120,17 @@ def list_images(folder: Path) -> list[Path]:
 def read_manifest(
     path: Path, *, needs: Sequence[str] = ("path", "label", "split"), may_be_empty: Collection[str] = ()
 ) -> list[Row]:
-    """The rows of a CSV or Parquet manifest.
+    """The rows of a CSV, Parquet or JSON Lines manifest.
 
     Columns: path (relative to the manifest's folder, or absolute), label, split (train, val or test) and group
     (optional; empty: the sample is alone). Other columns are ignored. Blanks around values are removed. A CSV file
     is UTF-8 with commas and a header.
 
     Args:
-        path: Ends in .csv or .parquet.
+        path: Ends in one of :data:`MANIFEST_SUFFIXES`.
         needs: The columns that must be there and be filled in every row.
-        may_be_empty: Of those, the ones that need not be filled: ("label",) where a sample may have no class at all.
+        may_be_empty: Of those, the ones that need not be filled: ("label",) where a sample may have no class at all,
+            or several: in Parquet and JSON Lines its label may then be a list.
 
     Raises:
         DataError: The file is not there or cannot be parsed, a column is missing, or rows are wrong; the rows are
@@ -123,123 +139,52 @@ def read_manifest(
     """
     if not path.is_file():
         raise DataError(f"there is no manifest {path}")
-    columns, records = _read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
-    _check_columns(path, columns, needs)
-    checker = _RowChecker(_absolute(path).parent, set(needs) - set(may_be_empty))
-    rows = [row for where, record in records if (row := checker.row(where, record)) is not None]
-    if checker.problems:
-        total = len(checker.problems)
-        listed = "\n".join(f"  {problem}" for problem in checker.problems[:_MAX_NAMED])
-        more = f"\n  … and {total - _MAX_NAMED} more" if total > _MAX_NAMED else ""
-        raise DataError(f"{path}: {total} {'rows are' if total > 1 else 'row is'} wrong:\n{listed}{more}")
+    records = read_records(path, _COLUMNS)
+    check_columns(records, needs, _COLUMNS)
+    rows = parsed(records, _RowChecker(_absolute(path).parent, set(needs), set(may_be_empty)).row)
     if not rows:
         raise DataError(f"{path} is empty: it has a header and no rows")
     return rows
 
 
 class _RowChecker:
-    """Turns records into rows and collects what is wrong with them, so that all of it is told at once."""
+    """Turns records into rows, and knows which paths stood there before."""
 
-    def __init__(self, folder: Path, filled: set[str]) -> None:
-        self.problems: list[str] = []
+    def __init__(self, folder: Path, needs: set[str], may_be_empty: set[str]) -> None:
         self._folder = folder
-        self._filled = filled
+        self._filled = needs - may_be_empty
+        self._several = "label" in may_be_empty
         self._first: dict[Path, str] = {}
 
-    def row(self, where: str, record: Mapping[str, str] | str) -> Row | None:
-        """The row, or None where something is wrong with it."""
-        problem = record if isinstance(record, str) else self._problem(record)
-        if problem or isinstance(record, str):
-            self.problems.append(f"{where}: {problem}")
+    def row(self, where: str, record: Record) -> Row | None:
+        """The row; None where it is blank.
+
+        Raises:
+            WrongRow: Something is wrong with it.
+        """
+        if is_blank(record):
             return None
-        path = _absolute(self._folder / record["path"])
+        values = {name: _text(record.get(name)) for name in ("path", "split", "group")}
+        label = record.get("label")
+        values["label"] = label_text(label, several=self._several) if isinstance(label, list) else _text(label)
+        for name in ("path", "label", "split"):
+            if name in self._filled and not values[name]:
+                raise WrongRow(f"{name} is empty")
+        if values["split"] and values["split"] not in SPLITS:
+            raise WrongRow(f"unknown split '{values['split']}'; {did_you_mean(values['split'], SPLITS)}")
+        path = _absolute(self._folder / values["path"])
         earlier = self._first.setdefault(path, where)
         if earlier != where:
-            self.problems.append(f"{where}: duplicate path '{record['path']}', already on {earlier}")
-            return None
+            raise WrongRow(f"duplicate path '{values['path']}', already on {earlier}")
         if not path.is_file():
-            self.problems.append(f"{where}: there is no file '{record['path']}'")
-            return None
-        label, split, group = (record.get(name) or None for name in ("label", "split", "group"))
-        return Row(path, label, split, group, where)
-
-    def _problem(self, record: Mapping[str, str]) -> str | None:
-        for name in ("path", "label", "split"):
-            if name in self._filled and not record.get(name):
-                return f"{name} is empty"
-        split = record.get("split")
-        if split and split not in SPLITS:
-            return f"unknown split '{split}'; {did_you_mean(split, SPLITS)}"
-        return None
+            raise WrongRow(f"there is no file '{values['path']}'")
+        return Row(path, values["label"] or None, values["split"] or None, values["group"] or None, where)
 
 
-def _check_columns(path: Path, columns: Sequence[str], needs: Iterable[str]) -> None:
-    twice = sorted({name for name in columns if name and columns.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: column '{twice[0]}' stands there twice")
-    others = [name for name in columns if name and name not in _COLUMNS]
-    for name in needs:
-        if name not in columns:
-            near = difflib.get_close_matches(name, others, n=1)
-            meant = f"did you mean '{near[0]}'?" if near else f"the columns are: {', '.join(columns) or 'none'}"
-            raise DataError(f"{path}: column '{name}' is missing; {meant}", hint="path,label,split[,group]")
-    # A misspelt optional column would be ignored, and with it the promise that a group is never torn apart.
-    near = difflib.get_close_matches("group", others, n=1, cutoff=0.75)
-    if near and "group" not in columns:
-        raise DataError(f"{path}: unknown column '{near[0]}'; did you mean 'group'?", hint=f"rename '{near[0]}'")
-
-
-_Records = Iterable[tuple[str, "dict[str, str] | str"]]
-
-
-def read_csv(path: Path) -> tuple[list[str], _Records]:
-    """The column names, and per row its place and its values by column, or what is wrong with it."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
-            records: list[tuple[str, dict[str, str] | str]] = []
-            for values in reader:
-                if any(value.strip() for value in values):
-                    records.append((f"line {reader.line_num}", _record(columns, values)))
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: not valid CSV: {error}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error}", hint="save the manifest as UTF-8") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return columns, records
-
-
-def _record(columns: Sequence[str], values: Sequence[str]) -> dict[str, str] | str:
-    if len(values) != len(columns):
-        return f"{len(values)} values for {len(columns)} columns"
-    return {name: value.strip() for name, value in zip(columns, values, strict=True)}
-
-
-def _read_parquet(path: Path) -> tuple[list[str], _Records]:
-    """As :func:`read_csv`; rows are counted from 1."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise MissingExtraError("pyarrow", extra="train", needed_for=f"reading {path}") from None
-    try:
-        names = [str(name) for name in parquet.read_schema(path).names]
-        table: dict[str, list[Any]] = parquet.read_table(
-            path, columns=[name for name in names if name in _COLUMNS]
-        ).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not valid Parquet: {error}") from None
-    count = max((len(values) for values in table.values()), default=0)
-    records = (
-        (
-            f"row {index + 1}",
-            {name: "" if values[index] is None else str(values[index]).strip() for name, values in table.items()},
-        )
-        for index in range(count)
-    )
-    return names, records
+def _text(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        raise WrongRow(f"{json.dumps(value, ensure_ascii=False)[:80]} stands where a name should")
+    return "" if value is None else str(value).strip()
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
@@ -263,7 +208,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"there is no folder {folder}") from None
     except NotADirectoryError:
         raise DataError(
-            f"{folder} is neither a folder nor a manifest", hint=f"manifests end in {' or '.join(MANIFEST_SUFFIXES)}"
+            f"{folder} is neither a folder nor a manifest",
+            hint=f"manifests end in {' or '.join(MANIFEST_SUFFIXES)}, shards in .tar",
         ) from None
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error}") from error
@@ -271,7 +217,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     suffix = Path(entry.name).suffix.lower()
-    if suffix in _REFUSED_SUFFIXES:
+    if suffix in REFUSED_SUFFIXES:
         raise DataError(
             f"{entry.path}: images of the kind {suffix} are not read",
             hint=f"convert it; read are {' '.join(IMAGE_SUFFIXES)}",

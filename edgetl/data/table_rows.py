@@ -6,20 +6,21 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgetl.data.dataset import Sample
-from edgetl.data.manifest import MANIFEST_SUFFIXES, is_manifest, read_csv
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.data.manifest import is_manifest
+from edgetl.data.records import Record, WrongRow, is_blank, parsed, refuse, refuse_twice
+from edgetl.data.sources import Source, rows_of
+from edgetl.errors import DataError
 
 MISSING = frozenset({"", "NA", "NaN", "null", "None", "?"})
 """What a file may write for a missing value, beside Parquet's null."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What a number looks like."""
-_MAX_NAMED = 20
 
 Row = dict[str, Any]
 """Number, text or None by column."""
@@ -29,60 +30,50 @@ Row = dict[str, Any]
 class Table:
     """A file, or the rows of one split in it."""
 
-    path: Path
+    path: str
+    """The file, or the data set's name; for messages."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, dict[str, str]], ...]
     """Where each stands in the file, and its values as text by column."""
 
 
-def read_table(path: Path) -> Table:
-    """All columns and rows of a CSV or Parquet file. Blanks around values are removed; empty lines are left out.
+def read_table(source: Source) -> Table:
+    """All columns and rows of a file or data set. Blanks around values are removed; blank rows are left out.
 
     Raises:
         DataError: The file is not there, no table, cannot be parsed, or has no rows; a column without a name, or twice;
-            rows with too few or too many values, named by line.
+            rows with too few or too many values, or with lists or objects for values, named by line.
         MissingExtraError: Parquet without pyarrow.
     """
-    if not path.is_file() or not is_manifest(path):
-        found = "a folder" if path.is_dir() else "no table" if path.is_file() else "not there"
-        raise DataError(f"{path} is {found}", hint=f"a table is a file that ends in {' or '.join(MANIFEST_SUFFIXES)}")
-    columns, records = _read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if "" in columns:
+    if isinstance(source, Path) and (not source.is_file() or not is_manifest(source)):
+        found = "a folder" if source.is_dir() else "no table" if source.is_file() else "not there"
         raise DataError(
-            f"{path}: column {columns.index('') + 1} has no name",
+            f"{source} is {found}",
+            hint="a table is a .csv or .parquet file, JSON Lines (.jsonl, .ndjson), or a folder that "
+            "Dataset.save_to_disk wrote",
+        )
+    records = rows_of(source)
+    if "" in records.columns:
+        raise DataError(
+            f"{records.source}: column {records.columns.index('') + 1} has no name",
             hint="name it; if it counts the rows, list it in data.ignore then, or remove it",
         )
-    if twice:
-        raise DataError(f"{path}: column '{twice[0]}' stands there twice")
-    read = list(records)
-    refuse(path, [f"{where}: {record}" for where, record in read if isinstance(record, str)])
-    rows = tuple((where, record) for where, record in read if not isinstance(record, str))
+    refuse_twice(records)
+
+    def row(where: str, record: Record) -> tuple[str, dict[str, str]] | None:
+        return None if is_blank(record) else (where, {name: _text(record.get(name)) for name in records.columns})
+
+    rows = tuple(parsed(records, row))
     if not rows:
-        raise DataError(f"{path} is empty: it has {'a header and ' if columns else ''}no rows")
-    return Table(path, tuple(columns), rows)
-
-
-def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[str, dict[str, str] | str]]]:
-    """Column names, and per row its place, counted from 1, and its values as a CSV file would have them."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise MissingExtraError("pyarrow", extra="train", needed_for=f"reading {path}") from None
-    try:
-        table = parquet.read_table(path)
-        names = [str(name) for name in table.column_names]
-        columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not valid Parquet: {error}") from None
-    rows = zip(*columns, strict=True)
-    return names, [(f"row {number}", dict(zip(names, values, strict=True))) for number, values in enumerate(rows, 1)]
+        raise DataError(f"{records.source} is empty: it has {'a header and ' if records.columns else ''}no rows")
+    return Table(records.source, records.columns, rows)
 
 
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, (dict, list)):
+        raise WrongRow(f"{json.dumps(value, default=str)[:80]} stands where a number or a name should")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -145,16 +136,3 @@ def _float(text: str, name: str) -> float | int:
     if not math.isfinite(number):
         raise DataError(f"column '{name}' is {text[:40]}, which is too large a number")
     return int(number) if number.is_integer() and abs(number) < 2.0**53 else number
-
-
-def refuse(path: Path, problems: Sequence[str]) -> None:
-    """Tell everything that is wrong with a file's rows at once.
-
-    Raises:
-        DataError: There is a problem; up to twenty are listed.
-    """
-    if problems:
-        total = len(problems)
-        listed = "\n".join(f"  {problem}" for problem in problems[:_MAX_NAMED])
-        more = f"\n  … and {total - _MAX_NAMED} more" if total > _MAX_NAMED else ""
-        raise DataError(f"{path}: {total} {'rows are' if total > 1 else 'row is'} wrong:\n{listed}{more}")

@@ -1,4 +1,4 @@
-"""Tables: rows of a CSV or Parquet file as samples, and the preprocessing contract that is fitted on train alone."""
+"""Tables: rows of files and data sets as samples, and the preprocessing contract that is fitted on train alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import numpy as np
 from edgetl.config import Data
 from edgetl.data.dataset import SPLITS, UNLABELLED, Dataset, Sample
 from edgetl.data.leaks import check_groups, check_leaks
+from edgetl.data.records import refuse
+from edgetl.data.sources import Source, content_digest, own_classes, source_of, sources_of
 from edgetl.data.splits import split_val
-from edgetl.data.table_rows import MISSING, NUMBER, Row, Table, read_table, refuse, samples_of, typed_row
+from edgetl.data.table_rows import MISSING, NUMBER, Row, Table, read_table, samples_of, typed_row
 from edgetl.data.verify import Progress
 from edgetl.errors import DataError
 from edgetl.runtime.preprocessing.tables import Categorical, Ignored, Numeric, TablePreprocessing
@@ -51,9 +53,11 @@ def load_table(config: Data, *, progress: Progress | None = None) -> Dataset:
         LeakError: Two splits share a row or a group.
         MissingExtraError: Parquet without pyarrow.
     """
-    tables = _split_tables(config)
+    sources = sources_of(config)
+    tables = _split_tables(config, sources)
     names = _features(config, tables)
-    classes, labels = _labels(config, tables)
+    present = {row.get(config.label) for table in tables.values() for _, row in table.rows}
+    classes, labels = _labels(config, tables, config.classes or own_classes(sources, config.label, present))
     numbers = _columns_of_numbers(config, tables["train"], names)
     never_missing = {name for name, is_number in numbers.items() if is_number and not _lacking(tables["train"], name)}
     splits, done, total = {}, 0, sum(len(table.rows) for table in tables.values())
@@ -84,7 +88,7 @@ def table_digest(config: Data) -> str:
     Raises:
         DataError: A file is not there or cannot be read.
     """
-    entries = [f"{split}\0{path.suffix.lower()}\0{rows_digest(path)}" for split, path in _sources(config).items()]
+    entries = [f"{split}\0{content_digest(source)}" for split, source in sources_of(config).items()]
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
@@ -94,14 +98,7 @@ def rows_digest(path: Path) -> str:
     Raises:
         DataError: It is not there or cannot be read.
     """
-    content = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                content.update(block)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    return content.hexdigest()
+    return content_digest(source_of(path))
 
 
 def load_rows(path: Path, contract: TablePreprocessing, classes: Sequence[str] = ()) -> tuple[Sample, ...]:
@@ -111,7 +108,7 @@ def load_rows(path: Path, contract: TablePreprocessing, classes: Sequence[str] =
     ``UNLABELLED``. A column split is not looked at.
 
     Args:
-        path: A CSV or Parquet file.
+        path: A CSV, Parquet or JSON Lines file, or a folder that ``Dataset.save_to_disk`` wrote.
         contract: Of the network; every row is tried on it.
         classes: Names in the order of the network's outputs; empty where labels do not matter.
 
@@ -120,7 +117,7 @@ def load_rows(path: Path, contract: TablePreprocessing, classes: Sequence[str] =
             rows are named by line.
         MissingExtraError: Parquet without pyarrow.
     """
-    table = read_table(path)
+    table = read_table(source_of(path))
     contract.check_columns(set(table.columns), str(path))
     numbers = {column.name: isinstance(column, Numeric) for column in contract.columns}
     # Kept, so that a row has the digest here that it has in the data set.
@@ -194,18 +191,9 @@ def repeated(dataset: Dataset) -> dict[str, int]:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _sources(config: Data) -> dict[str, Path]:
-    """The files, by split; the one that holds all of them is "all"."""
-    if config.manifest is not None:
-        return {"all": config.manifest}
-    paths = {"train": config.train, "val": config.val, "test": config.test}
-    return {split: path for split, path in paths.items() if path is not None}
-
-
-def _split_tables(config: Data) -> dict[str, Table]:
+def _split_tables(config: Data, sources: Mapping[str, Source]) -> dict[str, Table]:
     """The rows of every split that the user gave; train comes first."""
-    sources = _sources(config)
-    tables = {split: read_table(path) for split, path in sources.items()}
+    tables = {split: read_table(source) for split, source in sources.items()}
     for split, table in tables.items():
         if split == "all" and "split" not in table.columns:
             raise DataError(
@@ -268,11 +256,13 @@ def _features(config: Data, tables: Mapping[str, Table]) -> tuple[str, ...]:
     return names
 
 
-def _labels(config: Data, tables: Mapping[str, Table]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """The classes, and the index of every row's class."""
+def _labels(
+    config: Data, tables: Mapping[str, Table], given: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, list[int]]]:
+    """The classes, as given or as train has them, and the index of every row's class."""
     train = tables["train"]
     found = {row[config.label] for _, row in train.rows} - MISSING
-    classes = config.classes or tuple(sorted(found))
+    classes = given or tuple(sorted(found))
     if len(set(classes)) < max(2, len(classes)):
         named = ", ".join(f"'{name}'" for name in classes) or "none"
         raise DataError(

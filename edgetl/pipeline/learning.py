@@ -425,8 +425,8 @@ def _write_golden(folder: Path, samples: Samples, outputs: NDArray[np.float32]) 
     names = []
     for number, index in enumerate(chosen):
         raw = samples.samples[index].raw
-        suffix = raw.suffix.lower() if isinstance(raw, Path) else _SUFFIXES[samples.preprocessing.kind]
+        suffix = _SUFFIXES[samples.preprocessing.kind] if isinstance(raw, str) else raw.suffix.lower()
         names.append(f"{number}{suffix}")
-        (folder / names[-1]).write_bytes(raw.read_bytes() if isinstance(raw, Path) else raw.encode())
+        (folder / names[-1]).write_bytes(raw.encode() if isinstance(raw, str) else raw.read_bytes())
     arrays = samples.preprocessing.together([samples[index][0] for index in chosen])
     np.savez(folder / "golden.npz", names=np.asarray(names), inputs=arrays, outputs=outputs[chosen])

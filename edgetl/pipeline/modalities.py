@@ -68,9 +68,16 @@ class Modality(Protocol):
 
 
 class Images:
-    """Files of images."""
+    """Images, in files of their own or parts of larger ones.
+
+    Args:
+        several: Whether one may have several labels.
+    """
 
     kind = "image"
+
+    def __init__(self, *, several: bool = False) -> None:
+        self._several = several
 
     def load(self, config: Data, *, progress: Progress | None = None) -> Dataset:
         """See :func:`edgetl.data.load.load_dataset`."""
@@ -91,7 +98,9 @@ class Images:
         from edgetl.data.load import load_samples
 
         assert isinstance(preprocessing, ImagePreprocessing)
-        return load_samples(path, classes, max_pixels=preprocessing.max_pixels, progress=progress)
+        return load_samples(
+            path, classes, several=self._several, max_pixels=preprocessing.max_pixels, progress=progress
+        )
 
     def start(self, config: Config, dataset: Dataset, outputs: tuple[str, ...], *, embeds: bool) -> Started:
         """A classifier, or an embedding on top of one."""

@@ -40,7 +40,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("image-classification", Images(), "one-label"),
-        Task("multi-label-images", Images(), "several-labels"),
+        Task("multi-label-images", Images(several=True), "several-labels"),
         Task("text-classification", Texts(), "one-label"),
         Task("table-classification", Tables(), "one-label"),
         Task("face-verification", Images(), "embedding"),

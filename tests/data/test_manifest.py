@@ -89,7 +89,7 @@ class TestCsv:
         rows = read_manifest(write(tmp_path, text, "sub/1.png", "2.png"))
         assert rows == [
             Row(tmp_path / "sub/1.png", "cat", "train", "g1", "line 2"),
-            Row(tmp_path / "2.png", "dog", "test", None, "line 5"),
+            Row(tmp_path / "2.png", "dog", "test", None, "line 4"),
         ]
 
     def test_absolute_paths_are_kept(self, tmp_path: Path) -> None:

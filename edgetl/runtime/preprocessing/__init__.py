@@ -9,10 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgetl.errors import ModelError
-from edgetl.runtime.preprocessing.base import Array, Preprocessing, described
+from edgetl.runtime.preprocessing.base import Array, Preprocessing, Readable, described
 from edgetl.runtime.preprocessing.images import INTERPOLATION, ImagePreprocessing, decode
 
-__all__ = ["INTERPOLATION", "Array", "ImagePreprocessing", "Preprocessing", "decode", "described", "from_json"]
+__all__ = [
+    "INTERPOLATION",
+    "Array",
+    "ImagePreprocessing",
+    "Preprocessing",
+    "Readable",
+    "decode",
+    "described",
+    "from_json",
+]
 
 
 def from_json(values: Mapping[str, Any]) -> Preprocessing:

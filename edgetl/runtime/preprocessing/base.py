@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +12,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 _SHOWN = 160
+
+
+class Readable(Protocol):
+    """An input that is read when it is needed: a file, or a part of one. Its ``str()`` names it in messages."""
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
 
 
 class Preprocessing(Protocol):
@@ -33,11 +39,11 @@ class Preprocessing(Protocol):
     def dtype(self) -> str:
         """NumPy's name of the array's: float32 or int64."""
 
-    def __call__(self, raw: Path | bytes | str) -> Array:
+    def __call__(self, raw: Readable | bytes | str) -> Array:
         """The array of one sample.
 
         Args:
-            raw: A file, its bytes, or its text.
+            raw: A file or a part of one, its bytes, or its text.
 
         Raises:
             DataError: It cannot be read.

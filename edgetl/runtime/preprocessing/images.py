@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgetl.errors import ImageError, ModelError
-from edgetl.runtime.preprocessing.base import Array, digest_of_contract, stacked
+from edgetl.runtime.preprocessing.base import Array, Readable, digest_of_contract, stacked
 
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
@@ -112,8 +112,8 @@ class ImagePreprocessing:
         shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(pixels * scale[:, None, None] - shift[:, None, None])
 
-    def __call__(self, raw: Path | bytes | str) -> NDArray[np.float32]:
-        """The tensor of an image file (or its path) or of its bytes; see :func:`decode` and :meth:`apply`."""
+    def __call__(self, raw: Readable | bytes | str) -> NDArray[np.float32]:
+        """The tensor of an image: a file or its path, a part of one, or bytes; see :func:`decode` and :meth:`apply`."""
         return self.apply(decode(Path(raw) if isinstance(raw, str) else raw, max_pixels=self.max_pixels))
 
     def sized(self, image: Image.Image) -> Image.Image:
@@ -151,11 +151,11 @@ class ImagePreprocessing:
         return max(self.width, int(inner[1] * width / height)), inner[1]
 
 
-def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
+def decode(source: Readable | bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
     """Decode an image completely.
 
     Args:
-        source: A file, or the bytes of one.
+        source: A file or a part of one, or its bytes.
         max_pixels: An image with more is refused before its pixels are decoded.
 
     Returns:
@@ -164,9 +164,9 @@ def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image
     Raises:
         ImageError: Not there, not an image, truncated, or too large; the message names the file.
     """
-    name = str(source) if isinstance(source, Path) else "the image"
+    name = "the image" if isinstance(source, (bytes, bytearray, memoryview)) else str(source)
     try:
-        opened = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+        opened = Image.open(source if isinstance(source, Path) else io.BytesIO(_bytes_of(source)))
         with opened:
             if opened.width * opened.height > max_pixels:
                 raise ImageError(
@@ -182,6 +182,10 @@ def decode(source: Path | bytes, *, max_pixels: int = 64_000_000) -> Image.Image
         raise ImageError(f"{name}: the image has more pixels than the limit of Pillow itself") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"{name}: damaged or truncated: {error}") from None
+
+
+def _bytes_of(source: Readable | bytes) -> bytes:
+    return source if isinstance(source, (bytes, bytearray, memoryview)) else source.read_bytes()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

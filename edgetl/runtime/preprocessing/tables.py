@@ -7,14 +7,13 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ModelError
-from edgetl.runtime.preprocessing.base import Array, digest_of_contract, stacked
+from edgetl.runtime.preprocessing.base import Array, Readable, digest_of_contract, stacked
 
 _NAMED = 5
 
@@ -130,7 +129,7 @@ class TablePreprocessing:
         """A batch: float32 (n, features)."""
         return stacked(samples)
 
-    def __call__(self, raw: Path | bytes | str) -> NDArray[np.float32]:
+    def __call__(self, raw: Readable | bytes | str) -> NDArray[np.float32]:
         """The vector of a row.
 
         Args:
@@ -143,7 +142,7 @@ class TablePreprocessing:
             DataError: No such file, not a JSON object, a column that is not there or that nobody knows, a value of the
                 wrong type, NaN or infinity, or a missing number where train had none; the message names the column.
         """
-        where = str(raw) if isinstance(raw, Path) else "the row"
+        where = "the row" if isinstance(raw, (bytes, str)) else str(raw)
         return self.apply(read_row(raw), where=where)
 
     def apply(self, row: Mapping[str, Any], *, where: str = "the row") -> NDArray[np.float32]:
@@ -258,7 +257,7 @@ def _layout(columns: Sequence[Numeric | Categorical]) -> _Layout:
     )
 
 
-def read_row(raw: Path | bytes | str) -> dict[str, Any]:
+def read_row(raw: Readable | bytes | str) -> dict[str, Any]:
     """The values of a row by column, as JSON has them.
 
     Args:
@@ -267,10 +266,10 @@ def read_row(raw: Path | bytes | str) -> dict[str, Any]:
     Raises:
         DataError: No such file, not UTF-8, not a JSON object, a column twice, or NaN or infinity in it.
     """
-    where = str(raw) if isinstance(raw, Path) else "the row"
+    where = "the row" if isinstance(raw, (bytes, str)) else str(raw)
     hint = 'a row is one JSON object, as {"Age": 30, "Home": "rent", "Income": null}'
     try:
-        text: Any = raw.read_bytes() if isinstance(raw, Path) else raw
+        text: Any = raw if isinstance(raw, (bytes, str)) else raw.read_bytes()
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         row = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
     except OSError as error:

@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, MissingExtraError, ModelError
-from edgetl.runtime.preprocessing.base import Array, digest_of_contract
+from edgetl.runtime.preprocessing.base import Array, Readable, digest_of_contract
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -104,7 +103,7 @@ class TextPreprocessing:
         """
         return vocabulary_of(self.tokenizer, self.pad)
 
-    def __call__(self, raw: Path | bytes | str) -> NDArray[np.int64]:
+    def __call__(self, raw: Readable | bytes | str) -> NDArray[np.int64]:
         """The token ids of a text.
 
         Args:
@@ -152,7 +151,7 @@ def vocabulary_of(tokenizer: str, pad: int = 0) -> int:
     return max(pad, max(ids, default=0)) + 1
 
 
-def _text(raw: Path | bytes | str) -> tuple[str, str]:
+def _text(raw: Readable | bytes | str) -> tuple[str, str]:
     """The text without a byte order mark, and how a message names it."""
     if isinstance(raw, str):
         try:
@@ -161,9 +160,9 @@ def _text(raw: Path | bytes | str) -> tuple[str, str]:
             raise DataError(f"the text is not Unicode: {error.reason} at character {error.start}") from None
         short = raw if len(raw) <= _SHOWN else raw[:_SHOWN] + " …"
         return raw.removeprefix(_BOM), f"the text {short!r}"
-    name = str(raw) if isinstance(raw, Path) else "the text"
+    name = "the text" if isinstance(raw, bytes) else str(raw)
     try:
-        content = raw.read_bytes() if isinstance(raw, Path) else raw
+        content = raw if isinstance(raw, bytes) else raw.read_bytes()
         return content.decode("utf-8").removeprefix(_BOM), name
     except FileNotFoundError:
         raise DataError(f"{name}: there is no such file") from None
