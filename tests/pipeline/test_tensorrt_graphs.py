@@ -82,3 +82,72 @@ def test_an_engine_is_built_from_the_fp16_graph(exported: Path, tmp_path: Path) 
     record = backend("tensorrt_rtx").compile(request)
     assert record.status in ("built", "ready")
     assert (folder / record.files[0]).stat().st_size > 1_000_000
+
+
+LONGEST = 24
+"""Tokens."""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    from edgetl.backends.encoders import build
+    from edgetl.runtime.preprocessing.text import TextPreprocessing
+
+    words = {word: place for place, word in enumerate(["[PAD]", "[UNK]", *(f"w{n}" for n in range(98))])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    config = {"model_type": "bert", **sizes, "vocab_size": 100, "max_position_embeddings": 32, "pad_token_id": 0}
+    torch.manual_seed(0)
+    module = build("hf:tiny", 2, config=config, vocabulary=100, pad=0, pooling="mean", dropout=None, width=1, depth=1)
+    path = tmp_path_factory.mktemp("encoder") / "model.onnx"
+    contract = TextPreprocessing.from_tokenizer(str(tokenizer.to_str()), max_length=LONGEST, pad=0)
+    batch = BatchRange(min=1, max=8)
+    export(
+        module.eval(),
+        path,
+        batch=batch,
+        opset=20,
+        labels=("no", "yes"),
+        preprocessing=contract,
+        longest=LONGEST,
+    )
+    return path
+
+
+class TestTexts:
+    """An encoder for texts of any length: the optimization profile has two dynamic dimensions."""
+
+    def test_an_engine_takes_every_length(self, encoder: Path, tmp_path: Path) -> None:
+        done = recipes.make_half(graph.prepare(graph.load(encoder)), None, catalog.recipe("fp16"))
+        ir.save(done.model, tmp_path / "half.onnx")
+        request = CompileRequest(
+            model=tmp_path / "half.onnx",
+            folder=tmp_path,
+            target=catalog.target("rtx-pc"),
+            precision="fp16",
+            batch=BatchRange(min=1, max=8),
+            longest=LONGEST,
+        )
+        record = backend("tensorrt_rtx").compile(request)
+        assert record.status in ("built", "ready")
+        profile = record.options["profiles"]["input"]
+        assert profile == {"min": [1, 2], "opt": [1, LONGEST], "max": [8, LONGEST]}
+
+    def test_the_parser_accepts_the_int8_graph(self, encoder: Path, tmp_path: Path) -> None:
+        from edgetl.backends.tensorrt_rtx import accepts
+
+        random = np.random.default_rng(0)
+        texts = [{"input": random.integers(1, 100, (1, length))} for length in (2, 5, 9, LONGEST)]
+        tools = recipes.Tools(samples=lambda: texts, open_runner=OnnxRuntimeRunner)
+        model, scheme = graph.prepare(graph.load(encoder)), SCHEMES["tensorrt"]
+        done = recipes.make(
+            model, recipes.calibrate(model, tools, [scheme]), scheme, catalog.recipe("int8-minmax"), tools
+        )
+        ir.save(done.model, tmp_path / "int8.onnx")
+        assert done.quantized["MatMul"] >= 8
+        assert accepts(tmp_path / "int8.onnx") == []
