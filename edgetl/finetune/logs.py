@@ -57,7 +57,7 @@ def opened(
     settings = {**finetune.model_dump(mode="json", exclude={"phases"}), **phase.model_dump(mode="json")}
     # TensorBoard takes numbers and texts alone.
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
-    accelerator.init_trackers(run, config=plain)
+    accelerator.init_trackers(run, config=plain, init_kwargs={"wandb": {"dir": str(finetune.log_dir)}})
 
     def on_epoch(epoch: Epoch) -> None:
         values = {"train/loss": epoch.train_loss, f"val/{metric}": epoch.val_score, "seconds": epoch.seconds}

@@ -38,19 +38,48 @@ def test_a_tracker_that_is_not_installed_is_named() -> None:
     assert logs.installed(()) is None
 
 
-def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+def log(tracker: str, folder: Path) -> None:
+    """Two epochs, as a phase of fine-tuning logs them."""
     from accelerate import Accelerator
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    finetune = Finetune(log=("tensorboard",), log_dir=tmp_path / "logs")
+    finetune = Finetune.model_validate({"log": [tracker], "log_dir": folder})
     accelerator = Accelerator(cpu=True, log_with=logs.installed(finetune.log), project_dir=str(finetune.log_dir))
     on_epoch = logs.opened(accelerator, Phase(train="all"), finetune, run="digits-phase-1", metric="top1")
     assert on_epoch is not None
     for epoch in EPOCHS:
         on_epoch(epoch)
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    for each in accelerator.trackers:
+        each.finish()
+
+
+def test_mlflow_has_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    log("mlflow", tmp_path / "logs")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("digits-phase-1")
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "val/top1")
+    assert [(point.step, point.value) for point in history] == [(1, 0.75), (2, 0.875)]
+    assert run.data.params["optimizer"] == "adamw"
+
+
+def test_wandb_writes_its_run_into_the_folder_of_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    log("wandb", tmp_path / "logs")
+    (run,) = (tmp_path / "logs" / "wandb").glob("offline-run-*/*.wandb")
+    content = run.read_bytes()
+    assert b"digits-phase-1" in content and b"val/top1" in content and b"0.875" in content
+
+
+def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log("tensorboard", tmp_path / "logs")
     events = EventAccumulator(str(next((tmp_path / "logs").rglob("events*")).parent))
     events.Reload()
     assert [event.value for event in events.Scalars("val/top1")] == [0.75, 0.875]
