@@ -65,6 +65,9 @@ class Data(Section):
     label: str = "label"
     """Of tables and Hugging Face data sets: the column with the class. Of images with several labels, they stand in it
     with ';' between."""
+    slices: tuple[str, ...] = ()
+    """Columns of the manifest or table, as "camera": parity is looked at for each of their values, as it is for each
+    class."""
     ignore: tuple[str, ...] = ()
     """Of tables: columns that the model must not see."""
     categorical: tuple[str, ...] = ()

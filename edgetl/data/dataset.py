@@ -33,6 +33,8 @@ class Sample:
     digest: str
     """SHA-256, in hexadecimal, of the content: of an image the size and the decoded RGB pixels, which are equal for a
     copy saved without loss."""
+    slices: tuple[str, ...] = ()
+    """What stands in each of the columns of data.slices; "" where nothing does."""
 
     @property
     def present(self) -> tuple[int, ...]:
@@ -82,10 +84,7 @@ class Dataset:
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``Dataset.from_json(d.to_json()) == d``. Paths are written as they are."""
         files = any(not isinstance(sample.raw, str) for samples in self.splits().values() for sample in samples)
-        splits = {
-            name: [[_plain(sample.raw), sample.label, sample.group, sample.digest] for sample in samples]
-            for name, samples in self.splits().items()
-        }
+        splits = {name: [_values(sample) for sample in samples] for name, samples in self.splits().items()}
         return {"schema": 1, "classes": list(self.classes), "raw": "files" if files else "texts", **splits}
 
     @classmethod
@@ -117,6 +116,10 @@ class _Paths(dict[str, Path]):
         return self.setdefault(text, Path(text))
 
 
+def _values(sample: Sample) -> list[Any]:
+    return [_plain(sample.raw), sample.label, sample.group, sample.digest, list(sample.slices)]
+
+
 def _plain(raw: Path | Part | str) -> str | list[str | int]:
     return [str(raw.file), raw.offset, raw.size, raw.name] if isinstance(raw, Part) else str(raw)
 
@@ -132,8 +135,9 @@ def _raw(value: Any, paths: _Paths | None) -> Path | Part | str:
 
 
 def _sample(row: Any, classes: int, paths: _Paths | None) -> Sample:
-    raw, label, group, digest = row
-    if not isinstance(digest, str) or not isinstance(group, (str, type(None))):
+    raw, label, group, digest, slices = row
+    named = isinstance(slices, list) and all(isinstance(value, str) for value in slices)
+    if not isinstance(digest, str) or not isinstance(group, (str, type(None))) or not named:
         raise TypeError(f"not a sample: {row!r}")
     several = isinstance(label, (list, tuple))
     if several:
@@ -143,7 +147,7 @@ def _sample(row: Any, classes: int, paths: _Paths | None) -> Sample:
         fits = type(label) is int and UNLABELLED <= label < classes
     if not fits:
         raise ValueError(f"label {label!r} does not fit {classes} classes")
-    return Sample(_raw(raw, paths), label, group, digest)
+    return Sample(_raw(raw, paths), label, group, digest, tuple(slices))
 
 
 def _sha256(value: Any) -> str:

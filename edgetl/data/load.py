@@ -113,7 +113,7 @@ def source_digest(config: Data) -> str:
     """
     rows, config = _rows(config)
     entries = [
-        f"{split}\0{_place(row)}\0{row.label}\0{row.group or ''}\0{content}"
+        f"{split}\0{_place(row)}\0{row.label}\0{row.group or ''}\0{content}\0{row.slices}"
         for (split, row), content in _with_content((split, row) for split, listed in rows.items() for row in listed)
     ]
     # Of a data set, its own order of the classes, which no row says.
@@ -150,7 +150,9 @@ def _rows(config: Data) -> tuple[dict[str, list[Row]], Data]:
 
 def _images(source: Source, config: Data, needs: tuple[str, ...]) -> list[Row]:
     several = config.task == "multi-label-images"
-    return labelled_images(source, needs=needs, several=several, classes=config.classes, label=config.label)
+    return labelled_images(
+        source, needs=needs, several=several, classes=config.classes, label=config.label, slices=config.slices
+    )
 
 
 def _split_rows(split: str, source: Source, config: Data) -> list[Row]:
@@ -253,7 +255,7 @@ def _check_labels(split: str, rows: Sequence[Row], classes: Sequence[str]) -> No
 
 
 def _sample(row: Row, label: int | tuple[int, ...], digest: str) -> Sample:
-    return Sample(row.raw, label, row.group, digest)
+    return Sample(row.raw, label, row.group, digest, row.slices)
 
 
 def _with_content(rows: Iterable[tuple[str, Row]]) -> Iterable[tuple[tuple[str, Row], str]]:

@@ -48,6 +48,8 @@ class Row:
     group: str | None
     where: str
     """Where it is listed, for messages: the line of a manifest, or the image itself."""
+    slices: tuple[str, ...] = ()
+    """What stands in each of the columns of data.slices."""
 
     @property
     def path(self) -> Path:
@@ -118,7 +120,11 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_manifest(
-    path: Path, *, needs: Sequence[str] = ("path", "label", "split"), may_be_empty: Collection[str] = ()
+    path: Path,
+    *,
+    needs: Sequence[str] = ("path", "label", "split"),
+    may_be_empty: Collection[str] = (),
+    slices: Sequence[str] = (),
 ) -> list[Row]:
     """The rows of a CSV, Parquet or JSON Lines manifest.
 
@@ -131,6 +137,7 @@ def read_manifest(
         needs: The columns that must be there and be filled in every row.
         may_be_empty: Of those, the ones that need not be filled: ("label",) where a sample may have no class at all,
             or several: in Parquet and JSON Lines its label may then be a list.
+        slices: Other columns that must be there, and whose values rows keep.
 
     Raises:
         DataError: The file is not there or cannot be parsed, a column is missing, or rows are wrong; the rows are
@@ -139,9 +146,9 @@ def read_manifest(
     """
     if not path.is_file():
         raise DataError(f"there is no manifest {path}")
-    records = read_records(path, _COLUMNS)
-    check_columns(records, needs, _COLUMNS)
-    rows = parsed(records, _RowChecker(_absolute(path).parent, set(needs), set(may_be_empty)).row)
+    records = read_records(path, (*_COLUMNS, *slices))
+    check_columns(records, (*needs, *slices), _COLUMNS)
+    rows = parsed(records, _RowChecker(_absolute(path).parent, set(needs), set(may_be_empty), slices).row)
     if not rows:
         raise DataError(f"{path} is empty: it has a header and no rows")
     return rows
@@ -150,8 +157,9 @@ def read_manifest(
 class _RowChecker:
     """Turns records into rows, and knows which paths stood there before."""
 
-    def __init__(self, folder: Path, needs: set[str], may_be_empty: set[str]) -> None:
+    def __init__(self, folder: Path, needs: set[str], may_be_empty: set[str], slices: Sequence[str]) -> None:
         self._folder = folder
+        self._slices = slices
         self._filled = needs - may_be_empty
         self._several = "label" in may_be_empty
         self._first: dict[Path, str] = {}
@@ -178,7 +186,8 @@ class _RowChecker:
             raise WrongRow(f"duplicate path '{values['path']}', already on {earlier}")
         if not path.is_file():
             raise WrongRow(f"there is no file '{values['path']}'")
-        return Row(path, values["label"] or None, values["split"] or None, values["group"] or None, where)
+        slices = tuple(_text(record.get(name)) for name in self._slices)
+        return Row(path, values["label"] or None, values["split"] or None, values["group"] or None, where, slices)
 
 
 def _text(value: Any) -> str:

@@ -146,7 +146,13 @@ def by_split(rows: Sequence[_Row], source: str) -> dict[str, list[_Row]]:
 
 
 def labelled_images(
-    source: Source, *, needs: Sequence[str], several: bool, classes: Sequence[str] = (), label: str = "label"
+    source: Source,
+    *,
+    needs: Sequence[str],
+    several: bool,
+    classes: Sequence[str] = (),
+    label: str = "label",
+    slices: Sequence[str] = (),
 ) -> list[Row]:
     """The images of a source and their labels; nothing is decoded.
 
@@ -156,15 +162,22 @@ def labelled_images(
         several: Whether an image may have several labels, or none.
         classes: The names, where they are known: a label that is a number is an index into them.
         label: Of a data set: the column with the label.
+        slices: Columns whose values rows keep.
 
     Raises:
         DataError: It is not there or damaged, or images lack something; they are named.
         MissingExtraError: A package for its format is not installed.
     """
     if isinstance(source, Saved):
-        return _saved_images(source, needs, several=several, classes=classes, label=label)
+        return _saved_images(source, needs, several=several, classes=classes, label=label, slices=slices)
     if is_manifest(source):
-        return read_manifest(source, needs=("path", *needs), may_be_empty=("label",) if several else ())
+        empty = ("label",) if several else ()
+        return read_manifest(source, needs=("path", *needs), may_be_empty=empty, slices=slices)
+    if slices:
+        raise DataError(
+            f"data.slices names the column '{slices[0]}', and {source} has no columns",
+            hint="give a manifest or a data set of Hugging Face",
+        )
     if "split" in needs:
         raise DataError(
             f"data.manifest is {source}, which does not say which split an image is in",
@@ -185,11 +198,11 @@ def _check_label(saved: Saved, label: str) -> None:
 
 
 def _saved_images(
-    saved: Saved, needs: Sequence[str], *, several: bool, classes: Sequence[str], label: str
+    saved: Saved, needs: Sequence[str], *, several: bool, classes: Sequence[str], label: str, slices: Sequence[str]
 ) -> list[Row]:
     _check_label(saved, label)
-    records = saved.records({"label": label, "split": "split", "group": "group"})
-    for name in needs:
+    records = saved.records({"label": label, "split": "split", "group": "group", **{name: name for name in slices}})
+    for name in (*needs, *slices):
         if name not in records.columns:
             raise DataError(
                 f"{saved.name}: column '{name}' is missing; the columns are: {', '.join(saved.columns)}",
@@ -205,7 +218,8 @@ def _saved_images(
         split, group = (str(record.get(name) or "").strip() or None for name in ("split", "group"))
         if "split" in needs and split not in SPLITS:
             raise WrongRow(f"split is '{split or ''}'; {did_you_mean(split or '', SPLITS)}")
-        return Row(raw, text or None, split, group, f"{saved.name}: {where}")
+        kept = tuple("" if record.get(name) is None else str(record[name]).strip() for name in slices)
+        return Row(raw, text or None, split, group, f"{saved.name}: {where}", kept)
 
     rows = parsed(records, row)
     if not rows:

@@ -82,7 +82,12 @@ def _text(value: Any) -> str:
 
 
 def samples_of(
-    table: Table, labels: Sequence[int], typed: Callable[[Mapping[str, str]], Row], *, group: str | None = None
+    table: Table,
+    labels: Sequence[int],
+    typed: Callable[[Mapping[str, str]], Row],
+    *,
+    group: str | None = None,
+    slices: Sequence[str] = (),
 ) -> tuple[Sample, ...]:
     """Every row as canonical JSON.
 
@@ -91,6 +96,7 @@ def samples_of(
         labels: One for each row.
         typed: Gives the values of a row; see :func:`typed_row`.
         group: The column that says which rows belong together; an empty value: the row is alone.
+        slices: Columns whose text samples keep.
 
     Raises:
         DataError: Rows are wrong; all of them are named by line.
@@ -104,7 +110,8 @@ def samples_of(
             continue
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        samples.append(Sample(text, label, (group and row[group]) or None, digest))
+        kept = tuple(row[name] for name in slices)
+        samples.append(Sample(text, label, (group and row[group]) or None, digest, kept))
     refuse(table.path, problems)
     return tuple(samples)
 

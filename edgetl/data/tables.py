@@ -65,7 +65,7 @@ def load_table(config: Data, *, progress: Progress | None = None) -> Dataset:
         needed = never_missing if split != "train" else set()
         group = "group" if "group" in table.columns and "group" not in config.ignore else None
         splits[split] = samples_of(
-            table, labels[split], partial(typed_row, numbers=numbers, needed=needed), group=group
+            table, labels[split], partial(typed_row, numbers=numbers, needed=needed), group=group, slices=config.slices
         )
         done += len(table.rows)
         if progress:
@@ -239,6 +239,7 @@ def _features(config: Data, tables: Mapping[str, Table]) -> tuple[str, ...]:
                 raise DataError(f"data.{key} names '{name}', which is the label", hint="leave it out there")
             if key == "categorical" and name in config.ignore:
                 raise DataError(f"data.ignore and data.categorical both name '{name}'", hint="decide for one of them")
+    _check_slices(config, tables)
     unseen = {config.label, "split", "group", *config.ignore}
     names = tuple(name for name in train.columns if name not in unseen)
     for split, table in tables.items():
@@ -254,6 +255,16 @@ def _features(config: Data, tables: Mapping[str, Table]) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{train.path} has no column that the network could learn from")
     return names
+
+
+def _check_slices(config: Data, tables: Mapping[str, Table]) -> None:
+    for table in tables.values():
+        for name in config.slices:
+            if name not in table.columns:
+                raise DataError(
+                    f"{table.path}: data.slices names the column '{name}', which is not there; "
+                    f"{did_you_mean(name, table.columns)}"
+                )
 
 
 def _labels(

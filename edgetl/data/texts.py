@@ -42,6 +42,7 @@ class _Row:
     split: str | None
     group: str | None
     where: str
+    slices: tuple[str, ...] = ()
 
 
 def load_texts(config: Data, *, progress: Progress | None = None) -> Dataset:
@@ -171,12 +172,12 @@ def _rows(config: Data, sources: Mapping[str, Source]) -> dict[str, list[_Row]]:
     """The rows of every split that the user gave."""
     if "all" not in sources:
         return {split: _split_rows(split, source, config) for split, source in sources.items()}
-    listed = _read(sources["all"], needs=("text", "label", "split"), label=config.label, classes=config.classes)
+    listed = _read(sources["all"], needs=("text", "label", "split"), **_as(config))
     return by_split(listed, named(sources["all"]))
 
 
 def _split_rows(split: str, source: Source, config: Data) -> list[_Row]:
-    rows = _read(source, needs=("text", "label"), label=config.label, classes=config.classes)
+    rows = _read(source, needs=("text", "label"), **_as(config))
     for row in rows:
         if row.split not in (None, split):
             raise DataError(
@@ -215,10 +216,22 @@ def _check_labels(split: str, rows: Sequence[_Row], classes: Sequence[str]) -> N
 
 
 def _sample(row: _Row, label: int) -> Sample:
-    return Sample(row.text, label, row.group, hashlib.sha256(row.text.encode("utf-8")).hexdigest())
+    return Sample(row.text, label, row.group, hashlib.sha256(row.text.encode("utf-8")).hexdigest(), row.slices)
 
 
-def _read(source: Source, *, needs: Sequence[str], label: str = "label", classes: Sequence[str] = ()) -> list[_Row]:
+def _as(config: Data) -> dict[str, Any]:
+    """How the rows of a project are read."""
+    return {"label": config.label, "classes": config.classes, "slices": config.slices}
+
+
+def _read(
+    source: Source,
+    *,
+    needs: Sequence[str],
+    label: str = "label",
+    classes: Sequence[str] = (),
+    slices: Sequence[str] = (),
+) -> list[_Row]:
     """The rows of a file or of a data set, all of them right.
 
     Raises:
@@ -227,15 +240,15 @@ def _read(source: Source, *, needs: Sequence[str], label: str = "label", classes
     if isinstance(source, Path) and source.suffix.lower() not in TEXT_SUFFIXES:
         hint = f"texts are read from {' '.join(TEXT_SUFFIXES)} files, and from folders that Dataset.save_to_disk wrote"
         raise DataError(f"{source} is not a table of texts", hint=hint)
-    records = rows_of(source, _COLUMNS, label=label, classes=classes)
-    check_columns(records, needs, _COLUMNS)
-    rows = parsed(records, partial(_row, needs=needs))
+    records = rows_of(source, (*_COLUMNS, *slices), label=label, classes=classes)
+    check_columns(records, (*needs, *slices), _COLUMNS)
+    rows = parsed(records, partial(_row, needs=needs, slices=slices))
     if not rows:
         raise DataError(f"{records.source} is empty: it has no rows")
     return rows
 
 
-def _row(where: str, record: Record, *, needs: Sequence[str]) -> _Row:
+def _row(where: str, record: Record, *, needs: Sequence[str], slices: Sequence[str] = ()) -> _Row:
     text = record.get("text")
     if text is None or text == "":
         raise WrongRow("text is empty")
@@ -257,4 +270,5 @@ def _row(where: str, record: Record, *, needs: Sequence[str]) -> _Row:
             raise WrongRow(f"{name} is empty")
     if values["split"] and values["split"] not in SPLITS:
         raise WrongRow(f"unknown split '{values['split']}'; {did_you_mean(values['split'], SPLITS)}")
-    return _Row(text, values["label"] or None, values["split"] or None, values["group"] or None, where)
+    kept = tuple("" if record.get(name) is None else str(record[name]).strip() for name in slices)
+    return _Row(text, values["label"] or None, values["split"] or None, values["group"] or None, where, kept)

@@ -142,6 +142,10 @@ def verify(
         decision=decision,
         tolerance=tolerance(gate, engine.candidate.precision),
         classes=dataset.classes,
+        columns={
+            name: [sample.slices[place] for sample in dataset.test]
+            for place, name in enumerate(session.config.data.slices)
+        },
     )
     session.reporter.note(
         f"{engine.candidate.name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
