@@ -205,6 +205,9 @@ class Parity(Section):
     undecided: Literal["fail", "allow"] = "fail"
     """What becomes of an engine where the test split shows neither that its drop is below max_drop nor that it is
     above: it fails, or is taken like one that passed."""
+    sequential: bool = False
+    """Run the test split on an engine in random order, and stop as soon as its parity is decided, at the same error
+    rates: for slow engines. For metrics that are a share of right decisions: top1."""
     tolerances: dict[Precision, Tolerance] = Field(default_factory=dict)
     """Limits of the numbers by precision, instead of edgetl's own: SQNR of 60 dB for fp32, 30 for fp16, 15 for bf16."""
 

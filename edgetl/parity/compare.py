@@ -18,6 +18,7 @@ from edgetl.parity import paired
 from edgetl.parity.bootstrap import Drop, paired_drop
 from edgetl.parity.numeric import Tolerance, numeric
 from edgetl.parity.paired import Outcome
+from edgetl.parity.sequential import Sequential
 from edgetl.parity.slices import CLASS, Slice, slices
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
 
@@ -99,6 +100,7 @@ def compare(
     tolerance: Tolerance | None = None,
     classes: Sequence[str] = (),
     columns: Mapping[str, Sequence[str]] | None = None,
+    sequential: bool = False,
 ) -> Comparison:
     """Compare an engine's outputs with the reference's, sample by sample.
 
@@ -118,9 +120,13 @@ def compare(
         tolerance: What the numbers must keep to besides; None: nothing.
         classes: Names, in the order of the labels: each class is looked at by itself. Empty: none is.
         columns: Column → what stands in it, for each sample: each value is looked at by itself.
+        sequential: The samples are as many of a test split in random order as were looked at until it was decided
+            (:mod:`edgetl.parity.sequential`), which then decides here. Bounds and intervals are those of a test with a
+            fixed number of samples, and no more than a description.
 
     Raises:
-        DataError: There is no sample, or the shapes differ.
+        DataError: There is no sample, or the shapes differ; or a metric that is no share of right decisions was to be
+            compared sequentially.
         ParityError: The reference itself returned NaN or infinite values: nothing can be compared with it.
     """
     metric, decision = metric or metric_of("top1"), decision or Largest()
@@ -139,6 +145,9 @@ def compare(
             "the PyTorch model itself returns NaN or infinite values",
             hint="a lower finetune.phases lr, or other weights",
         )
+    by_decisions = metric.name == "top1"
+    if sequential and not by_decisions:
+        raise DataError(f"a sequential comparison is of right decisions one by one, and {metric.title} is none of them")
     n = len(labels)
     whole = np.asarray(np.isfinite(got).all(1))
     finite = bool(whole.all())
@@ -148,7 +157,6 @@ def compare(
     if decided.shape == (n,):
         right = right & whole
     worse, better = int((expected_right & ~right).sum()), int((right & ~expected_right).sum())
-    by_decisions = metric.name == "top1"
     if by_decisions:
         scores = float(expected_right.mean()), float(right.mean())
         found = _by_decisions(worse, better, n, confidence)
@@ -160,14 +168,16 @@ def compare(
             found = paired_drop(metric, expected, got, labels, confidence=confidence, groups=groups)
     numbers = numeric(expected, got)
     beyond = tolerance.missed(numbers) if tolerance else ()
-    outcome: Outcome = "undecided"
-    if not finite or beyond or found.lower > max_drop:
+    outcome = _outcome(found, max_drop)
+    if sequential:
+        outcome = Sequential(max_drop, confidence).add(differences(expected_right, right))
+    if not finite or beyond:
         outcome = "failed"
-    elif found.upper <= max_drop:
-        outcome = "passed"
     counts = (worse, better, n) if by_decisions else None
     to_decide = _samples_to_decide(found, counts, n, max_drop, confidence) if outcome == "undecided" else None
     said = _statement(metric, found, n, max_drop, confidence, outcome, to_decide)
+    if sequential:
+        said = _sequential_statement(metric, found, n, max_drop, confidence, outcome)
     if not finite:
         said = "the engine returned NaN or infinite values"
     elif beyond:
@@ -194,6 +204,19 @@ def compare(
         outcome=outcome,
         statement=said,
     )
+
+
+def differences(expected_right: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[int]:
+    """For each decision 1 where only the reference is right, -1 where only the engine is, else 0."""
+    found: list[int] = (expected_right.astype(np.int64) - right.astype(np.int64)).ravel().tolist()
+    return found
+
+
+def _outcome(found: Drop, max_drop: float) -> Outcome:
+    """Of all samples of a test split."""
+    if found.lower > max_drop:
+        return "failed"
+    return "passed" if found.upper <= max_drop else "undecided"
 
 
 def _by_decisions(worse: int, better: int, n: int, confidence: float) -> Drop:
@@ -305,6 +328,20 @@ def _statement(
     return (
         f"undecided: {metric.title} drops by {100 * found.value:.2f} points on these {n} samples; with {sure} it may be"
         f" up to {100 * found.upper:.2f}, and {allowed} are allowed; {enough}"
+    )
+
+
+def _sequential_statement(
+    metric: Metric, found: Drop, n: int, max_drop: float, confidence: float, outcome: Outcome
+) -> str:
+    sure, allowed = f"{100 * confidence:g}% confidence", f"{100 * max_drop:.2f} points"
+    if outcome == "passed":
+        return f"after {n} test samples it is sure, with {sure}, that {metric.title} drops by less than {allowed}"
+    if outcome == "failed":
+        return f"after {n} test samples it is sure, with {sure}, that {metric.title} drops by more than {allowed}"
+    return (
+        f"undecided: {metric.title} drops by {100 * found.value:.2f} points on these {n} test samples, and {allowed}"
+        " are allowed; a test with a fixed number of samples needs fewer (parity.sequential = false)"
     )
 
 

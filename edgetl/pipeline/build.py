@@ -8,7 +8,7 @@ from typing import Any
 
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, learning, precisions, proof, publish, tasks, transfer
+from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
 from edgetl.store import Store
@@ -80,6 +80,7 @@ def build(
     if unknown:
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
     tasks.task_of(config)
+    gates.check_gate(config)
     candidates = engines.candidates(config, targets)
     last = STAGES.index(until)
     reached = {stage: last >= STAGES.index(stage) for stage in STAGES}
@@ -207,7 +208,7 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
 def _gate(record: Record) -> None:
     """Stop a build whose engines are not good enough, with a report that shows why."""
     try:
-        proof.gate(record.session.config, list(record.decisions), record.judged)
+        gates.gate(record.session.config, list(record.decisions), record.judged)
     except (ParityError, BudgetError) as error:
         report = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {report}")

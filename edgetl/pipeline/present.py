@@ -13,7 +13,8 @@ from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.latency import Latency as Measured
 from edgetl.data.dataset import Sample
 from edgetl.pipeline import precisions, quantized, tasks, transfer
-from edgetl.pipeline.proof import FP32, PYTORCH, Decision, accepted
+from edgetl.pipeline.gates import accepted
+from edgetl.pipeline.proof import FP32, PYTORCH, Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch

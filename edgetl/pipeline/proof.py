@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -16,21 +16,20 @@ from numpy.typing import NDArray
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, latency
-from edgetl.config import Budget, Config, Parity
-from edgetl.data.dataset import Dataset
+from edgetl.config import Budget, Parity
+from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import BudgetError, ParityError
-from edgetl.parity.compare import Comparison, compare
-from edgetl.parity.numeric import TOLERANCES, Tolerance
-from edgetl.pipeline import fused, tasks, transfer
+from edgetl.parity.compare import Comparison, compare, differences
+from edgetl.parity.sequential import Sequential
+from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
+from edgetl.pipeline.gates import accepted, tolerance
 from edgetl.pipeline.learning import Reference, samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.runner import Runner, run_batch
-from edgetl.specs import Precision
 from edgetl.store import Artifact, code_digest, versions_of
 
 PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
@@ -104,7 +103,13 @@ def verify(
         _tell(session, engine, found)
         return Proven(engine=engine, comparison=None, placement=None, fusion=found)
     deploy = torch_backend.read_deploy(checkpoint.folder)
+    gate, metric = session.config.parity, tasks.metric_of(session.config)
+    order = _order(dataset.test, shuffled=gate.sequential)
     inputs = {
+        # What is looked at ends where it is decided.
+        "until": [gate.max_drop, gate.confidence, checkpoint.digest, decision.to_json(), code_digest("parity")]
+        if gate.sequential
+        else [],
         "engine": engine.artifact.digest,
         "graph": graph.digest,
         "test": samples_digest(dataset.test),
@@ -116,13 +121,20 @@ def verify(
     }
 
     def make(folder: Path) -> None:
-        found = []
-        batch = session.config.export.batch
+        found: list[NDArray[np.generic]] = []
+        batch, test = session.config.export.batch, Sequential(gate.max_drop, gate.confidence)
         with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
-            samples = Samples(dataset.test, deploy.preprocessing)
-            for images, _ in batches(samples, batch.max):
+            samples = Samples(tuple(dataset.test[index] for index in order), deploy.preprocessing)
+            for images, labels in batches(samples, batch.max):
                 found.append(run_batch(runner, images, smallest=batch.min))
-                session.reporter.progress("test samples", sum(map(len, found)), len(samples))
+                done = sum(map(len, found))
+                session.reporter.progress("test samples", done, len(samples))
+                if gate.sequential:
+                    wanted = reference.outputs[order[done - len(labels) : done]]
+                    got = found[-1].astype(np.float64)
+                    right = [np.equal(decision.decide(each), labels) for each in (wanted, got)]
+                    if test.add(differences(*right)) != "undecided":
+                        break
             placement = runner.placement()
         np.savez(folder / "outputs.npz", outputs=np.concatenate(found))
         facts = {**asdict(placement), "share": placement.share, "int8": fused.of_engine(engine, graph)}
@@ -131,11 +143,11 @@ def verify(
     artifact = session.stage("verify", engine.candidate.name, inputs, make)
     with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
         outputs = arrays["outputs"]
-    gate, metric = session.config.parity, tasks.metric_of(session.config)
+    order = order[: len(outputs)]
     comparison = compare(
-        reference.outputs,
+        reference.outputs[order],
         outputs,
-        reference.labels,
+        reference.labels[order],
         max_drop=gate.max_drop,
         confidence=gate.confidence,
         metric=metric,
@@ -143,9 +155,10 @@ def verify(
         tolerance=tolerance(gate, engine.candidate.precision),
         classes=dataset.classes,
         columns={
-            name: [sample.slices[place] for sample in dataset.test]
+            name: [dataset.test[index].slices[place] for index in order]
             for place, name in enumerate(session.config.data.slices)
         },
+        sequential=gate.sequential,
     )
     session.reporter.note(
         f"{engine.candidate.name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
@@ -158,23 +171,17 @@ def verify(
         engine=engine,
         comparison=comparison,
         placement=placement,
-        decided=None if isinstance(decision, Similarity) else decision.decide(outputs),
+        decided=None if isinstance(decision, Similarity) or gate.sequential else decision.decide(outputs),
         fusion=fusion,
     )
 
 
-def tolerance(gate: Parity, precision: Precision) -> Tolerance | None:
-    """What the numbers of an engine must keep to."""
-    if precision in gate.tolerances:
-        return Tolerance(**gate.tolerances[precision].model_dump())
-    return TOLERANCES.get(precision)
-
-
-def accepted(gate: Parity, comparison: Comparison | None) -> bool:
-    """Whether an engine may be shipped: it passed, or nothing was decided and the user lets that do."""
-    if comparison is None:
-        return False
-    return comparison.passed or (comparison.outcome == "undecided" and gate.undecided == "allow")
+def _order(samples: Sequence[Sample], *, shuffled: bool) -> NDArray[np.int64]:
+    """In which samples are looked at, (n,): as they are, or at random, the same whenever they are the same."""
+    if not shuffled:
+        return np.arange(len(samples))
+    seed = int(samples_digest(tuple(samples))[:16], 16)
+    return np.random.default_rng(seed).permutation(len(samples))
 
 
 def bench(
@@ -245,58 +252,6 @@ def decide(proven: list[Proven], timings: Timings, parity: Parity) -> list[Decis
         items = [item for item in proven if item.engine.candidate.target.name == target]
         decisions += _decide_target(items, timings, parity)
     return decisions
-
-
-def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison | None = None) -> None:
-    """Fail a build that cannot show what it must.
-
-    Args:
-        config: The project's.
-        decisions: What becomes of its engines.
-        judged: Whether transfer helped; None where it was not judged.
-
-    Raises:
-        ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails; or,
-            with finetune.verdict = "require", transfer did not help; or, with finetune.max_forgetting, such a drop on
-            the source task is not excluded.
-        BudgetError: The engine that would be shipped misses its budget.
-    """
-    failures, budgets, on_transfer = [], [], []
-    if judged is not None:
-        if config.finetune.verdict == "require" and judged.verdict.outcome != "helped":
-            on_transfer.append(f"transfer did not help: {judged.verdict.statement}")
-        refusal = judged.refusal(config.finetune.max_forgetting)
-        on_transfer += [refusal] if refusal else []
-    for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
-        tested = [
-            item
-            for item in decisions
-            if item.proven.engine.candidate.target.name == target and item.proven.comparison is not None
-        ]
-        failed = [item for item in tested if not accepted(config.parity, item.proven.comparison)]
-        if failed and (config.parity.require == "all" or len(failed) == len(tested)):
-            failures += [
-                f"{item.proven.engine.candidate.name}: {item.proven.comparison.statement}"
-                for item in failed
-                if item.proven.comparison
-            ]
-        budgets += [
-            f"{item.proven.engine.candidate.name}: {'; '.join(item.missed)}"
-            for item in tested
-            if item.shipped and item.missed
-        ]
-    if on_transfer and not failures:
-        raise ParityError("the verdict on transfer was not passed:\n  " + "\n  ".join(on_transfer), hint=transfer.HINT)
-    if failures:
-        raise ParityError(
-            "parity was not shown:\n  " + "\n  ".join([*on_transfer, *failures]),
-            hint="more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
-        )
-    if budgets:
-        raise BudgetError(
-            "the latency budget was missed:\n  " + "\n  ".join(budgets),
-            hint="a smaller backbone or image_size, another precision, or a larger budget",
-        )
 
 
 def _parsed(session: Session, engine: Engine, graph: Artifact) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
+from edgetl.metrics import metric
 from edgetl.parity.compare import Comparison, compare
 from edgetl.parity.numeric import Tolerance, sqnr_db
 from edgetl.parity.paired import samples_needed, upper_bound
@@ -174,9 +175,16 @@ def logits(classes: list[int], count: int = 4) -> NDArray[np.float32]:
 
 
 def comparing(
-    reference: list[int], got: list[int], labels: list[int], *, max_drop: float = 0.01, confidence: float = 0.95
+    reference: list[int],
+    got: list[int],
+    labels: list[int],
+    *,
+    max_drop: float = 0.01,
+    confidence: float = 0.95,
+    sequential: bool = False,
 ) -> Comparison:
-    return compare(logits(reference), logits(got), np.array(labels), max_drop=max_drop, confidence=confidence)
+    arrays = logits(reference), logits(got), np.array(labels)
+    return compare(*arrays, max_drop=max_drop, confidence=confidence, sequential=sequential)
 
 
 def test_the_counts() -> None:
@@ -245,6 +253,22 @@ def test_a_drop_of_just_what_is_allowed_is_never_decided() -> None:
     found = comparing(labels, [1] * 10 + [0] * 990, labels)
     assert found.outcome == "undecided" and found.samples_to_decide is None
     assert found.statement.endswith("it may be just that")
+
+
+def test_a_sequential_comparison_decides_by_its_own_test() -> None:
+    labels = [index % 4 for index in range(375)]
+    found = comparing(labels, labels, labels, sequential=True)
+    assert found.passed and found.samples_to_decide is None
+    assert found.statement == (
+        "after 375 test samples it is sure, with 95% confidence, that top-1 drops by less than 1.00 points"
+    )
+    fewer = comparing(labels[:300], labels[:300], labels[:300], sequential=True)
+    assert fewer.outcome == "undecided" and comparing(labels[:300], labels[:300], labels[:300]).passed
+    failed = comparing([0] * 400, [1] * 200 + [0] * 200, [0] * 400, sequential=True)
+    assert failed.outcome == "failed" and "drops by more than 1.00 points" in failed.statement
+    values = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
+    with pytest.raises(DataError, match="AUC is none of them"):
+        compare(values, values, np.arange(40) % 2, max_drop=0.1, confidence=0.9, metric=metric("auc"), sequential=True)
 
 
 def test_numbers_beyond_their_tolerance_fail_whatever_the_decisions_are() -> None:

@@ -119,6 +119,18 @@ def test_changing_a_target_retrains_nothing(edgetl, variant):
     assert {engine["target"] for engine in manifest_of(variant.bundle)["engines"]} == {"raspberry-pi-5"}
 
 
+def test_a_sequential_gate_stops_where_the_answer_is_certain(edgetl, built, variant):
+    variant.edit(("max_drop = 0.05", "max_drop = 0.05\nsequential = true"))
+    done = edgetl("build", variant.folder, "--json")
+    assert done.code == 0, done.err
+    assert {line.split()[0] for line in made(done.err)} <= {"verify", "bench", "bundle"}
+    engines = [engine["parity"] for engine in done.document["result"]["engines"] if engine["parity"]]
+    assert engines and all(parity["outcome"] == "passed" for parity in engines)
+    shipped = [engine["parity"] for engine in manifest_of(built.bundle)["engines"] if engine["parity"]]
+    assert all(parity["samples"] < shipped[0]["samples"] for parity in engines)
+    assert engines[0]["statement"].startswith(f"after {engines[0]['samples']} test samples it is sure, with 95%")
+
+
 def test_a_bundle_that_was_deleted_or_changed_is_published_again(edgetl, variant):
     assert edgetl("build", variant.folder).code == 0
     whole = (variant.bundle / "manifest.json").read_bytes()

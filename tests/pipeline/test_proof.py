@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from edgetl.backends.base import EngineRecord
 from edgetl.benchmark.latency import Latency
 from edgetl.config import Budget, Config, Finetune, Parity, TargetEntry
-from edgetl.errors import BudgetError, ParityError
+from edgetl.errors import BudgetError, ConfigError, ParityError
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
 from edgetl.pipeline import proof, transfer
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings, gate
+from edgetl.pipeline.gates import check_gate, gate, tolerance
+from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
@@ -121,12 +122,21 @@ def test_what_is_undecided_is_shipped_only_where_the_user_lets_it() -> None:
     assert shipped(decide([failed], timings(cpu_int8=2.5), undecided="allow")) == []
 
 
+def test_a_metric_that_is_no_share_of_right_decisions_has_no_sequential_gate() -> None:
+    target = TargetEntry(device="x86-64-cpu")
+    common = {"project": {"name": "p"}, "target": [target.model_dump()], "parity": {"sequential": True}}
+    images = {"train": "a", "test": "b"}
+    check_gate(Config.model_validate({"schema": 1, **common, "data": images}))
+    with pytest.raises(ConfigError, match=r"counting right decisions, and this project measures AUC"):
+        check_gate(Config.model_validate({"schema": 1, **common, "data": {**images, "metric": "auc"}}))
+
+
 def test_limits_of_the_numbers_are_the_users_where_there_are_some() -> None:
     own = Parity.model_validate({"tolerances": {"int8": {"sqnr_db": 12}, "fp32": {}}})
-    assert proof.tolerance(own, "int8") == Tolerance(sqnr_db=12.0)
-    assert proof.tolerance(own, "fp32") == Tolerance()
-    assert proof.tolerance(own, "fp16") == Tolerance(sqnr_db=30.0)
-    assert proof.tolerance(Parity(), "int8") is None
+    assert tolerance(own, "int8") == Tolerance(sqnr_db=12.0)
+    assert tolerance(own, "fp32") == Tolerance()
+    assert tolerance(own, "fp16") == Tolerance(sqnr_db=30.0)
+    assert tolerance(Parity(), "int8") is None
 
 
 def test_int8_that_is_slower_is_not_shipped() -> None:

@@ -1,0 +1,95 @@
+"""What a build must show: which engines may be shipped, and when it fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgetl.config import Config, Parity
+from edgetl.errors import BudgetError, ConfigError, ParityError
+from edgetl.parity.compare import Comparison
+from edgetl.parity.numeric import TOLERANCES, Tolerance
+from edgetl.pipeline import tasks, transfer
+from edgetl.specs import Precision
+
+if TYPE_CHECKING:
+    from edgetl.pipeline.proof import Decision
+
+
+def check_gate(config: Config) -> None:
+    """Refuse a gate that the project's metric cannot have, before anything is trained.
+
+    Raises:
+        ConfigError: parity.sequential, and the metric is not top-1.
+    """
+    metric = tasks.metric_of(config)
+    if config.parity.sequential and metric.name != "top1":
+        raise ConfigError(
+            f"parity.sequential stops by counting right decisions, and this project measures {metric.title}",
+            hint='parity.sequential = false, or data.metric = "top1"',
+        )
+
+
+def tolerance(gate: Parity, precision: Precision) -> Tolerance | None:
+    """What the numbers of an engine must keep to."""
+    if precision in gate.tolerances:
+        return Tolerance(**gate.tolerances[precision].model_dump())
+    return TOLERANCES.get(precision)
+
+
+def accepted(gate: Parity, comparison: Comparison | None) -> bool:
+    """Whether an engine may be shipped: it passed, or nothing was decided and the user lets that do."""
+    if comparison is None:
+        return False
+    return comparison.passed or (comparison.outcome == "undecided" and gate.undecided == "allow")
+
+
+def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison | None = None) -> None:
+    """Fail a build that cannot show what it must.
+
+    Args:
+        config: The project's.
+        decisions: What becomes of its engines.
+        judged: Whether transfer helped; None where it was not judged.
+
+    Raises:
+        ParityError: A target has no precision that passes parity, or, with parity.require = "all", one that fails; or,
+            with finetune.verdict = "require", transfer did not help; or, with finetune.max_forgetting, such a drop on
+            the source task is not excluded.
+        BudgetError: The engine that would be shipped misses its budget.
+    """
+    failures, budgets, on_transfer = [], [], []
+    if judged is not None:
+        if config.finetune.verdict == "require" and judged.verdict.outcome != "helped":
+            on_transfer.append(f"transfer did not help: {judged.verdict.statement}")
+        refusal = judged.refusal(config.finetune.max_forgetting)
+        on_transfer += [refusal] if refusal else []
+    for target in dict.fromkeys(item.proven.engine.candidate.target.name for item in decisions):
+        tested = [
+            item
+            for item in decisions
+            if item.proven.engine.candidate.target.name == target and item.proven.comparison is not None
+        ]
+        failed = [item for item in tested if not accepted(config.parity, item.proven.comparison)]
+        if failed and (config.parity.require == "all" or len(failed) == len(tested)):
+            failures += [
+                f"{item.proven.engine.candidate.name}: {item.proven.comparison.statement}"
+                for item in failed
+                if item.proven.comparison
+            ]
+        budgets += [
+            f"{item.proven.engine.candidate.name}: {'; '.join(item.missed)}"
+            for item in tested
+            if item.shipped and item.missed
+        ]
+    if on_transfer and not failures:
+        raise ParityError("the verdict on transfer was not passed:\n  " + "\n  ".join(on_transfer), hint=transfer.HINT)
+    if failures:
+        raise ParityError(
+            "parity was not shown:\n  " + "\n  ".join([*on_transfer, *failures]),
+            hint="more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
+        )
+    if budgets:
+        raise BudgetError(
+            "the latency budget was missed:\n  " + "\n  ".join(budgets),
+            hint="a smaller backbone or image_size, another precision, or a larger budget",
+        )
