@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,11 @@ def _sample(row: Any, classes: int, paths: _Paths | None) -> Sample:
     if not fits:
         raise ValueError(f"label {label!r} does not fit {classes} classes")
     return Sample(_raw(raw, paths), label, group, digest, tuple(slices))
+
+
+def digest_of_samples(samples: Sequence[Sample]) -> str:
+    """SHA-256, in hexadecimal, of samples' content and labels, in their order."""
+    return _sha256([[sample.digest, sample.label] for sample in samples])
 
 
 def _sha256(value: Any) -> str:

@@ -10,6 +10,7 @@ from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
 from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, transfer
 from edgetl.pipeline.record import Record
+from edgetl.pipeline.reference import ask_reference, decide
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
 from edgetl.store import Store
 from edgetl.tomlfile import did_you_mean
@@ -171,8 +172,8 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
     if until == "compile":
         return Outcome(stopped_after=until, artifacts=artifacts)
 
-    decision = learning.decide(session, dataset, checkpoint)
-    asked, reference = learning.ask_reference(session, dataset, checkpoint)
+    decision = decide(session, dataset, checkpoint)
+    asked, reference = ask_reference(session, dataset, checkpoint)
     artifacts["reference"] = asked.folder
     proven = [
         proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name], decision)

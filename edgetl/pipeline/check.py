@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BundleError, DataError, ParityError, SetupError
+from edgetl.parity import causes
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline import tasks
 from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
 from edgetl.runtime.decision import Similarity, cosines
+from edgetl.runtime.preprocessing import ImagePreprocessing
 
 _TENSOR_TOLERANCE = 1e-4
 """Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
@@ -75,9 +78,21 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     same = inputs.shape == golden.inputs.shape
     difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0)) if same else math.inf
     if difference > _TENSOR_TOLERANCE:
+        cause = None
+        if isinstance(contract, ImagePreprocessing):
+            cause = causes.preprocessing_cause(contract, golden.sources, golden.inputs)
         raise BundleError(
-            f"{folder}: preprocessing on this machine differs from the recorded one by up to {difference:.1e}",
-            hint="compare the versions of Pillow or tokenizers; the bundle was built with those in its provenance",
+            f"{folder}: preprocessing on this machine differs from the recorded one by up to {difference:.1e}"
+            + (f": {cause}" if cause else ""),
+            hint="the contract in manifest.json is not the one that the bundle was built with"
+            if cause
+            else "compare the versions of Pillow or tokenizers; the bundle was built with those in its provenance",
+        )
+    if bundle.labels and golden.classes not in (None, bundle.labels):
+        raise BundleError(
+            f"{folder}: the labels in manifest.json are not those that the network was trained with:"
+            f" {_first_difference(bundle.labels, golden.classes or ())}",
+            hint="publish the bundle again: edgetl build",
         )
     samples = _labelled(bundle, data) if data else None
     return Checked(
@@ -100,6 +115,8 @@ def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples
     metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
+        few = min(model.largest_batch, len(got))
+        depends = causes.batch_cause(got[:few], model.outputs(golden.inputs[:few])) if few > 1 else None
         score = _score(model, bundle, samples, metric) if samples else None
     count = len(golden.outputs)
     agreeing = int(_agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
@@ -109,10 +126,14 @@ def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples
     allowed = 1 if recorded is None else 0 if recorded == 1.0 else max(1, math.ceil(3 * (1.0 - recorded) * count))
     known = f"it agreed on {recorded:.2%} of the test split" if recorded is not None else "it did not run"
     if count - agreeing > allowed:
+        cause = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
         raise ParityError(
-            f"{name} answers {agreeing} of {count} golden inputs as PyTorch did; where the bundle was built {known}",
+            f"{name} answers {agreeing} of {count} golden inputs as PyTorch did; where the bundle was built {known}"
+            + (f"; {cause}" if cause else ""),
             hint="build the engine again on this device, or ship another precision",
         )
+    if depends:
+        raise ParityError(f"{name}: {depends}", hint="run it with a batch of one, or build the engine again")
     return CheckedEngine(
         name=name,
         golden=count,
@@ -122,6 +143,13 @@ def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples
         metric=metric.title,
         samples=len(samples) if samples else 0,
     )
+
+
+def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:
+    if len(labels) != len(classes):
+        return f"{len(labels)} instead of {len(classes)}"
+    place = next(place for place, name in enumerate(labels) if name != classes[place])
+    return f"output {place} is '{labels[place]}' there, and was '{classes[place]}'"
 
 
 def _agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:

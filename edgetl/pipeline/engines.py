@@ -11,10 +11,9 @@ from edgetl.backends import torch as torch_backend
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.benchmark import environment
 from edgetl.config import Config, TargetEntry
-from edgetl.data.dataset import Dataset
+from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import ConfigError, MissingExtraError
-from edgetl.pipeline.learning import samples_digest
 from edgetl.pipeline.session import Session
 from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.runtime.preprocessing.text import TextPreprocessing
@@ -133,7 +132,7 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     inputs = {
         "checkpoint": checkpoint.digest,
         "config": session.config_digest("export"),
-        "checked_on": samples_digest(dataset.test[: config.batch.max]),
+        "checked_on": digest_of_samples(dataset.test[: config.batch.max]),
         "code": code_digest("export", "backends", "runtime", "data/loader.py", "pipeline/engines.py"),
         "versions": versions_of(*_EXPORT_PACKAGES, *RUN_PACKAGES),
     }

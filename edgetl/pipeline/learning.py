@@ -1,34 +1,31 @@
-"""The stages up to the checkpoint: data, pretrained weights, fine-tuning, and the reference's answers."""
+"""The stages up to the checkpoint: data, pretrained weights, fine-tuning."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgetl.backends import backbones, networks
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment
 from edgetl.config import Augment, Finetune, Phase
 from edgetl.data.augment import AugmentedSamples, mixed
-from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import KeyedSamples, Samples, batches
-from edgetl.errors import ConfigError, ModelError
+from edgetl.errors import ModelError
 from edgetl.finetune import logs, losses
 from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.oversampling import Rows, oversampled
 from edgetl.finetune.trainer import Data, Mix, Place
 from edgetl.pipeline import features, tasks
 from edgetl.pipeline.session import Session, rank
-from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
-from edgetl.runtime.decision import from_json as read_decision
 from edgetl.runtime.preprocessing.tables import TablePreprocessing
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
 
@@ -36,26 +33,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_GOLDEN = 8
-_FAR = 1e-2
-"""False accept rate at which the threshold of a verification is set."""
-_SUFFIXES = {"text": ".txt", "table": ".json"}
-"""Kind of preprocessing contract → suffix of a golden input that is not a file of its own."""
 _NOT_A_RESULT = {
     *("phases", "device", "workers", "save_every_s", "log", "log_dir"),
     *("verdict", "verdict_seeds", "source_test", "max_forgetting"),
 }
 """What of [finetune] changes nothing in the weights, or is in a phase's key by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What PyTorch says of the test split."""
-
-    outputs: NDArray[np.float32]
-    """Logits of shape (n, classes), or embeddings (n, d)."""
-    labels: NDArray[np.int64]
-    """Shape (n,), or (n, classes) where a sample may have several."""
 
 
 def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
@@ -93,93 +75,6 @@ def train(session: Session, dataset: Dataset) -> tuple[Artifact, list[dict[str, 
     return checkpoint, history
 
 
-def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> tuple[Artifact, Reference]:
-    """Run the PyTorch model on the test split, and keep a few raw inputs with its answers."""
-    deploy = torch_backend.read_deploy(checkpoint.folder)
-    inputs = {
-        "checkpoint": checkpoint.digest,
-        "test": samples_digest(dataset.test),
-        "code": code_digest("backends", "data/loader.py", "runtime", "pipeline/learning.py"),
-        "versions": versions_of("torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
-    }
-
-    def make(folder: Path) -> None:
-        module, _ = torch_backend.read_checkpoint(checkpoint.folder)
-        samples = Samples(dataset.test, deploy.preprocessing)
-        outputs, labels = answers(session, module, deploy, samples, "test samples")
-        np.savez(folder / "reference.npz", outputs=outputs, labels=labels)
-        _write_golden(folder / "golden", samples, outputs)
-
-    artifact = session.stage("reference", "ask PyTorch about the test split", inputs, make)
-    with np.load(artifact / "reference.npz", allow_pickle=False) as arrays:
-        return artifact, Reference(outputs=arrays["outputs"], labels=arrays["labels"])
-
-
-def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision:
-    """How the network's outputs become answers: thresholds are found on val or train, never on test."""
-    task, rule = tasks.task_of(session.config), session.config.data.decision
-    if task.objective == "one-label" and rule == "largest":
-        return Largest()
-    source = dataset.train if rule == "mean-threshold" else dataset.val
-    inputs = {
-        "checkpoint": checkpoint.digest,
-        "samples": samples_digest(source),
-        "task": task.name,
-        "rule": rule,
-        "code": code_digest(
-            "backends", "data/loader.py", "finetune/thresholds.py", "metrics", "runtime", "pipeline/learning.py"
-        ),
-        "versions": versions_of("torch", "timm", "transformers", "scikit-learn", "numpy"),
-    }
-
-    def make(folder: Path) -> None:
-        module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
-        samples = Samples(source, deploy.preprocessing)
-        outputs, labels = answers(session, module, deploy, samples, "samples")
-        found = _decision(task, rule, outputs, labels)
-        (folder / "decision.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
-
-    artifact = session.stage("decision", "thresholds on samples outside test", inputs, make)
-    return read_decision(json.loads((artifact / "decision.json").read_text(encoding="utf-8")))
-
-
-def _decision(task: tasks.Task, rule: str, outputs: NDArray[np.float32], labels: NDArray[np.int64]) -> Decision:
-    from edgetl.finetune import thresholds
-
-    if task.objective == "several-labels":
-        return MultiLabel(thresholds=tuple(float(value) for value in thresholds.per_class(outputs, labels)))
-    if task.embeds:
-        return Similarity(threshold=thresholds.similarity(outputs, labels, far=_FAR))
-    if outputs.shape[1] != 2:
-        raise ConfigError(
-            f'data.decision = "{rule}" is for two classes; there are {outputs.shape[1]}', hint='decision = "largest"'
-        )
-    if rule == "mean-threshold":
-        return Threshold(threshold=thresholds.mean_probability(outputs))
-    return Threshold(threshold=thresholds.best(outputs, labels))
-
-
-def answers(
-    session: Session, module: nn.Module, deploy: torch_backend.Deploy, samples: Samples, what: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """What PyTorch says of samples, and their labels.
-
-    Args:
-        session: Is told how it goes.
-        module: In eval mode.
-        deploy: Of its checkpoint.
-        samples: With its preprocessing contract.
-        what: They are, for people.
-    """
-    found, labels = [], []
-    with torch_backend.TorchRunner(module, deploy.input, deploy.output) as runner:
-        for arrays, targets in batches(samples, 64):
-            found.append(runner.run({deploy.input.name: arrays})[deploy.output.name])
-            labels.append(targets)
-            session.reporter.progress(what, sum(map(len, labels)), len(samples))
-    return np.concatenate(found).astype(np.float32, copy=False), np.concatenate(labels)
-
-
 def _by_content(checkpoint: Artifact) -> Artifact:
     """The checkpoint with a digest of the network alone.
 
@@ -196,11 +91,6 @@ def _by_content(checkpoint: Artifact) -> Artifact:
     return replace(checkpoint, digest=digest_of(content))
 
 
-def samples_digest(samples: tuple[Sample, ...]) -> str:
-    """SHA-256 of samples' content and labels, in their order."""
-    return digest_of([[sample.digest, sample.label] for sample in samples])
-
-
 def _pretrained(session: Session, dataset: Dataset) -> Artifact:
     config, task = session.config, tasks.task_of(session.config)
     source = config.model.weights
@@ -214,7 +104,7 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
         "classes": list(outputs),
         "preprocessing": {name: value for name, value in config.data.model_dump(mode="json").items() if name in _INPUT},
         # Contracts of tables, and tokenizers of one's own, are fitted on train.
-        "train": samples_digest(dataset.train) if task.modality.kind != "image" else "",
+        "train": digest_of_samples(dataset.train) if task.modality.kind != "image" else "",
         "code": code_digest(
             "finetune/weights.py",
             "finetune/_hub.py",
@@ -263,8 +153,8 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
     finetune, augment = config.finetune, config.data.augment
     inputs = {
         "checkpoint": before.digest,
-        "train": samples_digest(dataset.train),
-        "val": samples_digest(dataset.val),
+        "train": digest_of_samples(dataset.train),
+        "val": digest_of_samples(dataset.val),
         "phase": phase.model_dump(mode="json"),
         "number": number,
         "finetune": finetune.model_dump(mode="json", exclude=_NOT_A_RESULT),
@@ -415,18 +305,3 @@ def _mixed(
     images: torch.Tensor, labels: torch.Tensor, seed: int, *, classes: int, augment: Augment
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return mixed(images, labels, classes, augment, seed)
-
-
-def _write_golden(folder: Path, samples: Samples, outputs: NDArray[np.float32]) -> None:
-    """Raw inputs as they are, with the arrays and outputs that were made of them."""
-    folder.mkdir()
-    step = max(1, len(samples) // _GOLDEN)
-    chosen = list(range(0, len(samples), step))[:_GOLDEN]
-    names = []
-    for number, index in enumerate(chosen):
-        raw = samples.samples[index].raw
-        suffix = _SUFFIXES[samples.preprocessing.kind] if isinstance(raw, str) else raw.suffix.lower()
-        names.append(f"{number}{suffix}")
-        (folder / names[-1]).write_bytes(raw.encode() if isinstance(raw, str) else raw.read_bytes())
-    arrays = samples.preprocessing.together([samples[index][0] for index in chosen])
-    np.savez(folder / "golden.npz", names=np.asarray(names), inputs=arrays, outputs=outputs[chosen])

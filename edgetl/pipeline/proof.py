@@ -17,14 +17,14 @@ from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, latency
 from edgetl.config import Budget, Parity
-from edgetl.data.dataset import Dataset, Sample
+from edgetl.data.dataset import Dataset, Sample, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.parity.compare import Comparison, compare, differences
 from edgetl.parity.sequential import Sequential
 from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.gates import accepted, tolerance
-from edgetl.pipeline.learning import Reference, samples_digest
+from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
@@ -112,7 +112,7 @@ def verify(
         else [],
         "engine": engine.artifact.digest,
         "graph": graph.digest,
-        "test": samples_digest(dataset.test),
+        "test": digest_of_samples(dataset.test),
         "preprocessing": deploy.preprocessing.digest(),
         "batch": session.config.export.batch.model_dump(),
         "machine": [environment.cpu_name(), *environment.gpu_names()],
@@ -180,7 +180,7 @@ def _order(samples: Sequence[Sample], *, shuffled: bool) -> NDArray[np.int64]:
     """In which samples are looked at, (n,): as they are, or at random, the same whenever they are the same."""
     if not shuffled:
         return np.arange(len(samples))
-    seed = int(samples_digest(tuple(samples))[:16], 16)
+    seed = int(digest_of_samples(samples)[:16], 16)
     return np.random.default_rng(seed).permutation(len(samples))
 
 

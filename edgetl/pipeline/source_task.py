@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from edgetl.backends import networks
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.torch import Deploy
-from edgetl.data.dataset import UNLABELLED, Dataset, Sample
+from edgetl.data.dataset import UNLABELLED, Dataset, Sample, digest_of_samples
 from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import Samples
 from edgetl.errors import ConfigError, DataError, ModelError
 from edgetl.finetune import weights
 from edgetl.finetune.verdict import Forgetting, forgetting_by
-from edgetl.pipeline import learning, tasks
+from edgetl.pipeline import reference, tasks
 from edgetl.pipeline.session import Session
 from edgetl.store import Artifact, code_digest, versions_of
 
@@ -224,7 +224,7 @@ def _answers(session: Session, source: SourceTask, checkpoint: Artifact | None, 
             module, deploy = _with_head(checkpoint.folder, source.folder)
         else:
             module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
-        outputs, _ = learning.answers(
+        outputs, _ = reference.answers(
             session, module, deploy, Samples(source.samples, deploy.preprocessing), "source samples"
         )
         if not deploy.embeds:
@@ -233,9 +233,11 @@ def _answers(session: Session, source: SourceTask, checkpoint: Artifact | None, 
 
     content = {
         **inputs,
-        "samples": learning.samples_digest(source.samples),
+        "samples": digest_of_samples(source.samples),
         "classes": list(source.deploy.classes),
-        "code": code_digest("backends", "data/loader.py", "runtime", "pipeline/learning.py", "pipeline/source_task.py"),
+        "code": code_digest(
+            "backends", "data/loader.py", "runtime", "pipeline/reference.py", "pipeline/source_task.py"
+        ),
         "versions": versions_of("torch", "timm", "transformers", "tokenizers", "pillow", "numpy"),
     }
     return session.stage("reference", "ask PyTorch about the source task", content, make)

@@ -17,7 +17,7 @@ from edgetl.pipeline.modalities import Images, Modality, Tables, Texts
 from edgetl.runtime.decision import Decision
 
 if TYPE_CHECKING:
-    from edgetl.pipeline.learning import Reference
+    from edgetl.pipeline.reference import Reference
 
 Objective = Literal["one-label", "several-labels", "embedding"]
 

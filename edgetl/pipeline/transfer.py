@@ -16,7 +16,7 @@ from edgetl.errors import ConfigError
 from edgetl.finetune import verdict as statistics
 from edgetl.finetune.verdict import PROBE, SCRATCH, TUNED, Verdict
 from edgetl.pipeline import learning, source_task, tasks
-from edgetl.pipeline.learning import Reference
+from edgetl.pipeline.reference import Reference, ask_reference
 from edgetl.pipeline.session import Session
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.store import Artifact, code_digest, versions_of
@@ -88,7 +88,7 @@ def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidenc
             session.reporter.note(f"{name}, seed {seeded.seed} ({number + 1} of {seeds})")
             trial = replace(session, config=method.model_copy(update={"finetune": seeded}))
             checkpoint, _ = learning.train(trial, dataset)
-            trials[name].append(learning.ask_reference(trial, dataset, checkpoint))
+            trials[name].append(ask_reference(trial, dataset, checkpoint))
             if name == TUNED:
                 tuned.append(checkpoint)
     answers = source_task.ask(session, source, tuned) if source else {}

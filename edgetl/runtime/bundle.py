@@ -64,6 +64,8 @@ class Golden:
     """What the preprocessing made of them, as one batch."""
     outputs: NDArray[np.float32]
     """The reference's, (n, k)."""
+    classes: tuple[str, ...] | None = None
+    """Names of the outputs in their order, where the bundle was built; None where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,9 @@ class Bundle:
         """Raw inputs with what the reference made of them."""
         with np.load(self.folder / "golden" / "golden.npz", allow_pickle=False) as arrays:
             names, inputs, outputs = arrays["names"].tolist(), arrays["inputs"], arrays["outputs"]
-        return Golden(sources=tuple(self.folder / "golden" / name for name in names), inputs=inputs, outputs=outputs)
+            classes = tuple(arrays["classes"].tolist()) if "classes" in arrays else None
+        sources = tuple(self.folder / "golden" / name for name in names)
+        return Golden(sources=sources, inputs=inputs, outputs=outputs, classes=classes)
 
 
 class Predictor:
@@ -144,6 +148,11 @@ class Predictor:
         self._bundle = bundle
         self._runner = runner
         self._smallest = int(bundle.manifest["inputs"][0].get("batch", [1])[0])
+
+    @property
+    def largest_batch(self) -> int:
+        """Samples that the engine takes at once."""
+        return int(self._bundle.manifest["inputs"][0].get("batch", [1])[-1])
 
     def outputs(self, inputs: Array) -> NDArray[np.float32]:
         """Run the engine.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.bundle import sign, write
+
 
 def image_of(shapes, kind="box"):
     return shapes / "test" / kind / "000.png"
@@ -77,6 +79,26 @@ def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
         content[len(content) // 2] ^= 1
         (bundle / name).write_bytes(content)
         edgetl("verify", bundle).failed(7)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("mean", [0.1, 0.2, 0.3], "the recorded tensors were made with mean (0.485, 0.456, 0.406)"),
+        ("std", [1.0, 1.0, 1.0], "and standard deviation (0.229, 0.224, 0.225)"),
+        ("labels", ["cross", "box", "disc"], "output 0 is 'cross' there, and was 'box'"),
+    ],
+)
+def test_verify_names_what_is_wrong_though_a_bundle_is_signed(edgetl, built, tmp_path, field, value, words):
+    bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (manifest["preprocessing"] if field in manifest["preprocessing"] else manifest)[field] = value
+    key = tmp_path / "key.pem"
+    sign.make_key(key)
+    write.seal(bundle, manifest, key)
+    done = edgetl("verify", bundle)
+    assert done.code == 7, done.err
+    assert words in done.err
 
 
 def test_verify_finds_files_that_were_added_or_removed_or_swapped_for_a_link(edgetl, built, tmp_path, shapes):
