@@ -157,7 +157,8 @@ class Finetune(Section):
     compile: Literal["off", "measure"] = "off"
     """measure: time 20 steps with and without torch.compile on the way, and go on with the faster."""
     deterministic: bool = False
-    """On a GPU: only algorithms that give the same result every time; slower. On a CPU it is always so."""
+    """Only what gives the same result every time: on a GPU slower algorithms, and a frozen backbone's features from
+    PyTorch, not from whichever engine was the fastest and differs from it in the last bits."""
     workers: int | None = Field(default=None, ge=0)
     """Processes that decode images. Left out: none on a CPU, one per core up to 8 with a GPU."""
     log: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()

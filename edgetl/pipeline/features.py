@@ -154,7 +154,7 @@ def features(
         head: Name of the head among the network's modules.
         device: cpu; or cuda, where PyTorch on the GPU computes them and no other engine is tried.
         prefer: torch: eager PyTorch, whatever is faster, for results that are bit-identical between machines' stores
-            and not only within one.
+            and not only within one; so it is with finetune.deterministic, too.
         threads: Of ONNX Runtime and OpenVINO; None: their choice. PyTorch's are left as they are.
         small_flop: See :data:`SMALL_FLOP`.
 
@@ -172,7 +172,7 @@ def features(
     shape = deploy.preprocessing.input_shape
     backbone = {"network": deploy.backbone, "weights": backbone_digest(module, head), "input": list(shape)}
     images = sum(split.count * split.views for split in splits)
-    alone = device == "cuda" or prefer == "torch"
+    alone = device == "cuda" or prefer == "torch" or session.config.finetune.deterministic
     # Engines are tried for images alone: their bodies have inputs of one size.
     if not alone and isinstance(deploy.preprocessing, ImagePreprocessing):
         alone = flop(module, head, deploy.preprocessing.input_shape) * images < small_flop

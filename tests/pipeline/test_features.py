@@ -229,6 +229,9 @@ def test_small_work_and_a_preference_take_eager_pytorch_without_timing_anything(
     module = network()
     small = features(alone, module, DEPLOY, [noise()], head="head")
     preferred = features(alone, module, DEPLOY, [noise()], head="head", prefer="torch", small_flop=0)
+    finetune = alone.config.finetune.model_copy(update={"deterministic": True})
+    same = replace(alone, config=alone.config.model_copy(update={"finetune": finetune}))
+    assert features(same, module, DEPLOY, [noise()], head="head", small_flop=0)[0].digest == small[0].digest
     assert alone.reporter.made == ["features"]  # type: ignore[attr-defined]
     assert small[0].digest == preferred[0].digest
     assert facts_of(small[0])["engine"] == "torch" and facts_of(small[0])["choice"] == {}
