@@ -157,7 +157,7 @@ def edgetl(job: Job, *, recipe: str, scheme: str) -> Work:
     import onnx_ir as ir
 
     from edgetl import catalog
-    from edgetl.quantize import graph, recipes
+    from edgetl.quantize import changes, graph, recipes
     from edgetl.quantize.schemes import scheme as scheme_of
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
@@ -169,7 +169,7 @@ def edgetl(job: Job, *, recipe: str, scheme: str) -> Work:
         statistics = recipes.calibrate(prepared, tools, [wanted])
         model = prepared
         if recipes.changes_graph(chosen):
-            changed = recipes.change(prepared, statistics, chosen, tools)
+            changed = changes.change(prepared, statistics, chosen, tools)
             model, statistics = changed.model, changed.statistics
         ir.save(recipes.make(model, statistics, wanted, chosen, tools).model, job.output)
 

@@ -19,7 +19,7 @@ import zoo
 
 from edgetl import catalog
 from edgetl.parity.numeric import sqnr_db
-from edgetl.quantize import graph, recipes
+from edgetl.quantize import changes, graph, recipes
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.schemes import scheme as scheme_of
@@ -46,7 +46,7 @@ def main() -> None:
     scheme = scheme_of(given.scheme)
     statistics = recipes.calibrate(prepared, tools, [scheme])
     if recipes.changes_graph(recipe):
-        changed = recipes.change(prepared, statistics, recipe, tools)
+        changed = changes.change(prepared, statistics, recipe, tools)
         prepared, statistics = changed.model, changed.statistics
     made = recipes.make(prepared, statistics, scheme, recipe, tools)
     feeds = {name: array[: given.test] for name, array in item.test.items()}

@@ -28,6 +28,7 @@ from edgetl.pipeline.engines import open_graph
 from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.quantize import graph, placement, recipes, schemes
+from edgetl.quantize.changes import change
 from edgetl.quantize.recipes import Tools
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.bundle import open_bundle
@@ -161,7 +162,7 @@ def _made(
     changes: dict[str, Any] = {}
     if recipes.changes_graph(recipe):
         reporter.started("equalize", f"channels as {recipe.name} wants them")
-        changed = recipes.change(prepared, statistics, recipe, tools)
+        changed = change(prepared, statistics, recipe, tools)
         prepared, statistics = changed.model, changed.statistics
         changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
         changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])

@@ -77,12 +77,12 @@ def equalize(
     def make(folder: Path) -> None:
         import onnx_ir as ir
 
-        from edgetl.quantize import graph, recipes
+        from edgetl.quantize import changes, graph
         from edgetl.quantize import statistics as artifact
 
         model = graph.prepare(graph.load(exported / "model.onnx"))
         tools = _tools(session, samples, checkpoint)
-        changed = recipes.change(model, artifact.load(statistics.folder), recipe, tools)
+        changed = changes.change(model, artifact.load(statistics.folder), recipe, tools)
         ir.save(changed.model, folder / "model.onnx")
         artifact.save(changed.statistics, folder)
         facts = {

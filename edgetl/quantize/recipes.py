@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, TargetError
 from edgetl.quantize import calibrate as calibration
-from edgetl.quantize import correction, dynamic, equalization, half, insertion, layers, smoothing
+from edgetl.quantize import correction, dynamic, half, insertion, layers
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.placement import is_kept, points, refuse_unknown
@@ -34,8 +34,6 @@ HELD_OUT = 1 / 4
 REPORT_SAMPLES = 16
 SEARCH_SAMPLES = 128
 """For the choice of an estimator: among fewer there may be none of the outliers that decide it."""
-_ROWS = 2048
-"""Rows of an activation for the search of SmoothQuant's strength."""
 _STEP = 8
 _TRIED = 16
 """Samples of different shapes that are looked at for the size of their activations."""
@@ -62,17 +60,6 @@ class Tools:
     progress: Progress | None = None
     describe: Callable[[int], str] = str
     """Names the sample of an index, for the message about a bad one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changed:
-    """A float graph that computes the same, and quantizes better."""
-
-    model: ir.Model
-    statistics: Statistics
-    """Of the changed graph."""
-    equalized: tuple[equalization.Equalized, ...] = ()
-    smoothed: tuple[smoothing.Smoothed, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,27 +109,6 @@ def changes_graph(recipe: Recipe) -> bool:
     return recipe.equalization != "none" or recipe.smoothing != "none"
 
 
-def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools) -> Changed:
-    """Equalize and smooth a float graph, and calibrate it again.
-
-    Args:
-        model: From :func:`edgetl.quantize.graph.prepare`; not changed.
-        statistics: Of it.
-        recipe: Which changes.
-        tools: What to do it with.
-    """
-    copy = model.clone()
-    equalized: tuple[equalization.Equalized, ...] = ()
-    smoothed: tuple[smoothing.Smoothed, ...] = ()
-    if recipe.equalization == "cross-layer":
-        reach = {name: sketch.channel_reach for name, sketch in statistics.sketches.items()}
-        equalized = equalization.equalize(copy, reach)
-    if recipe.smoothing == "search":
-        names = [group.activation for group in smoothing.groups(copy)]
-        smoothed = smoothing.smooth(copy, _rows(copy, names, tools)) if names else ()
-    return Changed(model=copy, statistics=calibrate(copy, tools), equalized=equalized, smoothed=smoothed)
-
-
 def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
     """Carry out a recipe for the scheme of an engine.
 
@@ -174,7 +140,7 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
     known: insertion.KnownScales = {}
     chosen, search_notes = _searched(model, statistics.sketches, scheme, recipe, tools, known)
     done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
-    few = _few(model, tools, REPORT_SAMPLES)
+    few = feeds_of(model, tools, REPORT_SAMPLES)
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected = _corrected(model, done, scheme, chosen, report, tools)
     if "correction_left_out" in corrected:
@@ -246,7 +212,7 @@ def _dynamic(model: ir.Model, scheme: Scheme, recipe: Recipe, tools: Tools) -> M
     done = dynamic.quantize_dynamic(
         model.clone(), weights=recipe.weights, keep=recipe.keep_float, saturates=scheme.pair_sums_saturate
     )
-    few = _few(model, tools, REPORT_SAMPLES)
+    few = feeds_of(model, tools, REPORT_SAMPLES)
     return Made(
         model=done.model,
         quantized=done.quantized,
@@ -271,7 +237,7 @@ def _searched(
     estimators = candidates(recipe.activations)
     if len(estimators) == 1:
         return replace(recipe, activations=estimators[0]), {}
-    few = _few(model, tools, SEARCH_SAMPLES)
+    few = feeds_of(model, tools, SEARCH_SAMPLES)
     wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
     found = {}
     for estimator in estimators:
@@ -312,7 +278,7 @@ def _corrected(
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
     if not biases and not rounding:
         return {}
-    few = _few(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
+    few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
     wanted = layers.first_outputs(model, unseen, open_runner=tools.open_runner)
@@ -341,7 +307,7 @@ def _largest(statistics: Statistics) -> dict[str, float]:
     return {name: max(abs(sketch.low), abs(sketch.high)) for name, sketch in statistics.sketches.items()}
 
 
-def _few(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.generic]]]:
+def feeds_of(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.generic]]]:
     """Some of the samples, as many as the memory for activations lets be alive twice, in batches that fit the model.
 
     A batch is small enough that the activations of some graphs side by side fit that memory.
@@ -360,23 +326,3 @@ def _few(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.
     largest = max(sizes, default=0) * (1 if fixed else size)
     affordable = budget // max(1, 4 * largest)
     return parts[: max(1, affordable)]
-
-
-def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> dict[str, NDArray[np.float32]]:
-    """Rows of activations, shape (n, K): the same positions of every sample, at most :data:`_ROWS` of each."""
-    import tempfile
-
-    few = _few(model, tools, CORRECTION_SAMPLES)
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    per_batch = max(1, _ROWS // len(few))
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        path = calibration.with_outputs(model, names, Path(folder) / "rows.onnx")
-        with tools.open_runner(path) as runner:
-            for feeds in few:
-                outputs = runner.run(feeds)
-                for name in names:
-                    rows = np.asarray(outputs[name], dtype=np.float32)
-                    rows = rows.reshape(-1, rows.shape[-1])
-                    chosen = np.unique(np.linspace(0, len(rows) - 1, min(per_batch, len(rows))).astype(np.int64))
-                    found[name].append(rows[chosen])
-    return {name: np.concatenate(parts) for name, parts in found.items()}
