@@ -27,6 +27,8 @@ def check_gate(config: Config) -> None:
             f"parity.sequential stops by counting right decisions, and this project measures {metric.title}",
             hint='parity.sequential = false, or data.metric = "top1"',
         )
+    if config.parity.sequential and config.parity.max_drop >= 1.0:
+        raise ConfigError("parity.max_drop = 1 allows everything: there is nothing to decide sequentially")
 
 
 def tolerance(gate: Parity, precision: Precision) -> Tolerance | None:

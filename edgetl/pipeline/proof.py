@@ -122,14 +122,15 @@ def verify(
 
     def make(folder: Path) -> None:
         found: list[NDArray[np.generic]] = []
-        batch, test = session.config.export.batch, Sequential(gate.max_drop, gate.confidence)
+        batch = session.config.export.batch
+        test = Sequential(gate.max_drop, gate.confidence) if gate.sequential else None
         with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
             samples = Samples(tuple(dataset.test[index] for index in order), deploy.preprocessing)
             for images, labels in batches(samples, batch.max):
                 found.append(run_batch(runner, images, smallest=batch.min))
                 done = sum(map(len, found))
                 session.reporter.progress("test samples", done, len(samples))
-                if gate.sequential:
+                if test:
                     wanted = reference.outputs[order[done - len(labels) : done]]
                     got = found[-1].astype(np.float64)
                     right = [np.equal(decision.decide(each), labels) for each in (wanted, got)]
