@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+# A law holds however slow the machine is; pytest-timeout ends what hangs.
+settings.register_profile("edgetl", deadline=None)
+settings.load_profile("edgetl")
 
 SHAPES = {"box": (60, 200, 70), "cross": (60, 80, 220), "disc": (220, 60, 50)}
 PER_CLASS = {"train": 40, "val": 10, "test": 34}

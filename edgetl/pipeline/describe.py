@@ -16,7 +16,7 @@ from edgetl.quantize import graph
 EXTRAS = {
     "train": (
         *("torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub"),
-        *("accelerate", "safetensors", "pyarrow"),
+        *("accelerate", "imbalanced-learn", "safetensors", "pyarrow"),
     ),
     "export": ("onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors"),
     "ort": ("onnxruntime",),

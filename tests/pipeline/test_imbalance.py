@@ -16,6 +16,7 @@ from edgetl.backends import torch as torch_backend
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError, DataError
 from edgetl.pipeline import learning, start, tasks
+from edgetl.pipeline.reference import ask_reference
 from edgetl.pipeline.session import Session, Silent
 from edgetl.store import Store
 
@@ -79,7 +80,7 @@ def session(folder: Path, path: Path, balance: str, *, label: str = "Status", st
 def trained(given: Session) -> tuple[Dataset, Any, float]:
     _, dataset = learning.prepare_data(given)
     checkpoint, _ = learning.train(given, dataset)
-    _, reference = learning.ask_reference(given, dataset, checkpoint)
+    _, reference = ask_reference(given, dataset, checkpoint)
     assert len(reference.labels) == len(dataset.test), "test has no synthetic row"
     return dataset, checkpoint, tasks.metric_of(given.config)(reference.outputs, reference.labels)
 
