@@ -267,6 +267,7 @@ def test_a_verdict_needs_something_to_transfer(project, tmp_path) -> None:
         transfer.methods_of(configuration.load(path))
 
 
+@pytest.mark.timeout(900)  # nine trainings
 def test_a_verdict_on_real_digits(project, tmp_path) -> None:
     data = start.init(tmp_path / "example", "digits").data
     small = cut(data, {"train": 3500, "val": 500, "test": 1000})
