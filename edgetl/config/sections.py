@@ -91,6 +91,15 @@ class Data(Section):
     augment: Augment = Augment()
 
     @model_validator(mode="after")
+    def _slices_of_their_own(self) -> Data:
+        twice = [name for name in self.slices if self.slices.count(name) > 1]
+        if twice:
+            raise ValueError(f"slices names '{twice[0]}' more than once")
+        if "class" in self.slices:
+            raise ValueError("slices names 'class': every class is looked at anyway; give such a column another name")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_in(self) -> Data:
         if (self.manifest is not None) + (self.train is not None) + (self.hub is not None) != 1:
             raise ValueError("give either manifest, or train and test, or hub")

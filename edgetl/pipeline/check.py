@@ -116,7 +116,10 @@ def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
         few = min(model.largest_batch, len(got))
-        depends = causes.batch_cause(got[:few], model.outputs(golden.inputs[:few])) if few > 1 else None
+        depends = None
+        if few > 1:
+            together = model.outputs(golden.inputs[:few])
+            depends = causes.batch_cause(golden.outputs[:few], got[:few], together)
         score = _score(model, bundle, samples, metric) if samples else None
     count = len(golden.outputs)
     agreeing = int(_agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0

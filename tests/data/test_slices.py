@@ -97,3 +97,9 @@ def test_folders_have_no_columns(tmp_path: Path) -> None:
             Image.new("RGB", (4, 4), (len(split), ord(name), 0)).save(tmp_path / split / name / "0.png")
     with pytest.raises(DataError, match=r"data.slices names the column 'camera', and .*train has no columns"):
         load_dataset(Data(train=tmp_path / "train", test=tmp_path / "test", slices=("camera",)))
+
+
+@pytest.mark.parametrize(("slices", "words"), [(("a", "a"), "'a' more than once"), (("class",), "looked at anyway")])
+def test_columns_that_cannot_be_told_apart(slices: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        Data(manifest=tmp_path / "m.csv", slices=slices)

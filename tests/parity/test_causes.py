@@ -106,12 +106,24 @@ class TestOrder:
 
 
 class TestBatch:
+    REFERENCE = np.random.default_rng(0).normal(size=(8, 5))
+
+    def off(self, db: float, seed: int = 1) -> np.ndarray:
+        """The reference with noise of so many dB below it."""
+        noise = np.random.default_rng(seed).normal(size=self.REFERENCE.shape)
+        noise *= np.linalg.norm(self.REFERENCE) / np.linalg.norm(noise)
+        return self.REFERENCE + noise * 10 ** (-db / 20)
+
     def test_one_that_normalises_over_the_batch(self) -> None:
-        outputs = np.random.default_rng(0).normal(size=(8, 5))
-        cause = batch_cause(outputs, outputs - outputs.mean(0))
+        cause = batch_cause(self.REFERENCE, self.REFERENCE, self.REFERENCE - self.REFERENCE.mean(0))
         assert cause is not None and cause.startswith("its answers depend on what else is in a batch: 8 samples")
 
     def test_rounding_is_none(self) -> None:
-        outputs = np.random.default_rng(0).normal(size=(8, 5))
-        assert batch_cause(outputs, outputs * (1 + 1e-3)) is None
-        assert batch_cause(outputs, np.full_like(outputs, np.nan)) is not None
+        assert batch_cause(self.REFERENCE, self.off(120), self.off(115, 2)) is None
+        assert batch_cause(self.REFERENCE, self.REFERENCE, np.full_like(self.REFERENCE, np.nan)) is not None
+
+    def test_dynamic_quantization_whose_ranges_are_the_batchs_is_none(self) -> None:
+        assert batch_cause(self.REFERENCE, self.off(27), self.off(27, 2)) is None  # 24 dB from each other
+        assert (
+            batch_cause(self.REFERENCE, self.off(110), self.off(24, 2)) is not None
+        )  # of a float engine it would be one
