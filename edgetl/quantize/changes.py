@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize import calibrate as calibration
-from edgetl.quantize import equalization, insertion, layers, smoothing
+from edgetl.quantize import equalization, insertion, layers, smoothing, smoothing_groups
 from edgetl.quantize.placement import points
 from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, Tools, calibrate, candidates, feeds_of
 from edgetl.quantize.schemes import SCHEMES
@@ -42,8 +42,8 @@ class Changed:
 def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools) -> Changed:
     """Equalize and smooth a float graph, and calibrate it again.
 
-    SmoothQuant chooses group by group what serves the products behind it; all groups together stay only where that
-    serves the graph's output.
+    SmoothQuant chooses group by group what serves the products behind it. What stays is what serves the graph's output
+    best: all groups, those alone whose factors a normalisation takes, or none.
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`; not changed.
@@ -57,26 +57,39 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
         reach = {name: sketch.channel_reach for name, sketch in statistics.sketches.items()}
         equalized = equalization.equalize(copy, reach)
         statistics = calibrate(copy, tools)
-    names = [group.activation for group in smoothing.groups(copy)] if recipe.smoothing == "search" else []
+    names = [group.activation for group in smoothing_groups.groups(copy)] if recipe.smoothing == "search" else []
     if not names:
         return Changed(model=copy, statistics=statistics, equalized=equalized)
     if not set(points(copy, [_JUDGE])) <= set(statistics.sketches):
         statistics = calibrate(copy, tools)
-    smooth = copy.clone()
-    smoothed = smoothing.smooth(smooth, _rows(smooth, names, tools))
-    after = calibrate(smooth, tools)
+    rows = _rows(copy, names, tools)
     few = feeds_of(model, tools, REPORT_SAMPLES)
     wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
-    without_db, with_db = (
-        _tried_db(each, of, recipe, wanted, few, tools) for each, of in ((copy, statistics), (smooth, after))
-    )
-    if with_db >= without_db:
-        return Changed(model=smooth, statistics=after, equalized=equalized, smoothed=smoothed)
-    reason = f"all groups together take the output's SQNR from {without_db:.1f} to {with_db:.1f} dB"
+    plain_db = best_db = _tried_db(copy, statistics, recipe, wanted, few, tools)
+    best = Changed(model=copy, statistics=statistics, equalized=equalized)
+    tried = []
+    for chosen in _choices(copy, rows):
+        smooth = copy.clone()
+        smoothed = smoothing.smooth(smooth, chosen)
+        after = calibrate(smooth, tools)
+        tried.append((_tried_db(smooth, after, recipe, wanted, few, tools), smoothed))
+        if tried[-1][0] >= best_db:
+            best_db = tried[-1][0]
+            best = Changed(model=smooth, statistics=after, equalized=equalized, smoothed=smoothed)
+    if best.smoothed:
+        return best
+    reason = f"all groups together take the output's SQNR from {plain_db:.1f} to {tried[0][0]:.1f} dB"
     off = tuple(
-        replace(each, alpha=None, error=each.error_off, lowest=1.0, highest=1.0, reason=reason) for each in smoothed
+        replace(each, alpha=None, error=each.error_off, lowest=1.0, highest=1.0, reason=reason) for each in tried[0][1]
     )
-    return Changed(model=copy, statistics=statistics, equalized=equalized, smoothed=off)
+    return replace(best, smoothed=off)
+
+
+def _choices(model: ir.Model, rows: dict[str, NDArray[np.float32]]) -> list[dict[str, NDArray[np.float32]]]:
+    """The rows of all groups; and of those alone whose factors cost no node, where there are others beside them."""
+    folded = {group.activation for group in smoothing_groups.groups(model) if group.norm is not None}
+    alone = {name: found for name, found in rows.items() if name in folded}
+    return [rows, alone] if alone and len(alone) < len(rows) else [rows]
 
 
 def _tried_db(

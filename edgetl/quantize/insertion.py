@@ -222,14 +222,15 @@ def _with_statistics(value: ir.Value, statistics: Mapping[str, Sketch], scheme: 
 def _insert_activation_pairs(graph: ir.Graph, plan: Plan, params: Mapping[ir.Value, QuantParams]) -> None:
     """One Q/DQ pair behind each quantized activation.
 
-    With outputs quantized too, every consumer reads the pair, or the engine could not fuse the producer; otherwise
-    only integer nodes do.
+    Where its producer puts out integers, every consumer reads the pair, or the engine could not fuse the producer;
+    otherwise only integer nodes do: the residual Add beside a product behind a LayerNormalization loses nothing.
     """
     import onnx_ir as ir
 
+    whole = {value for value in params if _made_in_integers(value, plan)}  # before pairs come between
     for value, chosen in params.items():
-        uses = [(node, index) for node, index in value.uses() if _reads_pair(node, index, value, plan)]
-        is_output = value.is_graph_output()
+        uses = [(node, index) for node, index in value.uses() if _reads_pair(node, index, value, plan, value in whole)]
+        is_output = value.is_graph_output() and value in whole
         name = value.name or "activation"
         scale = graphs.add_initializer(graph, f"{name}_scale", np.asarray(chosen.scale, dtype=np.float32))
         zero_point = graphs.add_initializer(
@@ -243,17 +244,25 @@ def _insert_activation_pairs(graph: ir.Graph, plan: Plan, params: Mapping[ir.Val
         graph.extend([quantize, dequantize])
         for node, index in uses:
             node.replace_input_with(index, dequantize.outputs[0])
-        if is_output and plan.scheme.placement == "inputs-and-outputs":
+        if is_output:
             position = list(graph.outputs).index(value)
             graph.outputs[position] = dequantize.outputs[0]
             dequantize.outputs[0].name, value.name = value.name, f"{name}_float"
 
 
-def _reads_pair(node: ir.Node, index: int, value: ir.Value, plan: Plan) -> bool:
-    """Whether a use of a quantized value is rewired to its pair."""
+def _made_in_integers(value: ir.Value, plan: Plan) -> bool:
+    """Whether the engine can compute a value as integers, given a pair behind it."""
+    producer = value.producer()
+    if plan.scheme.placement != "inputs-and-outputs" or producer is None:
+        return False
+    return id(producer) in plan.nodes or follows(producer, plan)
+
+
+def _reads_pair(node: ir.Node, index: int, value: ir.Value, plan: Plan, whole: bool) -> bool:
+    """Whether a use of a quantized value, all of which is computed as integers or not, is rewired to its pair."""
     if graphs.array_of(value) is not None:  # a constant may also be somebody's weights, bias or bound
         return id(node) in plan.nodes and (node.op_type not in plan.scheme.weighted or index == 0)
-    return plan.scheme.placement == "inputs-and-outputs" or _reads_integers(node, value, plan)
+    return whole or _reads_integers(node, value, plan)
 
 
 def _reads_integers(node: ir.Node, value: ir.Value, plan: Plan) -> bool:

@@ -17,6 +17,7 @@ from edgetl.quantize.schemes import Scheme
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_ARITHMETIC = frozenset({"Add", "Mul"})
 _SHOWN = 5
 """Names that a message lists at most."""
 
@@ -230,7 +231,8 @@ def _add_elementwise(plan: Plan, order: list[ir.Node]) -> None:
     """Operators without weights become integer ones where they stand among integers, and not between floats.
 
     Either all that they read is quantized anyway, or what they put out. A residual Add between two matrix products
-    that put out floats, before a LayerNormalization, gains nothing from three quantizations.
+    that put out floats, before a LayerNormalization, gains nothing from three quantizations; neither does one with a
+    constant, as the end of a normalisation or the factors of SmoothQuant, from rounding before and after.
     """
     inputs_and_outputs = plan.scheme.placement == "inputs-and-outputs"
     waiting = [node for node in order if _may_be_elementwise(node, plan.scheme)]
@@ -259,6 +261,8 @@ def _stands_among_integers(node: ir.Node, plan: Plan) -> bool:
     read = [value for value in node.inputs if value is not None and graphs.array_of(value) is None]
     if plan.scheme.placement == "inputs-and-outputs" and all(_is_quantized(value, plan) for value in read):
         return True
+    if node.op_type in _ARITHMETIC and len(read) < len(node.inputs):
+        return False
     return any(value in plan.values for value in _onward(behind_function(node, plan.scheme), plan.scheme))
 
 

@@ -62,9 +62,20 @@ def test_what_is_kept_is_not_worse_than_the_graph_as_it_was(scheme: str, model: 
 def test_groups_that_do_harm_together_are_left_out(
     model: ir.Model, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = iter([26.0, 22.7])
+    figures = iter([26.0, 22.7, 24.0])
     monkeypatch.setattr(changes, "_tried_db", lambda *_: next(figures))
     changed = changes.change(model, recipes.calibrate(model, tools), RECIPE, tools)
     assert ir.to_proto(changed.model).SerializeToString() == ir.to_proto(model).SerializeToString()
     assert changed.smoothed and all(each.alpha is None for each in changed.smoothed)
     assert changed.smoothed[0].reason == "all groups together take the output's SQNR from 26.0 to 22.7 dB"
+
+
+def test_factors_that_cost_no_node_may_stay_alone(
+    model: ir.Model, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([20.0, 21.0, 22.0])
+    monkeypatch.setattr(changes, "_tried_db", lambda *_: next(figures))
+    changed = changes.change(model, recipes.calibrate(model, tools), RECIPE, tools)
+    assert [node.op_type for node in changed.model.graph].count("Mul") == 0
+    assert any(each.alpha is not None for each in changed.smoothed)
+    assert all(each.alpha is None for each in changed.smoothed if each.inserted)

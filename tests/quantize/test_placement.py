@@ -71,6 +71,41 @@ class Made:
         return float(self.arrays[self.makers[value].input[1]])
 
 
+def post_norm(path: Path, width: int = 32) -> Path:
+    """As in BERT: a product and a residual Add both read what a normalisation puts out."""
+    net = graphs.Net(5)
+    net.constant("gamma", net.random.uniform(0.5, 2, width))
+    net.constant("beta", net.random.normal(size=width))
+    net.constant("factors", net.random.uniform(0.5, 2, width))
+    net.add("LayerNormalization", ["input", "gamma", "beta"], "norm")
+    net.matmul("norm", "hidden", width, 4 * width)
+    net.add("Gelu", ["hidden"], "gelu")
+    net.add("Mul", ["gelu", "factors_wide"], "smoothed")
+    net.constant("factors_wide", net.random.uniform(0.5, 2, 4 * width))
+    net.matmul("smoothed", "shrunk", 4 * width, width)
+    net.add("Add", ["norm", "shrunk"], "sum")
+    return net.save(
+        path,
+        inputs={"input": (onnx.TensorProto.FLOAT, ["batch", 4, width])},
+        outputs={"sum": [None] * 3, "norm": [None] * 3},
+    )
+
+
+class TestPostNorm:
+    @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"tensorrt-dla"}))  # DLA: a scale on every tensor
+    def test_a_residual_beside_a_product_reads_floats(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(post_norm(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        (residual,) = (node for node in made.proto.graph.node if "sum" in node.output)
+        assert "LayerNormalization" in [made.maker(value) for value in residual.input]
+        assert [node.op_type for node in made.proto.graph.node].count("QuantizeLinear") == 2
+        assert made.maker("norm") == "LayerNormalization", "an output that is computed as floats is put out as floats"
+
+    @pytest.mark.parametrize("scheme", sorted(SCHEMES))
+    def test_factors_are_multiplied_as_floats(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(post_norm(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        assert "Mul" in made.done.left_in_float and "Mul" not in made.done.quantized
+
+
 class TestResidual:
     @pytest.mark.parametrize("scheme", BOTH_SIDES)
     def test_pairs_stand_on_both_sides_of_every_integer_node(self, scheme: str, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgetl.errors import ModelError
-from edgetl.quantize import graph, smoothing
+from edgetl.quantize import graph, smoothing, smoothing_groups
+from edgetl.quantize.smoothing_groups import groups as groups_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 import graphs
@@ -85,7 +86,7 @@ def tokens(seed: int = 1, count: int = 16) -> np.ndarray:
 
 
 def rows(model: ir.Model, batch: np.ndarray) -> dict[str, np.ndarray]:
-    names = tuple(group.activation for group in smoothing.groups(model))
+    names = tuple(group.activation for group in groups_of(model))
     return {
         name: values.reshape(-1, values.shape[-1])
         for name, values in zip(names, computed(model, batch, names), strict=True)
@@ -99,41 +100,49 @@ def close(left: list[np.ndarray], right: list[np.ndarray]) -> None:
 class TestGroups:
     @pytest.mark.parametrize("decomposed", [False, True])
     def test_all_linear_consumers_are_found(self, decomposed: bool, tmp_path: Path) -> None:
-        (group,) = smoothing.groups(prepared(*block(decomposed=decomposed), tmp_path))
+        (group,) = groups_of(prepared(*block(decomposed=decomposed), tmp_path))
         assert [node.name for node in group.consumers] == ["query", "key", "value"]
-        assert group.activation == "x" and not group.reason
+        assert group.activation == "x" and group.norm is not None
 
-    def test_a_residual_that_reads_it_too_is_a_reason(self, tmp_path: Path) -> None:
+    def test_a_residual_that_reads_it_too_asks_for_a_node_before_the_products(self, tmp_path: Path) -> None:
         nodes, weights = block()
         nodes.append(helper.make_node("Add", ["x", "input"], ["r"], name="residual"))
         model = prepared(nodes, weights, tmp_path, OUTPUTS | {"r": 3})
-        (group,) = smoothing.groups(model)
-        assert "Add (residual)" in group.reason
+        found = groups_of(model)
+        assert [(group.activation, [node.name for node in group.consumers]) for group in found] == [
+            ("x", ["query"]), ("x_flat", ["key"]), ("x_first", ["value"])
+        ]  # fmt: skip
+        assert all(group.norm is None for group in found)
         before = computed(model, tokens())
-        (result,) = smoothing.smooth(model, rows(model, tokens()))
-        assert result.alpha is None and result.reason == group.reason
-        for one, other in zip(before, computed(model, tokens()), strict=True):
-            np.testing.assert_array_equal(one, other)
+        results = smoothing.smooth(model, rows(model, tokens()), alpha=0.5)
+        assert all(result.inserted and result.alpha == 0.5 for result in results)
+        assert [node.op_type for node in model.graph].count("Mul") == 3
+        close(before, computed(model, tokens()))
+        (gamma,) = (graph.array_of(model.graph.initializers[name]) for name in ("gamma",))
+        np.testing.assert_array_equal(gamma, weights["gamma"])
 
     @pytest.mark.parametrize("name", ["x", "x_flat"])
-    def test_an_output_of_the_model_is_a_reason(self, name: str, tmp_path: Path) -> None:
+    def test_an_output_of_the_model_keeps_its_values(self, name: str, tmp_path: Path) -> None:
         ranks = {"x": 3, "x_flat": 2}
-        (group,) = smoothing.groups(prepared(*block(), tmp_path, OUTPUTS | {name: ranks[name]}))
-        assert "output of the model" in group.reason
+        found = groups_of(prepared(*block(), tmp_path, OUTPUTS | {name: ranks[name]}))
+        assert found and all(group.norm is None for group in found)
 
-    def test_weights_that_are_computed_are_a_reason(self, tmp_path: Path) -> None:
+    def test_weights_that_are_computed_keep_their_values(self, tmp_path: Path) -> None:
         nodes, weights = block()
         nodes.append(helper.make_node("Transpose", ["x"], ["turned"], name="turn", perm=[0, 2, 1]))
         nodes.append(helper.make_node("MatMul", ["x", "turned"], ["s"], name="scores"))
-        (group,) = smoothing.groups(prepared(nodes, weights, tmp_path, OUTPUTS | {"s": 3}))
-        assert group.reason
+        model = prepared(nodes, weights, tmp_path, OUTPUTS | {"s": 3})
+        first = groups_of(model)[0]
+        assert first.norm is None and [node.name for node in first.consumers] == ["query"]
+        before = computed(model, tokens())
+        smoothing.smooth(model, rows(model, tokens()), alpha=0.5)
+        close(before, computed(model, tokens()))
 
-    def test_a_reshape_that_splits_heads_is_a_reason(self, tmp_path: Path) -> None:
+    def test_a_reshape_that_splits_heads_keeps_the_normalisation(self, tmp_path: Path) -> None:
         nodes, weights = block()
         weights["heads"] = np.asarray([-1, WIDTH // 4, 4], np.int64)
         nodes.append(helper.make_node("Reshape", ["x", "heads"], ["h"], name="split"))
-        (group,) = smoothing.groups(prepared(nodes, weights, tmp_path, OUTPUTS | {"h": 3}))
-        assert "Reshape (split)" in group.reason
+        assert all(group.norm is None for group in groups_of(prepared(nodes, weights, tmp_path, OUTPUTS | {"h": 3})))
 
     def test_a_scale_of_one_number_is_no_normalisation(self, tmp_path: Path) -> None:
         weights = {"scale": np.asarray(0.5, np.float32), "w": np.ones((WIDTH, 4), np.float32)}
@@ -141,10 +150,34 @@ class TestGroups:
             helper.make_node("Mul", ["input", "scale"], ["x"], name="scale"),
             helper.make_node("MatMul", ["x", "w"], ["q"], name="product"),
         ]
-        assert not smoothing.groups(prepared(nodes, weights, tmp_path, {"q": 3}))
+        (group,) = groups_of(prepared(nodes, weights, tmp_path, {"q": 3}))
+        assert group.norm is None and group.producer == "scale"
+
+    def test_what_no_node_puts_out_can_be_divided_too(self, tmp_path: Path) -> None:
+        weights = {"w": np.random.default_rng(0).normal(size=(WIDTH, 4)).astype(np.float32)}
+        nodes = [helper.make_node("MatMul", ["input", "w"], ["q"], name="product")]
+        model = prepared(nodes, weights, tmp_path, {"q": 3})
+        (group,) = groups_of(model)
+        assert group.producer == "" and group.activation == "input"
+        before = computed(model, tokens())
+        smoothing_groups.divide(model.graph, group, np.linspace(0.1, 9.0, WIDTH, dtype=np.float32))
+        close(before, computed(model, tokens()))
 
 
 class TestSmooth:
+    def test_a_node_of_its_own_has_to_gain_more(self, tmp_path: Path) -> None:
+        nodes, weights = block(outlier=3.0)
+        folded = prepared(nodes, weights, tmp_path)
+        (inside,) = smoothing.smooth(folded, rows(folded, tokens()))
+        nodes.append(helper.make_node("Add", ["x", "input"], ["r"], name="residual"))
+        model = prepared(nodes, weights, tmp_path, OUTPUTS | {"r": 3})
+        outside = smoothing.smooth(model, rows(model, tokens()))
+        assert inside.alpha is not None
+        for result in outside:
+            assert result.inserted
+            assert (result.alpha is None) == (result.error == result.error_off)
+            assert result.alpha is None or result.error < 0.8 * result.error_off
+
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         seed=st.integers(0, 1000),
@@ -200,8 +233,8 @@ class TestSmooth:
         ]
         model = prepared(nodes, weights, tmp_path, OUTPUTS | {"o": 3})
         before = computed(model, tokens())
-        (result,) = smoothing.smooth(model, rows(model, tokens()), alpha=0.5)
-        assert result.alpha == 0.5
+        first, other = smoothing.smooth(model, rows(model, tokens()), alpha=0.5)
+        assert first.alpha == other.alpha == 0.5 and other.inserted and other.producer == "sigmoid"
         close(before, computed(model, tokens()))
         np.testing.assert_array_equal(graph.array_of(model.graph.initializers["gamma"]), weights["gamma"])
 
