@@ -128,8 +128,8 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
         said.append(f"The scales of {channels} in {where} are wider, so that no pair of products saturates 16 bits.")
     if left := notes.get("correction_left_out"):
         said.append(
-            "Corrections were left out: on calibration samples that they had not seen, the output's SQNR fell from"
-            f" {left['before_db']:.1f} to {left['after_db']:.1f} dB."
+            f"Corrections were left out: on {_plural(left['samples'], 'calibration sample')} that they had not seen they"
+            f" did not clearly serve the output (SQNR {left['before_db']:.1f} dB before, {left['after_db']:.1f} dB after)."
         )
     return (*said, *_corrections(notes.get("corrected", ())))
 

@@ -103,7 +103,7 @@ def report(
     tensors = [
         TensorLoss(
             name=name,
-            isolated_db=_decibel(statistics[name].mean_square, noise_power(statistics[name], params)),
+            isolated_db=decibel(statistics[name].mean_square, noise_power(statistics[name], params)),
             accumulated_db=found["tensor", name],
             scale=params.scale,
             zero_point=params.zero_point,
@@ -188,10 +188,21 @@ def output_db(
         batches: The same feeds.
         open_runner: Opens an ONNX file.
     """
+    noise = output_noise(wanted, quantized, batches, open_runner=open_runner)
+    return decibel(sum(float(np.square(array).sum()) for array in wanted), float(noise.sum()))
+
+
+def output_noise(
+    wanted: Sequence[NDArray[np.float64]],
+    quantized: Quantized,
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    open_runner: Callable[[Path], Runner],
+) -> NDArray[np.float64]:
+    """Squared error of the first output, sample by sample, shape (n,); arguments as of :func:`output_db`."""
     found = first_outputs(quantized.model, batches, open_runner=open_runner)
-    signal = sum(float(np.square(array).sum()) for array in wanted)
-    noise = sum(float(np.square(one - other).sum()) for one, other in zip(wanted, found, strict=True))
-    return _decibel(signal, noise)
+    parts = [np.square(one - other).reshape(len(one), -1) for one, other in zip(wanted, found, strict=True)]
+    return np.concatenate([part.sum(axis=1) for part in parts])
 
 
 class _Joined:
@@ -223,7 +234,7 @@ class _Joined:
             open_runner(self._save(Path(folder) / "compared.onnx")) as runner,
         ):
             powers = np.sum([_powers(runner, dict(feeds)) for feeds in batches], axis=0)
-        return dict(zip(self._probes, map(_decibel, *powers), strict=True))
+        return dict(zip(self._probes, map(decibel, *powers), strict=True))
 
     def _save(self, path: Path) -> Path:
         import onnx_ir as ir
@@ -346,7 +357,8 @@ def _count(batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> int:
     return sum(len(next(iter(feeds.values()))) for feeds in batches)
 
 
-def _decibel(signal: float, noise: float) -> float:
+def decibel(signal: float, noise: float) -> float:
+    """Signal to noise of two powers in dB; :data:`NO_NOISE_DB` at most."""
     if noise <= 0.0:
         return NO_NOISE_DB
     return float(min(NO_NOISE_DB, 10.0 * np.log10(max(signal, 1e-300) / noise)))

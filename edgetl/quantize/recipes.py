@@ -39,6 +39,10 @@ _TRIED = 16
 """Samples of different shapes that are looked at for the size of their activations."""
 _GRAPHS = 8
 """Whose activations may be alive at once: the float graph's, the quantized one's, and those of layers by themselves."""
+_ENOUGH_TO_TEST = 3
+"""Samples from which on a correction has to serve them one by one, and not in sum alone."""
+_CLEARLY = 1.7
+"""Standard errors: 95% one-sided, of Student's t at some 20 samples."""
 SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
 """What activations.method = "search" chooses from, with and without outliers where these are searched too."""
 
@@ -273,7 +277,7 @@ def _corrected(
 
     Returns:
         Notes: none where the recipe wants nothing; "correction_left_out" where the output on samples that the
-        correction never saw is further from the float graph's than before, so that the graph should be made again.
+        correction never saw is not clearly nearer to the float graph's than before: the graph should be made again.
     """
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
     if not biases and not rounding:
@@ -282,7 +286,7 @@ def _corrected(
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
     wanted = layers.first_outputs(model, unseen, open_runner=tools.open_runner)
-    before = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
+    before = layers.output_noise(wanted, done, unseen, open_runner=tools.open_runner)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
@@ -294,13 +298,35 @@ def _corrected(
         open_runner=tools.open_runner,
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
-    after = layers.output_db(wanted, done, unseen, open_runner=tools.open_runner)
-    if after < before:
-        return {"correction_left_out": {"before_db": before, "after_db": after}}
+    after = layers.output_noise(wanted, done, unseen, open_runner=tools.open_runner)
+    if not _serves(before, after):
+        power = sum(float(np.square(array).sum()) for array in wanted)
+        before_db, after_db = (layers.decibel(power, float(noise.sum())) for noise in (before, after))
+        return {"correction_left_out": {"before_db": before_db, "after_db": after_db, "samples": len(before)}}
     return {
         "corrected": [asdict(item) for item in corrected],
         "before_correction": {loss.node: loss.accumulated_db for loss in report.layers},
     }
+
+
+def _serves(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
+    """Whether a change lowers the noise of the output: in sum, and, from three samples on, of a sample as such.
+
+    A few samples hold most of the sum: on 21 reviews a correction took it from 28.8 to 32.5 dB that cost 2 dB on
+    others, with twice the noise on the median review. Hence the one-sided t-test of the logarithms of the ratios.
+
+    Args:
+        before: Squared error of each sample, shape (n,).
+        after: The same behind the change.
+    """
+    if after.sum() > before.sum():
+        return False
+    if len(before) < _ENOUGH_TO_TEST:
+        return True
+    tiny = np.finfo(np.float64).tiny
+    gains = np.log(np.maximum(before, tiny)) - np.log(np.maximum(after, tiny))
+    error = float(gains.std(ddof=1)) / len(gains) ** 0.5
+    return float(gains.mean()) > _CLEARLY * error
 
 
 def _largest(statistics: Statistics) -> dict[str, float]:

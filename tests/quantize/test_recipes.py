@@ -104,6 +104,19 @@ class TestCorrection:
         assert ir.to_proto(done.model).SerializeToString() == ir.to_proto(expected.model).SerializeToString()
         assert done.report == expected.report
 
+    def test_a_few_samples_do_not_decide_for_all(self) -> None:
+        random = np.random.default_rng(0)
+        before = random.lognormal(0, 0.3, 21)
+        after = 2 * before  # twice the noise on the median sample
+        before[0], after[0] = 200.0, 20.0  # and a sum that one sample takes far down
+        assert after.sum() < before.sum()
+        assert not recipes._serves(before, after)
+        assert recipes._serves(before, before * random.uniform(0.5, 0.9, 21))
+        assert not recipes._serves(before, before * 1.01)
+        assert recipes._serves(before[:2], before[:2] * 0.99), "two are too few to test"
+        assert recipes._serves(before, np.zeros(21)) and not recipes._serves(np.zeros(21), before)
+        assert not recipes._serves(np.zeros(21), np.zeros(21)), "nothing is gained"
+
     def test_one_that_serves_is_kept(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-mse-corrected")
         assert "correction_left_out" not in done.notes and done.notes["corrected"]
