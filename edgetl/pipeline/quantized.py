@@ -128,8 +128,9 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
         said.append(f"The scales of {channels} in {where} are wider, so that no pair of products saturates 16 bits.")
     if left := notes.get("correction_left_out"):
         said.append(
-            f"Corrections were left out: on {_plural(left['samples'], 'calibration sample')} that they had not seen they"
-            f" did not clearly serve the output (SQNR {left['before_db']:.1f} dB before, {left['after_db']:.1f} dB after)."
+            f"Corrections were left out: on {_plural(left['samples'], 'calibration sample')} that they had not seen"
+            " they did not clearly serve the output"
+            f" (SQNR {left['before_db']:.1f} dB before, {left['after_db']:.1f} dB after)."
         )
     return (*said, *_corrections(notes.get("corrected", ())))
 
