@@ -99,7 +99,7 @@ def cpu_facts(root: Path = ROOT, cpus: Sequence[int] | None = None) -> list[Read
         else unknown("cpu.virtual", why or "this architecture does not tell", source=source),
         Reading(name="cpu.affinity", value=cpu_ranges(cpus), source="sched_getaffinity(0)"),
         read_text("cpu.online", root / "sys/devices/system/cpu/online", root=root),
-        read_text("cpu.isolated", root / "sys/devices/system/cpu/isolated", root=root),
+        read_text("cpu.isolated", root / "sys/devices/system/cpu/isolated", root=root, empty="none"),
         read_text("cpu.smt", root / "sys/devices/system/cpu/smt/control", root=root),
         _turbo(root),
     ]

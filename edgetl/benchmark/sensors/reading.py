@@ -123,11 +123,18 @@ def read_number(
     return Reading(name=name, value=value, unit=unit, source=source, kind=kind, wraps_at=wraps_at)
 
 
-def read_text(name: str, path: Path, *, root: Path) -> Reading:
-    """A text in a file, as a reading; unknown, with the reason, where there is none."""
+def read_text(name: str, path: Path, *, root: Path, empty: str = "") -> Reading:
+    """A text in a file, as a reading; unknown, with the reason, where there is none.
+
+    Args:
+        name: Of the reading.
+        path: The file.
+        root: The machine's top folder.
+        empty: What an empty file means; without it, that the value is unknown.
+    """
     source = shown(path, root)
     try:
-        text = text_of(path)
+        text = text_of(path) or empty
     except OSError as problem:
         return unknown(name, reason_of(problem), source=source)
     return Reading(name=name, value=text, source=source) if text else unknown(name, "it is empty", source=source)
