@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import threading
 import time
@@ -35,6 +34,7 @@ import numpy as np
 
 from edgetl.benchmark.conditions import Sampler
 from edgetl.benchmark.stability import BlockUse, Stability, judge
+from edgetl.benchmark.usage import Usage
 
 PROCESSES, BLOCKS, CALLS, SPIN_NS = 5, 12, 40, 200_000
 TROUBLES = ("clean", "work", "step", "drift", "hog", "stop")
@@ -64,28 +64,18 @@ def timed(spin: Any, *arguments: int) -> int:
     return time.perf_counter_ns() - began
 
 
-def waited_ns() -> float:
-    try:
-        return float(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError, ValueError):
-        return float("nan")
-
-
 def worker(pipe: Connection, processor: int, spin: Any, steps: int) -> None:
     """Time a block of calls for every number that comes: the length of the spin in ns."""
     os.sched_setaffinity(0, {processor})
     while (nanoseconds := pipe.recv()) is not None:
         starts, times = [], []
-        waiting, switches = waited_ns(), resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+        usage = Usage()
         for _ in range(CALLS):
             began = time.perf_counter_ns()
             spin(nanoseconds, steps)
             times.append(time.perf_counter_ns() - began)
             starts.append(began)
-        wall, cpu = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-        pipe.send((starts, times, wall, cpu, waited_ns() - waiting, switches))
+        pipe.send((starts, times, usage.told()))
 
 
 def compute(processor: int) -> None:
@@ -144,15 +134,12 @@ def measure(trouble: str, processor: int, steps: int, chance: random.Random, sam
 
 
 def columns(rows: list[tuple[Any, ...]]) -> dict[str, Any]:
-    process, block, starts, times, wall, cpu, waiting, switches = zip(*rows, strict=True)
+    process, block, starts, times, use = zip(*rows, strict=True)
     return {
         "calls": (
             np.concatenate(times), np.concatenate(starts), np.repeat(process, CALLS), np.repeat(block, CALLS),
         ),
-        "use": BlockUse(
-            wall_ns=np.array(wall, float), cpu_ns=np.array(cpu, float), waiting_ns=np.array(waiting, float),
-            involuntary=np.array(switches, float),
-        ),
+        "use": BlockUse.of(use),
     }  # fmt: skip
 
 

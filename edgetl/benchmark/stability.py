@@ -12,6 +12,7 @@ not, is simulated in tests/benchmark/test_stability.py and tried for real by ben
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -57,6 +58,17 @@ class BlockUse:
     """Time that its threads were ready to run and had no processor (second field of ``/proc/PID/schedstat``)."""
     involuntary: ArrayLike | None = None
     """Involuntary context switches (``ru_nivcsw``)."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, float | None]]) -> BlockUse:
+        """From one table per block, as :meth:`edgetl.benchmark.usage.Usage.told` gives it; None is unknown."""
+
+        def column(name: str) -> Floats:
+            found = [row.get(name) for row in rows]
+            return np.array([np.nan if one is None else one for one in found], np.float64)
+
+        names = ("wall_ns", "cpu_ns", "waiting_ns", "involuntary")
+        return cls(**{name: column(name) for name in names})
 
 
 def judge(

@@ -22,7 +22,7 @@ from edgetl.benchmark.stability import BlockUse, Stability, judge
 from edgetl.errors import UsageError
 
 CASES = 1000
-PROCESSES, BLOCKS, CALLS = 5, 16, 12
+PROCESSES, BLOCKS, CALLS = 5, 14, 10  # 700 calls: what a measurement is by default
 TOTAL = PROCESSES * BLOCKS * CALLS
 PROCESS = np.repeat(np.arange(PROCESSES), BLOCKS * CALLS)
 BLOCK = np.repeat(np.arange(PROCESSES * BLOCKS), CALLS)
@@ -273,7 +273,8 @@ def test_block_use_of_another_length() -> None:
 # --- the operating system's word -------------------------------------------------------------------------------------
 
 
-WALL = np.full(80, 5e6)
+WALL = np.full(PROCESSES * BLOCKS, 5e6)
+NOTHING = np.zeros(PROCESSES * BLOCKS)
 
 
 def test_waiting_for_a_processor_is_a_neighbour() -> None:
@@ -283,21 +284,29 @@ def test_waiting_for_a_processor_is_a_neighbour() -> None:
 
 
 def test_a_gpu_engine_that_sleeps_has_no_neighbour() -> None:
-    use = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.02, waiting_ns=WALL * 0.004, involuntary=np.zeros(80))
+    use = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.02, waiting_ns=WALL * 0.004, involuntary=NOTHING)
     assert verdict(CLEAN, use).stable
 
 
 def test_context_switches_where_waiting_is_unknown() -> None:
-    crowded = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.5, involuntary=np.ones(80))
+    crowded = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.5, involuntary=NOTHING + 1)
     assert kinds(verdict(CLEAN, crowded)) == {"neighbour"}
-    sleeping = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.5, involuntary=np.zeros(80))
+    sleeping = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.5, involuntary=NOTHING)
     assert verdict(CLEAN, sleeping).stable
-    busy = BlockUse(wall_ns=WALL, cpu_ns=WALL * 2.0, involuntary=np.ones(80))
+    busy = BlockUse(wall_ns=WALL, cpu_ns=WALL * 2.0, involuntary=NOTHING + 1)
     assert verdict(CLEAN, busy).stable
 
 
+def test_use_of_blocks_from_tables() -> None:
+    rows = [{"wall_ns": 5e6, "cpu_ns": 5e6, "waiting_ns": None, "involuntary": 0}, {"wall_ns": 5e6, "cpu_ns": 4e6}]
+    use = BlockUse.of(rows)
+    assert np.asarray(use.cpu_ns).tolist() == [5e6, 4e6]
+    assert np.isnan(np.asarray(use.waiting_ns)).all()
+    assert np.isnan(np.asarray(use.involuntary)).tolist() == [False, True]
+
+
 def test_unknown_words_are_named() -> None:
-    nothing = np.full(80, np.nan)
+    nothing = NOTHING + np.nan
     found = verdict(CLEAN, BlockUse(wall_ns=WALL, cpu_ns=nothing, waiting_ns=nothing, involuntary=nothing))
     assert found.stable
     assert any("schedstat" in one for one in found.unknown)
