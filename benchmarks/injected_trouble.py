@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.benchmark.conditions import Sampler
+from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.stability import BlockUse, Stability, judge
 from edgetl.benchmark.usage import Usage
 

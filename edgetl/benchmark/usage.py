@@ -5,12 +5,14 @@ It imports next to nothing and reads before the first and after the last call of
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+from pathlib import Path
 
 if sys.platform != "win32":
     import resource
+
+_THREADS = Path("/proc/self/task")
 
 Use = dict[str, int | None]
 """wall_ns, cpu_ns, waiting_ns, involuntary; None where this system does not tell."""
@@ -54,9 +56,8 @@ def _since(before: int | None, after: int | None) -> int | None:
 def _waiting_ns() -> int | None:
     try:
         total = 0
-        for thread in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
-                total += int(file.read().split()[1])
+        for thread in _THREADS.iterdir():
+            total += int((thread / "schedstat").read_bytes().split()[1])
         return total
     except (OSError, IndexError, ValueError):
         return None

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgetl.benchmark.conditions import Conditions, Sampler, Series, energies, facts
+from edgetl.benchmark.conditions import Conditions, Series, energies
+from edgetl.benchmark.sampler import Sampler, facts
 from edgetl.benchmark.sensors.reading import Kind, Reading, Source, unknown
 from edgetl.errors import UsageError
 

@@ -40,10 +40,23 @@ def test_waiting_is_told_on_linux() -> None:
     assert told["involuntary"] is not None
 
 
-def test_what_is_not_told_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage.os, "listdir", lambda _: [])
+def test_what_is_not_told_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     used = usage.Usage()
-    monkeypatch.setattr(usage.os, "listdir", lambda _: ["no such thread"])
+    monkeypatch.setattr(usage, "_THREADS", tmp_path / "none")
     assert used.told()["waiting_ns"] is None
-    assert usage._since(5, 3) == 0
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "schedstat").write_text("12 x", encoding="ascii")
+    monkeypatch.setattr(usage, "_THREADS", tmp_path)
+    assert used.told()["waiting_ns"] is None
     assert sys.platform == "win32" or used.told()["involuntary"] is not None
+
+
+def test_a_thread_that_has_ended_takes_nothing_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "schedstat").write_text("12 500 3", encoding="ascii")
+    monkeypatch.setattr(usage, "_THREADS", tmp_path)
+    used = usage.Usage()
+    (tmp_path / "1" / "schedstat").write_text("12 700 3", encoding="ascii")
+    assert used.told()["waiting_ns"] == 200
+    (tmp_path / "1" / "schedstat").write_text("12 100 3", encoding="ascii")
+    assert used.told()["waiting_ns"] == 0
