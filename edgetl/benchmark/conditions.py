@@ -174,7 +174,9 @@ def energies(conditions: Conditions, *, began_ns: int, ended_ns: int, inferences
     """
     counted = [one for one in conditions.series if one.kind == "counter" and one.unit == "J"]
     have = {one.name.removesuffix(".energy") for one in counted if one.known}
-    rails = {one.name.removeprefix("power.") for one in conditions.series if one.name.startswith("power.") and one.known}
+    rails = {
+        one.name.removeprefix("power.") for one in conditions.series if one.name.startswith("power.") and one.known
+    }
     powers = [
         one
         for one in conditions.series
@@ -191,9 +193,17 @@ def energies(conditions: Conditions, *, began_ns: int, ended_ns: int, inferences
         if conditions.idle_ns is not None:
             rest, _ = _joules(one, *conditions.idle_ns)
             idle_w = None if rest is None else rest / ((conditions.idle_ns[1] - conditions.idle_ns[0]) / 1e9)
-        found.append(energy.per_inference(
-            sensor=one.name, source=one.source, joules=joules, seconds=seconds, inferences=inferences, idle_w=idle_w, why=why
-        ))  # fmt: skip
+        found.append(
+            energy.per_inference(
+                sensor=one.name,
+                source=one.source,
+                joules=joules,
+                seconds=seconds,
+                inferences=inferences,
+                idle_w=idle_w,
+                why=why,
+            )
+        )
     return tuple(found)
 
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Kind: TypeAlias = Literal[
-    "step", "drift", "processes", "stall", "neighbour", "throttling", "frequency", "few-samples"
-]
+Kind: TypeAlias = Literal["step", "drift", "processes", "stall", "neighbour", "throttling", "frequency", "few-samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +15,7 @@ class Limits:
 
     relevant: float = 0.05
     """The smallest step or drift of the latency that matters."""
-    alpha: float = 0.002
+    alpha: float = 0.003
     """Probability with which each of the three tests of trend may find something where there is nothing."""
     lost: float = 0.10
     """Share of the measured time that calls of more than twice the median may take beyond the median."""

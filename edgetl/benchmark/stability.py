@@ -26,6 +26,7 @@ from edgetl.benchmark.timeline import Calls
 from edgetl.benchmark.trends import Floats
 from edgetl.errors import UsageError
 
+
 @dataclass(frozen=True, kw_only=True)
 class Stability:
     """The verdict on a measurement."""
@@ -163,7 +164,7 @@ def _switched(wall: float, cpu: float, switches: float, limits: Limits) -> list[
         return []
     return [Reason(
         kind="neighbour",
-        text=f"the timed process had no processor during {missing:.1%} of the time, and lost one {per_second:.0f} times a second",
+        text=f"the timed process had no processor for {missing:.1%} of the time and lost it {per_second:.0f} times/s",
         figures={"missing": missing, "switches_per_s": per_second},
         advice="another process competes for the same processors: stop it, use fewer threads, or pin the measurement",
     )]  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from edgetl.benchmark import trends
 from edgetl.benchmark.reasons import Limits, Reason
-from edgetl.benchmark.trends import Floats, Ints, group_medians
+from edgetl.benchmark.trends import Floats, Ints, group_medians, median
 from edgetl.errors import UsageError
 
 _MOST_BINS = 150
@@ -29,11 +30,23 @@ class Calls:
 
     @property
     def blocks(self) -> int:
+        """How many there are."""
         return len(self.block_process)
 
-    @property
+    @cached_property
     def processes(self) -> int:
+        """How many there are."""
         return int(self.process.max()) + 1
+
+    @cached_property
+    def process_median(self) -> Floats:
+        """Shape (processes,)."""
+        return group_medians(self.process, self.times, self.processes)
+
+    @cached_property
+    def block_median(self) -> Floats:
+        """Shape (blocks,)."""
+        return group_medians(self.block, self.times, self.blocks)
 
 
 def ordered(times_ns: ArrayLike, starts_ns: ArrayLike, processes: ArrayLike, blocks: ArrayLike) -> Calls:
@@ -57,7 +70,9 @@ def ordered(times_ns: ArrayLike, starts_ns: ArrayLike, processes: ArrayLike, blo
     both = process * (int(block.max()) - int(block.min()) + 1) + (block[order] - int(block.min()))
     block = _renumbered(both)
     first = np.unique(block, return_index=True)[1]
-    return Calls(times=times.astype(np.float64), starts=starts, process=process, block=block, block_process=process[first])
+    return Calls(
+        times=times.astype(np.float64), starts=starts, process=process, block=block, block_process=process[first]
+    )
 
 
 def _renumbered(labels: Ints) -> Ints:
@@ -107,7 +122,7 @@ def _bins(calls: Calls) -> _Bins:
     in_time = np.argsort(at_s, kind="stable")
     # Two blocks cannot start at one moment; a clock that is too coarse may say so.
     at_s = np.maximum.accumulate(at_s[in_time]) + np.arange(count) * 1e-9
-    values = group_medians(where, calls.times, count)[in_time]
+    values = (calls.block_median if per_bin == 1 else group_medians(where, calls.times, count))[in_time]
     return _Bins(values=values, at_s=at_s, process=calls.process[first][in_time])
 
 
@@ -124,9 +139,9 @@ def movements(calls: Calls, limits: Limits) -> list[Reason]:
         seconds = float(bins.at_s[-1])
         return [Reason(
             kind="drift",
-            text=f"the latency {_grew(drift.size)} steadily by {abs(drift.size):.1%} over the {seconds:.3g} s of the measurement",
+            text=f"the latency {_grew(drift.size)} steadily, by {abs(drift.size):.1%} in {seconds:.3g} s",
             figures={"size": drift.size, "p": drift.p, "seconds": seconds},
-            advice="let the machine reach its working temperature first, lock its clocks, and stop what runs beside it",
+            advice="let the machine reach its working temperature first, lock its clocks, stop what runs beside it",
         )]  # fmt: skip
     found: list[Reason] = []
     if calls.processes > 1:
@@ -136,7 +151,7 @@ def movements(calls: Calls, limits: Limits) -> list[Reason]:
                 kind="drift",
                 text=f"within each process the latency {_grew(within.size)} by {abs(within.size):.1%}",
                 figures={"size": within.size, "p": within.p},
-                advice="the steady state begins later than it was taken to: measure longer, and leave out more of the start",
+                advice="the steady state begins later than it was taken to: measure longer, leave out more of it",
             ))  # fmt: skip
         found += _process_reason(bins, limits)
     return found
@@ -166,17 +181,18 @@ def _process_reason(bins: _Bins, limits: Limits) -> list[Reason]:
     count = int(bins.process.max()) + 1
     medians = group_medians(bins.process, bins.values, count)
     sizes = np.bincount(bins.process, minlength=count)
-    spread = 1.4826 * float(np.median(np.abs(bins.values - medians[bins.process])))
-    noise = 1.2533 * spread * float(np.sqrt(trends.inflation(bins.values - medians[bins.process]) / sizes.min()))
+    left = bins.values - medians[bins.process]
+    alike = trends.inflation(left, trends.LINE_BIAS)
+    noise = 1.2533 * 1.4826 * median(np.abs(left)) * float(np.sqrt(alike / sizes.min()))
     apart = float(medians.max() - medians.min())
-    size = apart / float(np.median(medians))
+    size = apart / median(medians)
     if size < 2 * limits.relevant or apart < 5 * noise:
         return []
     return [Reason(
         kind="processes",
         text=f"the medians of the {count} processes lie {size:.1%} apart",
         figures={"size": size, "processes": count},
-        advice="measure more processes: each start gives this program another speed, and the median is one of them by chance",
+        advice="measure more processes: each start gives this program another speed, and the median is one by chance",
     )]  # fmt: skip
 
 
@@ -185,18 +201,18 @@ def _process_reason(bins: _Bins, limits: Limits) -> list[Reason]:
 
 def stalls(calls: Calls, limits: Limits) -> list[Reason]:
     """Single calls that took far too long, and pauses between calls."""
-    median = group_medians(calls.process, calls.times, calls.processes)
-    spread = 1.4826 * group_medians(calls.process, np.abs(calls.times - median[calls.process]), calls.processes)
-    least = np.maximum(np.maximum(limits.stall_ms * 1e6, 0.5 * median), 20 * spread)[calls.process]
-    over = calls.times - median[calls.process]
+    usual = calls.process_median
+    over = calls.times - usual[calls.process]
+    spread = 1.4826 * group_medians(calls.process, np.abs(over), calls.processes)
+    least = np.maximum(np.maximum(limits.stall_ms * 1e6, 0.5 * usual), 20 * spread)[calls.process]
     found: list[Reason] = []
     if (stalled := over >= least).any():
-        longest = float(calls.times[stalled].max()) / 1e6
+        longest, count = float(calls.times[stalled].max()) / 1e6, int(stalled.sum())
         found.append(Reason(
             kind="stall",
-            text=f"{int(stalled.sum())} of {len(over)} calls took up to {longest:.0f} ms, where the median is {_ms(median)} ms",
-            figures={"calls": int(stalled.sum()), "longest_ms": longest, "lost_ms": float(over[stalled].sum()) / 1e6},
-            advice="something stopped the process: look for a debugger, a full disk, memory that is swapped, a suspended machine",
+            text=f"{count} of {len(over)} calls took up to {longest:.0f} ms: the median is {median(usual) / 1e6:.3g}",
+            figures={"calls": count, "longest_ms": longest, "lost_ms": float(over[stalled].sum()) / 1e6},
+            advice="something stopped the process: a debugger, a full disk, swapped memory, a suspended machine",
         ))  # fmt: skip
     if (gap_ms := _gap_ms(calls, limits)) is not None:
         found.append(Reason(
@@ -206,10 +222,6 @@ def stalls(calls: Calls, limits: Limits) -> list[Reason]:
             advice="something stopped the process between two calls; the times themselves may be right: measure again",
         ))  # fmt: skip
     return found
-
-
-def _ms(median: Floats) -> str:
-    return f"{float(np.median(median)) / 1e6:.3g}"
 
 
 def _gap_ms(calls: Calls, limits: Limits) -> float | None:
@@ -222,8 +234,7 @@ def _gap_ms(calls: Calls, limits: Limits) -> float | None:
     worst = 0.0
     for inside, least_ns in ((one_process & one_block, limits.stall_ms * 1e6), (one_process & ~one_block, 5e8)):
         if inside.any():
-            usual = float(np.median(gaps[inside]))
-            longest = float(gaps[inside].max())
+            usual, longest = median(gaps[inside]), float(gaps[inside].max())
             if longest - usual >= max(least_ns, 20 * usual):
                 worst = max(worst, longest)
     return worst / 1e6 if worst else None
@@ -231,9 +242,9 @@ def _gap_ms(calls: Calls, limits: Limits) -> float | None:
 
 def interruptions(calls: Calls, limits: Limits) -> list[Reason]:
     """Time lost in calls that were held up, and bursts of slow blocks."""
-    median = group_medians(calls.process, calls.times, calls.processes)[calls.process]
-    over = calls.times - median
-    held_up = (over > median) & (over < np.maximum(limits.stall_ms * 1e6, 0.5 * median))
+    usual = calls.process_median[calls.process]
+    over = calls.times - usual
+    held_up = (over > usual) & (over < np.maximum(limits.stall_ms * 1e6, 0.5 * usual))
     lost = float(over[held_up].sum() / calls.times.sum())
     found: list[Reason] = []
     if lost >= limits.lost and int(held_up.sum()) >= 3:
@@ -252,22 +263,21 @@ def _bursts(calls: Calls, limits: Limits) -> Reason | None:
     """Blocks that are slower or faster than their process by more than their own noise explains."""
     if calls.blocks < limits.blocks:
         return None
-    medians = group_medians(calls.block, calls.times, calls.blocks)
+    medians = calls.block_median
     spread = 1.4826 * group_medians(calls.block, np.abs(calls.times - medians[calls.block]), calls.blocks)
     sizes = np.bincount(calls.block, minlength=calls.blocks)
     usual = group_medians(calls.block_process, medians, calls.processes)[calls.block_process]
-    typical = float(np.median(spread / medians))
-    noise = 1.2533 * typical / np.sqrt(sizes)
-    # One call per block has no spread of its own: its noise is that of the blocks.
-    if float(np.median(sizes)) < 4:
-        noise = np.full(calls.blocks, 1.4826 * float(np.median(np.abs(medians / usual - 1))))
     off = np.abs(medians / usual - 1)
+    noise = 1.2533 * median(spread / medians) / np.sqrt(sizes)
+    if median(sizes.astype(np.float64)) < 4:  # so few calls have no spread of their own: their noise is that of blocks
+        noise = np.full(calls.blocks, 1.4826 * median(off))
     far = off > np.maximum(1.5 * limits.relevant, 5 * noise)
     if far.sum() < max(3, 0.05 * calls.blocks):
         return None
+    count, size = int(far.sum()), median(off[far])
     return Reason(
         kind="neighbour",
-        text=f"{int(far.sum())} of {calls.blocks} blocks are off their process's median by {float(np.median(off[far])):.1%}",
-        figures={"blocks": int(far.sum()), "of": calls.blocks, "size": float(np.median(off[far]))},
+        text=f"{count} of {calls.blocks} blocks are off their process's median by {size:.1%}",
+        figures={"blocks": count, "of": calls.blocks, "size": size},
         advice="something disturbs the machine in bursts: stop other work, lock the clocks, measure again",
     )

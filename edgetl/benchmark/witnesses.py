@@ -111,16 +111,14 @@ def _too_warm(conditions: Conditions) -> list[Reason]:
         if zone is not None and (highest := float(zone.finite()[1].max())) >= limit.value:
             found.append(Reason(
                 kind="throttling",
-                text=f"{zone.name} reached {highest:.0f} °C, from where on the kernel slows the machine down ({limit.value:.0f} °C)",
+                text=f"{zone.name} reached {highest:.0f} °C: the kernel slows the machine down at {limit.value:.0f} °C",
                 figures={"celsius": highest, "limit_celsius": limit.value},
                 advice="cool the machine, or measure at a clock that it can hold",
             ))  # fmt: skip
     return found
 
 
-def frequency(
-    conditions: Conditions, measured_ns: tuple[int, int], limits: Limits, unknown: list[str]
-) -> list[Reason]:
+def frequency(conditions: Conditions, measured_ns: tuple[int, int], limits: Limits, unknown: list[str]) -> list[Reason]:
     """Clocks that were lower at the end of a measurement than at its beginning, or higher.
 
     Args:
@@ -145,7 +143,7 @@ def frequency(
                 kind="frequency",
                 text=f"{one.name} went from {first:.0f} to {last:.0f} {one.unit} between the first and the last third",
                 figures={"first": first, "last": last},
-                advice="lock the clocks: cpupower frequency-set -g performance, nvidia-smi --lock-gpu-clocks, jetson_clocks",
+                advice="lock the clocks (cpupower frequency-set, nvidia-smi --lock-gpu-clocks, jetson_clocks)",
             ))  # fmt: skip
     if not asked:
         unknown.append("clock frequencies")

@@ -114,7 +114,11 @@ def test_this_machine(tmp_path: Path) -> None:
     assert all(one.source for one in found.facts)
     assert all(one.source and (one.known or one.why) for one in found.series)
     empty = facts(tmp_path, cpus=[0])
-    assert {one.name for one in empty if one.value is not None} <= {"cpu.affinity", "jetson.power_mode", "jetson.clocks_locked"}
+    assert {one.name for one in empty if one.value is not None} <= {
+        "cpu.affinity",
+        "jetson.power_mode",
+        "jetson.clocks_locked",
+    }
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
@@ -128,7 +132,9 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
 # --- load ------------------------------------------------------------------------------------------------------------
 
 
-def series(name: str, values: list[float], *, kind: Kind = "counter", unit: str = "s", wraps_at: float | None = None) -> Series:
+def series(
+    name: str, values: list[float], *, kind: Kind = "counter", unit: str = "s", wraps_at: float | None = None
+) -> Series:
     times = np.arange(len(values)) * SECOND
     return Series(
         name=name, unit=unit, source="a test", kind=kind, times_ns=times, values=np.array(values), wraps_at=wraps_at

@@ -18,7 +18,9 @@ def test_a_counter_that_wraps_around_counts_on(steps: list[float], first: float)
     """Whatever it counts between two readings, as long as it is less than its range."""
     true = first + np.concatenate([[0.0], np.cumsum(steps)])
     found = energy.unwrapped(true % 100, 100.0)
-    assert found == pytest.approx(true - first, abs=1e-6) or np.any(np.isclose(true % 100, 0) | np.isclose(true % 100, 100))
+    assert found == pytest.approx(true - first, abs=1e-6) or np.any(
+        np.isclose(true % 100, 0) | np.isclose(true % 100, 100)
+    )
     assert np.all(np.diff(found) >= 0)
 
 

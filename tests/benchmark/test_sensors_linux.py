@@ -175,7 +175,13 @@ def test_frequency_is_that_of_the_fastest_processor(tree: Tree) -> None:
 
 
 def test_temperatures_and_their_broken_sensors(tree: Tree) -> None:
-    zones = [("CPU-therm", "44437"), ("GPU-therm", "-256000"), ("PMIC-Die", "100000"), ("CPU-therm", "45000"), ("x", "?")]
+    zones = [
+        ("CPU-therm", "44437"),
+        ("GPU-therm", "-256000"),
+        ("PMIC-Die", "100000"),
+        ("CPU-therm", "45000"),
+        ("x", "?"),
+    ]
     files = {}
     for number, (kind, temp) in enumerate(zones):
         files[f"sys/class/thermal/thermal_zone{number}/type"] = kind
@@ -205,7 +211,13 @@ def test_no_temperature_is_unknown(tmp_path: Path) -> None:
 
 def test_the_lowest_passive_trip_point(tree: Tree) -> None:
     zone = "sys/class/thermal/thermal_zone0"
-    trips = [("critical", "104500"), ("passive", "99000"), ("passive", "70000"), ("active", "50000"), ("passive", "-274000")]
+    trips = [
+        ("critical", "104500"),
+        ("passive", "99000"),
+        ("passive", "70000"),
+        ("active", "50000"),
+        ("passive", "-274000"),
+    ]
     files = {f"{zone}/type": "cpu-thermal"}
     for number, (kind, temp) in enumerate(trips):
         files |= {f"{zone}/trip_point_{number}_type": kind, f"{zone}/trip_point_{number}_temp": temp}
@@ -254,7 +266,12 @@ def test_processor_times(tree: Tree) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("cpu0 1 2 3 4", "no line for cpu1"), ("cpu1 1 2 x 4 5", "not as expected"), ("cpu1 1 2", "cpu1 1 2"), ("", "cpu1")],
+    [
+        ("cpu0 1 2 3 4", "no line for cpu1"),
+        ("cpu1 1 2 x 4 5", "not as expected"),
+        ("cpu1 1 2", "cpu1 1 2"),
+        ("", "cpu1"),
+    ],
 )
 def test_a_stat_that_is_broken(tree: Tree, text: str, words: str) -> None:
     readings = load.processor_times(tree({"proc/stat": text}), (1,))
@@ -308,8 +325,8 @@ def test_pressure(tree: Tree) -> None:
     [
         (
             {
-                "proc/self/cgroup": "0::/system.slice/docker-1.scope\n",
-                "sys/fs/cgroup/system.slice/docker-1.scope/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 250000\n",
+                "proc/self/cgroup": "0::/user.slice/a.scope\n",
+                "sys/fs/cgroup/user.slice/a.scope/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 250000\n",
             },
             0.25,
             4.0,

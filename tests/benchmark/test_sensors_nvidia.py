@@ -150,7 +150,11 @@ def test_a_table_of_nvidia_smi() -> None:
     found = nvidia.parse_smi(SMI)
     now = values(found)
     assert now["gpu0.name"] == "NVIDIA GeForce RTX 3060"
-    assert (now["gpu0.temperature.gpu"], now["gpu0.power.draw"], now["gpu0.clocks.current.sm"]) == (61.0, 112.35, 1882.0)
+    assert (now["gpu0.temperature.gpu"], now["gpu0.power.draw"], now["gpu0.clocks.current.sm"]) == (
+        61.0,
+        112.35,
+        1882.0,
+    )
     assert {one.unit for one in found if one.name in ("gpu0.power.draw", "gpu0.temperature.gpu")} == {"W", "°C"}
     missing = {"power.draw", "enforced.power.limit", "clocks.current.sm", "temperature.gpu", "pstate"}
     assert {name for name, value in now.items() if value is None} == {f"gpu1.{name}" for name in missing}
@@ -158,7 +162,12 @@ def test_a_table_of_nvidia_smi() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "No devices were found\n", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", "index, name\n"],
+    [
+        "",
+        "No devices were found\n",
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+        "index, name\n",
+    ],
 )
 def test_nvidia_smi_without_a_table(text: str) -> None:
     (found,) = nvidia.parse_smi(text)
@@ -243,7 +252,9 @@ def test_the_frequency_of_a_built_in_gpu(tmp_path: Path) -> None:
 # --- tegrastats ------------------------------------------------------------------------------------------------------
 
 
-TX1_28 = "RAM 3468/3983MB (lfb 48x4MB) SWAP 873/8192MB (cached 295MB) cpu [17%,13%,29%,5%]@408 EMC 1%@408 APE 25 GR3D 3%@76"
+TX1_28 = (
+    "RAM 3468/3983MB (lfb 48x4MB) SWAP 873/8192MB (cached 295MB) cpu [17%,13%,29%,5%]@408 EMC 1%@408 APE 25 GR3D 3%@76"
+)
 TX2_32 = (
     "RAM 2135/7855MB (lfb 1057x4MB) CPU [2%@2035,0%@2035,0%@2035,2%@2035,2%@2036,2%@2035] EMC_FREQ 1%@1866 "
     "GR3D_FREQ 0%@1300 APE 150 MTS fg 0% bg 0% BCPU@30C MCPU@30C GPU@29C PLL@30C Tboard@28C Tdiode@28.25C PMIC@100C "
@@ -313,7 +324,10 @@ def test_lines_that_are_none(line: str) -> None:
 @given(st.sampled_from([TX1_28, TX2_32, XAVIER_35, ORIN_36]), st.integers(0, 500))
 def test_a_line_that_is_cut_off_never_gives_another_value(line: str, length: int) -> None:
     """Whatever of a line arrives: each reading of its whole fields is the same as in the whole line."""
-    whole, part = values(jetson.parse_tegrastats(line)), values(jetson.parse_tegrastats(line[:length].rpartition(" ")[0]))
+    whole, part = (
+        values(jetson.parse_tegrastats(line)),
+        values(jetson.parse_tegrastats(line[:length].rpartition(" ")[0])),
+    )
     part.pop("jetson", None)
     assert all(part[name] == whole[name] for name in part)
 
@@ -346,14 +360,21 @@ def test_jtop() -> None:
             "rail": {"VDD_SOC": {"volt": 5056, "curr": 288, "power": 1456, "avg": 1456, "online": True}, "X": {}},
             "tot": {"volt": 5056, "curr": 1000, "power": 5056, "avg": 5000},
         },
-        temperature={"cpu": {"temp": 46.5, "online": True}, "gpu": {"temp": -256, "online": False}, "tj": {"temp": -256}},
+        temperature={
+            "cpu": {"temp": 46.5, "online": True},
+            "gpu": {"temp": -256, "online": False},
+            "tj": {"temp": -256},
+        },
     )
     with jetson.Jtop(client) as jtop:
         found = values(jtop.sample())
     assert found == {
-        "jtop.power.VDD_SOC": 1.456, "jtop.power.total": 5.056, "jtop.temperature.cpu": 46.5, "jtop.temperature.gpu": None,
+        "jtop.power.VDD_SOC": 1.456,
+        "jtop.power.total": 5.056,
+        "jtop.temperature.cpu": 46.5,
+        "jtop.temperature.gpu": None,
         "jtop.temperature.tj": None,
-    }  # fmt: skip
+    }
     with jetson.Jtop(SimpleNamespace(power=None, temperature={})) as jtop:
         assert values(jtop.sample()) == {"jtop": None}
 

@@ -7,6 +7,7 @@ and rare long calls. Rates are of 1,000 measurements each; their standard error 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def begin(times: NDArray[np.float64]) -> NDArray[np.int64]:
     pauses = np.full(TOTAL, 1e3)
     pauses[CALLS::CALLS] = 10e6
     pauses[BLOCKS * CALLS :: BLOCKS * CALLS] = 300e6
-    return (np.cumsum(pauses) + np.concatenate([[0], np.cumsum(times)[:-1]])).astype(np.int64)
+    return np.asarray(np.cumsum(pauses) + np.concatenate([[0], np.cumsum(times)[:-1]]), np.int64)
 
 
 def verdict(times: NDArray[np.float64], use: BlockUse | None = None, limits: Limits | None = None) -> Stability:
@@ -85,39 +86,41 @@ def kinds(found: Stability) -> set[str]:
 # --- error rates -----------------------------------------------------------------------------------------------------
 
 
+def test_at_most_two_in_a_hundred_clean_measurements_are_called_unstable() -> None:
+    assert rate(simulate(1)) <= 0.01
+
+
 @pytest.mark.parametrize(
     "noise",
     [
-        REALISTIC,
         Noise(call=0.10),
-        Noise(block=0.01, resemblance=0.9),
+        Noise(resemblance=0.9),
         Noise(block=0.02),
         Noise(spikes=0.01),
         Noise(call=0.001, block=0.0005, process=0.0005, spikes=0.0),
     ],
-    ids=["realistic", "wide calls", "alike neighbours", "wide blocks", "many spikes", "a quiet machine"],
+    ids=["wide calls", "alike neighbours", "wide blocks", "many spikes", "a quiet machine"],
 )
-def test_at_most_two_in_a_hundred_clean_measurements_are_called_unstable(noise: Noise) -> None:
-    assert rate(simulate(1, noise)) <= 0.02
+def test_other_clean_machines(noise: Noise) -> None:
+    assert rate(simulate(1, noise, cases=200)) <= 0.02
 
 
-@pytest.mark.parametrize("factor", [1.10, 1 / 1.10], ids=["slower", "faster"])
-def test_a_step_of_a_tenth_is_found(factor: float) -> None:
-    cases = simulate(2)
-    at = np.random.default_rng(3).integers(TOTAL // 5, TOTAL * 4 // 5, CASES)
-    cases[np.arange(TOTAL)[None] >= at[:, None]] *= factor
-    assert rate(cases) >= 0.95
+def test_a_step_of_a_tenth_is_found() -> None:
+    cases, random = simulate(2), np.random.default_rng(3)
+    at = random.integers(TOTAL // 5, TOTAL * 4 // 5, CASES)
+    factor = np.where(random.random(CASES) < 0.5, 1.1, 1 / 1.1)
+    assert rate(np.where(np.arange(TOTAL) >= at[:, None], cases * factor[:, None], cases)) >= 0.95
 
 
-@pytest.mark.parametrize("change", [0.10, -0.10])
-def test_a_drift_is_found(change: float) -> None:
-    assert rate(simulate(4) * (1 + change * np.linspace(0, 1, TOTAL))) >= 0.95
+def test_a_drift_of_a_tenth_is_found() -> None:
+    change = np.where(np.arange(CASES) % 2, 0.10, -0.10)
+    assert rate(simulate(4) * (1 + change[:, None] * np.linspace(0, 1, TOTAL))) >= 0.95
 
 
 def hog(cases: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Another process on the same processor, from somewhere in the first half on: turns of about 3 ms each."""
     random = np.random.default_rng(seed)
-    found = cases.copy()
+    found: NDArray[np.float64] = np.array(cases)
     for times in found:
         first = random.integers(0, TOTAL // 2)
         used = np.cumsum(times[first:])
@@ -298,7 +301,10 @@ def test_context_switches_where_waiting_is_unknown() -> None:
 
 
 def test_use_of_blocks_from_tables() -> None:
-    rows = [{"wall_ns": 5e6, "cpu_ns": 5e6, "waiting_ns": None, "involuntary": 0}, {"wall_ns": 5e6, "cpu_ns": 4e6}]
+    rows: list[dict[str, float | None]] = [
+        {"wall_ns": 5e6, "cpu_ns": 5e6, "waiting_ns": None, "involuntary": 0},
+        {"wall_ns": 5e6, "cpu_ns": 4e6},
+    ]
     use = BlockUse.of(rows)
     assert np.asarray(use.cpu_ns).tolist() == [5e6, 4e6]
     assert np.isnan(np.asarray(use.waiting_ns)).all()
@@ -319,7 +325,7 @@ def test_unknown_words_are_named() -> None:
 SPAN = (0, int(begin(CLEAN)[-1] + 1_000_000))
 
 
-def series(name: str, values: list[float], kind: Kind = "level", unit: str = "") -> Series:
+def series(name: str, values: Sequence[float], kind: Kind = "level", unit: str = "") -> Series:
     times = np.linspace(*SPAN, len(values)).astype(np.int64)
     return Series(name=name, unit=unit, source="a test", kind=kind, times_ns=times, values=np.array(values))
 

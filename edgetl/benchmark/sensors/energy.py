@@ -36,9 +36,7 @@ def rapl(root: Path = ROOT) -> list[Reading]:
             readings.append(unknown(name, why, source=shown(zone, root), unit="J", kind="counter"))
             continue
         file = zone / "energy_uj"
-        readings.append(
-            read_number(name, file, root=root, unit="J", scale=1e-6, kind="counter", wraps_at=wraps_at)
-        )
+        readings.append(read_number(name, file, root=root, unit="J", scale=1e-6, kind="counter", wraps_at=wraps_at))
     if not readings:
         why = "this machine shows no RAPL counter"
         return [unknown("energy.rapl", why, source="/sys/class/powercap/intel-rapl:*", unit="J", kind="counter")]

@@ -99,7 +99,9 @@ def gpu_frequency(root: Path = ROOT) -> list[Reading]:
     readings = []
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
         if _GPU_DEVFREQ.search(folder.name):
-            found = read_number("jetson.frequency.gpu", folder / "cur_freq", root=root, unit="MHz", scale=1e-6, kind="level")
+            found = read_number(
+                "jetson.frequency.gpu", folder / "cur_freq", root=root, unit="MHz", scale=1e-6, kind="level"
+            )
             if found.value == 0:
                 why = "the GPU has no power"
                 found = unknown(found.name, why, source=found.source, unit="MHz", kind="level")
@@ -140,7 +142,9 @@ def parse_tegrastats(line: str) -> list[Reading]:
             readings.append(_level(f"jetson.power.{name}", int(now) / 1e3, "W"))
     if found := _RAM.search(line):
         readings.append(_level("jetson.memory", float(found[1]), "MiB"))
-    return readings or [unknown("jetson", f"tegrastats printed {line.strip()[:60]!r}", source="tegrastats", kind="level")]
+    return readings or [
+        unknown("jetson", f"tegrastats printed {line.strip()[:60]!r}", source="tegrastats", kind="level")
+    ]
 
 
 def _tegra_temperatures(line: str) -> list[Reading]:
@@ -270,7 +274,9 @@ class Jtop(AbstractContextManager["Jtop"]):
         for name, rail in rails.items():
             if isinstance(rail.get("power"), int | float):
                 watts = rail["power"] / 1e3
-                readings.append(Reading(name=f"jtop.power.{name}", value=watts, unit="W", source="jtop.power", kind="level"))
+                readings.append(
+                    Reading(name=f"jtop.power.{name}", value=watts, unit="W", source="jtop.power", kind="level")
+                )
         for name, zone in (getattr(self._client, "temperature", None) or {}).items():
             celsius = zone.get("temp") if zone.get("online", True) else None
             label, source = f"jtop.temperature.{name}", "jtop.temperature"

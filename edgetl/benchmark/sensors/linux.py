@@ -11,7 +11,16 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from edgetl.benchmark.sensors.reading import Reading, number_of, read_number, read_text, reason_of, shown, text_of, unknown
+from edgetl.benchmark.sensors.reading import (
+    Reading,
+    number_of,
+    read_number,
+    read_text,
+    reason_of,
+    shown,
+    text_of,
+    unknown,
+)
 
 ROOT = Path("/")
 
@@ -65,7 +74,7 @@ def allowed_cpus() -> tuple[int, ...]:
 
 
 def parse_cpuinfo(text: str) -> dict[str, str]:
-    """Keys and values of /proc/cpuinfo; where processors differ, the first one's, and of a key outside them the last."""
+    """Keys and values of /proc/cpuinfo; where processors differ, those of the first one."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -91,7 +100,9 @@ def cpu_facts(root: Path = ROOT, cpus: Sequence[int] | None = None) -> list[Read
     flags = set((info.get("flags") or info.get("Features") or "").split())
     readings = [
         _model(info, why, root),
-        Reading(name="cpu.flags", value=" ".join(flag for flag in FLAGS if flag in flags) or "none of note", source=source)
+        Reading(
+            name="cpu.flags", value=" ".join(flag for flag in FLAGS if flag in flags) or "none of note", source=source
+        )
         if flags
         else unknown("cpu.flags", why or "it names no flags", source=source),
         Reading(name="cpu.virtual", value="hypervisor" in flags, source=source)

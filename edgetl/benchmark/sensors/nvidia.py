@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from edgetl.benchmark.sensors.reading import Kind, Reading, Value, unknown
 
@@ -27,7 +27,7 @@ REASONS = {
 """Bits of nvmlDeviceGetCurrentClocksEventReasons (before driver 535: …ThrottleReasons) that mean a slower clock."""
 
 _CLOCK_SM, _CLOCK_MEMORY = 1, 2  # nvmlClockType_t
-_TEMPERATURE_GPU, _THRESHOLD_SLOWDOWN = 0, 1  # nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t
+_TEMPERATURE_GPU, _SLOWDOWN = 0, 1  # nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t
 
 SMI_FIELDS = (
     "index", "name", "driver_version", "pstate", "persistence_mode", "temperature.gpu", "power.draw",
@@ -78,10 +78,8 @@ class Nvml(AbstractContextManager["Nvml"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._library is not None and hasattr(self._library, "nvmlShutdown"):
-            try:
+            with suppress(self._library.NVMLError):  # it was not open
                 self._library.nvmlShutdown()
-            except self._library.NVMLError:
-                pass  # it was not open
         self._handles, self._library = {}, None
 
     def _chosen(self, handles: dict[int, Any]) -> dict[int, Any]:
@@ -109,51 +107,27 @@ class Nvml(AbstractContextManager["Nvml"]):
             return [unknown("gpu", self.problem, source=NVML)]
         readings = [self._ask("gpu.driver", "nvmlSystemGetDriverVersion", lambda call: _text(call()))]
         for index, handle in self._handles.items():
-            readings += [
-                self._ask(f"gpu{index}.name", "nvmlDeviceGetName", lambda call, h=handle: _text(call(h))),
-                self._ask(
-                    f"gpu{index}.clock.sm.max", "nvmlDeviceGetMaxClockInfo", lambda c, h=handle: c(h, _CLOCK_SM), "MHz"
-                ),
-                self._ask(
-                    f"gpu{index}.clock.memory.max", "nvmlDeviceGetMaxClockInfo",
-                    lambda call, h=handle: call(h, _CLOCK_MEMORY), "MHz",
-                ),
-                self._ask(
-                    f"gpu{index}.power.limit", "nvmlDeviceGetEnforcedPowerLimit",
-                    lambda call, h=handle: call(h) / 1e3, "W",
-                ),
-                self._ask(
-                    f"gpu{index}.temperature.slowdown", "nvmlDeviceGetTemperatureThreshold",
-                    lambda call, h=handle: call(h, _THRESHOLD_SLOWDOWN), "°C",
-                ),
-                self._ask(
-                    f"gpu{index}.persistence", "nvmlDeviceGetPersistenceMode", lambda call, h=handle: bool(call(h))
-                ),
-                self._ask(
-                    f"gpu{index}.processes", "nvmlDeviceGetComputeRunningProcesses",
-                    lambda call, h=handle: len(call(h)), "count",
-                ),
-            ]  # fmt: skip
+            readings += [self._of(f"gpu{index}", one, handle) for one in _FACTS]
         return readings
 
     def sample(self) -> list[Reading]:
         """Clocks, power, energy, temperature, load and what holds the clock back, of each GPU, now."""
         readings: list[Reading] = []
         for index, handle in self._handles.items():
-            gpu = f"gpu{index}"
-            for name, function, read, unit, kind in _SAMPLED:
-                readings.append(self._ask(f"{gpu}.{name}", function, lambda c, r=read, h=handle: r(c, h), unit, kind))
-            readings += self._reasons(gpu, handle)
+            readings += [self._of(f"gpu{index}", one, handle) for one in _SAMPLED]
+            readings += self._reasons(f"gpu{index}", handle)
         return readings
+
+    def _of(self, gpu: str, one: _Call, handle: Any) -> Reading:
+        name, function, read, unit, kind = one
+        return self._ask(f"{gpu}.{name}", function, lambda call: read(call, handle), unit, kind)
 
     def _reasons(self, gpu: str, handle: Any) -> list[Reading]:
         new, old = "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
         function = new if hasattr(self._library, new) else old
         bits = self._ask(gpu, function, lambda call: call(handle), kind="level")
         if bits.value is None:
-            return [
-                unknown(f"{gpu}.throttle.{name}", bits.why, source=bits.source, kind="level") for name in REASONS
-            ]
+            return [unknown(f"{gpu}.throttle.{name}", bits.why, source=bits.source, kind="level") for name in REASONS]
         active = int(bits.value)
         return [
             Reading(name=f"{gpu}.throttle.{name}", value=bool(active & bit), source=bits.source, kind="level")
@@ -166,19 +140,45 @@ class Nvml(AbstractContextManager["Nvml"]):
         source = f"{NVML}: {function}"
         call = getattr(self._library, function, None)
         if call is None:
-            return unknown(name, "this version of nvidia-ml-py does not have the call", source=source, unit=unit, kind=kind)
+            return unknown(
+                name, "this version of nvidia-ml-py does not have the call", source=source, unit=unit, kind=kind
+            )
         try:
             return Reading(name=name, value=read(call), unit=unit, source=source, kind=kind)
         except self._library.NVMLError as error:
             return unknown(name, f"the driver says: {error}", source=source, unit=unit, kind=kind)
 
 
-_SAMPLED: tuple[tuple[str, str, Callable[[Any, Any], Value], str, Kind], ...] = (
+_Call: TypeAlias = tuple[str, str, Callable[[Any, Any], Value], str, Kind]
+"""Name, NVML's function, how it is called with a GPU's handle, unit, kind."""
+
+_FACTS: tuple[_Call, ...] = (
+    ("name", "nvmlDeviceGetName", lambda call, handle: _text(call(handle)), "", "fact"),
+    ("clock.sm.max", "nvmlDeviceGetMaxClockInfo", lambda call, handle: int(call(handle, _CLOCK_SM)), "MHz", "fact"),
+    ("clock.memory.max", "nvmlDeviceGetMaxClockInfo", lambda call, one: int(call(one, _CLOCK_MEMORY)), "MHz", "fact"),
+    ("power.limit", "nvmlDeviceGetEnforcedPowerLimit", lambda call, handle: call(handle) / 1e3, "W", "fact"),
+    (
+        "temperature.slowdown",
+        "nvmlDeviceGetTemperatureThreshold",
+        lambda call, one: int(call(one, _SLOWDOWN)),
+        "°C",
+        "fact",
+    ),
+    ("persistence", "nvmlDeviceGetPersistenceMode", lambda call, handle: bool(call(handle)), "", "fact"),
+    ("processes", "nvmlDeviceGetComputeRunningProcesses", lambda call, handle: len(call(handle)), "count", "fact"),
+)
+_SAMPLED: tuple[_Call, ...] = (
     ("clock.sm", "nvmlDeviceGetClockInfo", lambda call, handle: int(call(handle, _CLOCK_SM)), "MHz", "level"),
     ("clock.memory", "nvmlDeviceGetClockInfo", lambda call, handle: int(call(handle, _CLOCK_MEMORY)), "MHz", "level"),
     ("power", "nvmlDeviceGetPowerUsage", lambda call, handle: call(handle) / 1e3, "W", "level"),
     ("energy", "nvmlDeviceGetTotalEnergyConsumption", lambda call, handle: call(handle) / 1e3, "J", "counter"),
-    ("temperature", "nvmlDeviceGetTemperature", lambda call, handle: int(call(handle, _TEMPERATURE_GPU)), "°C", "level"),
+    (
+        "temperature",
+        "nvmlDeviceGetTemperature",
+        lambda call, handle: int(call(handle, _TEMPERATURE_GPU)),
+        "°C",
+        "level",
+    ),
     ("load", "nvmlDeviceGetUtilizationRates", lambda call, handle: int(call(handle).gpu), "%", "level"),
     ("pstate", "nvmlDeviceGetPerformanceState", lambda call, handle: int(call(handle)), "level", "level"),
 )

@@ -102,7 +102,14 @@ def number_of(path: Path) -> float:
 
 
 def read_number(
-    name: str, path: Path, *, root: Path, unit: str, scale: float = 1.0, kind: Kind = "fact", wraps_at: float | None = None
+    name: str,
+    path: Path,
+    *,
+    root: Path,
+    unit: str,
+    scale: float = 1.0,
+    kind: Kind = "fact",
+    wraps_at: float | None = None,
 ) -> Reading:
     """A number in a file, as a reading; unknown, with the reason, where there is none.
 
