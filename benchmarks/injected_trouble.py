@@ -12,7 +12,9 @@ A measurement is 5 processes, one after the other, of 12 blocks of 40 calls, 5 m
     stop    the process is stopped (SIGSTOP) for a second, at a random moment within a random block
 
 Each measurement is judged three times: by its times alone, with what the operating system says of the process, and
-with the sensors of the machine. On a shared machine clean measurements are really disturbed: the kinds are counted.
+with the sensors of the machine. On a shared machine clean measurements are really disturbed; so the figures are given
+over all runs, and over those in which the process waited for a processor in less than 1% of the time and the hypervisor
+took less than 1%.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from typing import Any
 import numpy as np
 
 from edgetl.benchmark.sampler import Sampler
+from edgetl.benchmark.sensors.linux import allowed_cpus
+from edgetl.benchmark.sensors.load import parse_stat
 from edgetl.benchmark.stability import BlockUse, Stability, judge
 from edgetl.benchmark.usage import Usage
 
@@ -147,10 +151,55 @@ def kinds(found: Stability) -> str:
     return "+".join(sorted({reason.kind for reason in found.reasons})) or "stable"
 
 
+def one_run(trouble: str, processor: int, steps: int, chance: random.Random) -> dict[str, Any]:
+    """Measure, and judge three times."""
+    with Sampler(period_s=0.2) as sampler:
+        found = measure(trouble, processor, steps, chance, sampler)
+    seen, use = sampler.conditions(), found["use"]
+    load = seen.load()
+    waiting = float(np.sum(use.waiting_ns) / np.sum(use.wall_ns))
+    return {
+        "times": kinds(judge(*found["calls"])),
+        "process": kinds(judge(*found["calls"], use=use)),
+        "sensors": kinds(judge(*found["calls"], use=use, conditions=seen)),
+        "waiting": waiting,
+        "stolen": load.stolen or 0.0,
+        "others": load.others if load.others is not None else float("nan"),
+        "reading_ms": seen.reading_ms or 0.0,
+        "undisturbed": waiting < 0.01 and (load.stolen or 0.0) < 0.01,
+    }
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    if not runs:
+        return {"runs": 0}
+    counts = {by: Counter(run[by] for run in runs) for by in ("times", "process", "sensors")}
+    found: dict[str, Any] = {"runs": len(runs)}
+    for by, said in counts.items():
+        found[by] = {"unstable": round(1 - said["stable"] / len(runs), 4), "kinds": dict(said.most_common())}
+    medians = {
+        key: float(np.nanmedian([run[key] for run in runs])) for key in ("waiting", "stolen", "others", "reading_ms")
+    }
+    return {**found, **{key: round(value, 4) for key, value in medians.items()}}
+
+
+def wait_for_a_quiet_moment(idle: float, end: float) -> None:
+    """Until the processors were idle for this share of half a second; not at all for 0."""
+    while idle > 0 and time.monotonic() < end:
+        before = parse_stat(Path("/proc/stat").read_text(encoding="ascii"), allowed_cpus())
+        time.sleep(0.5)
+        after = parse_stat(Path("/proc/stat").read_text(encoding="ascii"), allowed_cpus())
+        passed = {key: after[key] - before[key] for key in after}
+        if passed["idle"] >= idle * sum(passed.values()):
+            return
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("troubles", nargs="+", choices=TROUBLES)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=600.0, help="per trouble, at most")
+    parser.add_argument("--idle", type=float, default=0.0, help="begin when the processors were idle for this share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
@@ -159,28 +208,14 @@ def main() -> None:
     steps = steps_of_a_spin()
     summary: dict[str, Any] = {}
     for trouble in arguments.troubles:
-        said: dict[str, Counter[str]] = {"times": Counter(), "process": Counter(), "sensors": Counter()}
-        costs, others, waited = [], [], []
-        for _ in range(arguments.runs):
-            with Sampler(period_s=0.2) as sampler:
-                found = measure(trouble, processor, steps, chance, sampler)
-            seen = sampler.conditions()
-            costs.append(seen.reading_ms or 0.0)
-            load = seen.load()
-            others.append(load.others if load.others is not None else float("nan"))
-            use = found["use"]
-            waited.append(float(np.sum(use.waiting_ns) / np.sum(use.wall_ns)))
-            said["times"][kinds(judge(*found["calls"]))] += 1
-            said["process"][kinds(judge(*found["calls"], use=use))] += 1
-            said["sensors"][kinds(judge(*found["calls"], use=use, conditions=seen))] += 1
-        rates = {by: 1 - counts["stable"] / arguments.runs for by, counts in said.items()}
+        runs = []
+        end = time.monotonic() + arguments.seconds
+        while len(runs) < arguments.runs and time.monotonic() < end:
+            wait_for_a_quiet_moment(arguments.idle, end)
+            runs.append(one_run(trouble, processor, steps, chance))
         summary[trouble] = {
-            "runs": arguments.runs,
-            "unstable": rates,
-            "kinds": {by: dict(counts.most_common()) for by, counts in said.items()},
-            "load_of_others": float(np.nanmedian(others)),
-            "waiting": float(np.nanmedian(waited)),
-            "reading_ms": float(np.median(costs)),
+            "all": summarise(runs),
+            "undisturbed": summarise([run for run in runs if run["undisturbed"]]),
         }
         print(trouble, json.dumps(summary[trouble]), flush=True)
     if arguments.output:

@@ -84,7 +84,7 @@ def test_groups_too_small_say_nothing() -> None:
 def test_significance_on_correlated_noise(resemblance: float, length: int) -> None:
     """At 5% it errs in about 5%, or less, where blocks are independent or alike by a half; more often at 0.8.
 
-    Series as short as these are then hardly worth anything; a test that takes them for independent errs in half of them.
+    Series as short as these are hardly worth anything then; a test that takes them as independent errs in half of all.
     """
     random = np.random.default_rng(1)
     fresh = random.standard_normal((600, length + 50))
