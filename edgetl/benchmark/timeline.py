@@ -131,8 +131,10 @@ def movements(calls: Calls, limits: Limits) -> list[Reason]:
     bins = _bins(calls)
     step = trends.step(bins.values)
     drift = trends.drift(bins.at_s, bins.values)
-    is_step = step.p < limits.alpha and abs(step.size) >= limits.relevant
+    within = trends.drift(bins.at_s, bins.values, bins.process)
+    is_step = step.p < limits.alpha and abs(step.size) >= limits.relevant and _is_more_than_levels(step, bins)
     is_drift = drift.p < limits.alpha and abs(drift.size) >= limits.relevant
+    is_drift = is_drift and (_goes_on_within(drift, within) or _clear_of_levels(bins, bins.at_s - bins.at_s.mean()))
     if is_step and (not is_drift or step.misfit <= drift.misfit):
         return [_step_reason(step, bins)]
     if is_drift:
@@ -145,7 +147,6 @@ def movements(calls: Calls, limits: Limits) -> list[Reason]:
         )]  # fmt: skip
     found: list[Reason] = []
     if calls.processes > 1:
-        within = trends.drift(bins.at_s, bins.values, bins.process)
         if within.p < limits.alpha and abs(within.size) >= limits.relevant:
             found.append(Reason(
                 kind="drift",
@@ -155,6 +156,62 @@ def movements(calls: Calls, limits: Limits) -> list[Reason]:
             ))  # fmt: skip
         found += _process_reason(bins, limits)
     return found
+
+
+def _clear_of_levels(bins: _Bins, weights: Floats) -> bool:
+    """Whether a trend is more than that every process has a level of its own, at 5%.
+
+    Each start gives a program another speed. A few such levels in a row make a step or a line as easily as not, however
+    certain it is that they differ. What the trend leaves over of the levels tells how far they lie apart without it:
+    a t-test of the regression of the processes' medians.
+
+    Args:
+        bins: The medians.
+        weights: Shape (bins,): the shape of the trend.
+
+    Returns:
+        True with fewer than four processes, which leave nothing over to tell it from.
+    """
+    count = int(bins.process.max()) + 1
+    if count < 4:
+        return True
+    sizes = np.bincount(bins.process, minlength=count)
+    shape = np.bincount(bins.process, weights=weights, minlength=count) / sizes
+    shape = shape - shape.mean()
+    levels = group_medians(bins.process, bins.values, count)
+    levels = levels - levels.mean()
+    whole = float(shape @ shape)
+    if whole <= 0:
+        return False
+    slope = float(shape @ levels) / whole
+    left = levels - slope * shape
+    error = float(np.sqrt(left @ left / (count - 2) / whole))
+    return abs(slope) > _critical_t(count - 2) * error
+
+
+def _critical_t(freedom: int) -> float:
+    """Two-sided 5% point of Student's t, to 1%."""
+    return {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}.get(freedom, 1.96 + 2.4 / freedom + 2 / freedom**2)
+
+
+def _goes_on_within(drift: trends.Drift, within: trends.Drift) -> bool:
+    return within.p < 0.1 and within.size * drift.size > 0
+
+
+def _is_more_than_levels(step: trends.Step, bins: _Bins) -> bool:
+    """A step inside a process can be seen there; else it must be clear of the levels of the processes."""
+    position = np.arange(len(bins.values))
+    if _clear_of_levels(bins, (position >= step.index).astype(np.float64)):
+        return True
+    mine = bins.process == bins.process[step.index]
+    before, after = bins.values[mine & (position < step.index)], bins.values[mine & (position >= step.index)]
+    if min(len(before), len(after)) < 2:
+        return False
+    count = int(bins.process.max()) + 1
+    left = bins.values - group_medians(bins.process, bins.values, count)[bins.process]
+    noise = 1.2533 * 1.4826 * median(np.abs(left)) * float(np.sqrt(1 / len(before) + 1 / len(after)))
+    change = median(after) - median(before)
+    return change * step.size > 0 and abs(change) > 2.5 * noise
 
 
 def _grew(size: float) -> str:

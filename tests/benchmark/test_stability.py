@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
+from edgetl.benchmark import timeline
 from edgetl.benchmark.conditions import Conditions, Series
 from edgetl.benchmark.reasons import Limits
 from edgetl.benchmark.sensors.reading import Kind, Reading
@@ -103,6 +105,16 @@ def test_at_most_two_in_a_hundred_clean_measurements_are_called_unstable() -> No
 )
 def test_other_clean_machines(noise: Noise) -> None:
     assert rate(simulate(1, noise, cases=200)) <= 0.02
+
+
+def test_levels_of_processes_are_rarely_taken_for_a_trend() -> None:
+    """Five levels that spread by 2% make a trend of 5% as easily as not: a limit of what five processes can tell."""
+    assert rate(simulate(1, Noise(process=0.02), cases=200)) <= 0.05
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 8, 15, 60])
+def test_the_critical_point_of_student(freedom: int) -> None:
+    assert timeline._critical_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.025)
 
 
 def test_a_step_of_a_tenth_is_found() -> None:
