@@ -23,7 +23,7 @@ import numpy as np
 from edgetl.benchmark.conditions import Conditions, Series
 from edgetl.benchmark.sensors import energy, jetson, linux, load, nvidia
 from edgetl.benchmark.sensors.linux import ROOT
-from edgetl.benchmark.sensors.reading import Reading, Source, read_text
+from edgetl.benchmark.sensors.reading import Reading, Source, read_text, unknown
 from edgetl.errors import UsageError
 
 
@@ -125,7 +125,7 @@ class Sampler(AbstractContextManager["Sampler"]):
         found = linux_sources(self._root, self._cpus)
         about = [*facts(self._root, self._cpus)]
         gpu = opened.enter_context(nvidia.Nvml(self._gpus))
-        about += gpu.facts() if not gpu.problem else [*gpu.facts(), *nvidia.smi_facts()]
+        about += _without_nvml(gpu.problem) if gpu.problem else gpu.facts()
         if not gpu.problem:
             found.append(gpu.sample)
         tegra = opened.enter_context(jetson.Tegrastats(interval_ms=max(100, int(self._period_s * 1000))))
@@ -230,3 +230,10 @@ class Sampler(AbstractContextManager["Sampler"]):
                 background=self._background,
                 idle_ns=self._idle_ns,
             )
+
+
+def _without_nvml(problem: str) -> list[Reading]:
+    """What nvidia-smi says instead; one reading with both reasons where that does not answer either."""
+    found = nvidia.smi_facts()
+    source = f"{nvidia.NVML}, nvidia-smi"
+    return [unknown("gpu", f"{problem}; {one.why}", source=source) if one.name == "gpu" else one for one in found]

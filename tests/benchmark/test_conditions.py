@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,16 @@ def test_this_machine(tmp_path: Path) -> None:
         "jetson.power_mode",
         "jetson.clocks_locked",
     }
+
+
+def test_a_machine_without_a_gpu_says_both_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Sampler(period_s=1) as sampler:
+        pass
+    gpu = sampler.conditions().fact("gpu")
+    assert gpu is not None
+    assert gpu.why == "the package nvidia-ml-py is not installed; there is no nvidia-smi on this machine"
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
