@@ -197,15 +197,18 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {**found, **{key: round(value, 4) for key, value in medians.items()}}
 
 
-def wait_for_a_quiet_moment(idle: float, end: float) -> None:
-    """Until the processors were idle for this share of half a second; not at all for 0."""
-    while idle > 0 and time.monotonic() < end:
+def quiet_moment(idle: float, end: float) -> bool:
+    """Wait until the processors were idle for this share of half a second; False where that did not come in time."""
+    while idle > 0:
         before = parse_stat(Path("/proc/stat").read_text(encoding="ascii"), allowed_cpus())
         time.sleep(0.5)
         after = parse_stat(Path("/proc/stat").read_text(encoding="ascii"), allowed_cpus())
         passed = {key: after[key] - before[key] for key in after}
         if passed["idle"] >= idle * sum(passed.values()):
-            return
+            return True
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def main() -> None:
@@ -226,7 +229,8 @@ def main() -> None:
         runs = []
         end = time.monotonic() + arguments.seconds
         while len(runs) < arguments.runs and time.monotonic() < end:
-            wait_for_a_quiet_moment(arguments.idle, end)
+            if not quiet_moment(arguments.idle, end):
+                break
             runs.append(one_run(trouble, processor, steps, chance, CLOCKS[arguments.clock]))
         summary[trouble] = {
             "all": summarise(runs),
