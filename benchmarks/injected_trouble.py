@@ -180,6 +180,7 @@ def one_run(trouble: str, processor: int, steps: int, chance: random.Random, clo
         "stolen": load.stolen or 0.0,
         "others": load.others if load.others is not None else float("nan"),
         "reading_ms": seen.reading_ms or 0.0,
+        "longest_ms": float(found["calls"][0].max()) / 1e6,
         "undisturbed": waiting < 0.01 and (load.stolen or 0.0) < 0.01,
     }
 
@@ -188,7 +189,12 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     if not runs:
         return {"runs": 0}
     counts = {by: Counter(run[by] for run in runs) for by in ("times", "process", "sensors")}
-    found: dict[str, Any] = {"runs": len(runs)}
+    stopped = [run for run in runs if run["longest_ms"] >= 900]
+    found: dict[str, Any] = {
+        "runs": len(runs),
+        "with_a_call_of_0.9_s": len(stopped),
+        "of_these_called_a_stall": sum("stall" in run["times"] for run in stopped),
+    }
     for by, said in counts.items():
         found[by] = {"unstable": round(1 - said["stable"] / len(runs), 4), "kinds": dict(said.most_common())}
     medians = {
