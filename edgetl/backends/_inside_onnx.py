@@ -45,14 +45,15 @@ class InsideOnnx:
     def __init__(
         self, model: Path, wanted: Collection[str], workplace: Path, *, provider: str = "CPUExecutionProvider"
     ) -> None:
-        self._model, self._workplace, self._provider = model, workplace, provider
-        graph = self._read().graph
+        self._workplace, self._provider = workplace, provider
+        self._model = _read(model)
+        graph = self._model.graph
         self._own = str(graph.outputs[0].name)
         self._fetched = {name: fetch for name, fetch in _fetches(graph, wanted) if name != self._own}
         self.tensors: tuple[str, ...] = tuple(str(value.name) for value in _values(graph) if _is_float(value))
         self.constants = dict(_constants(graph))
         chosen = {key: name for name, (key, _) in self._fetched.items()}
-        self.places: tuple[Place, ...] = places_of(_nodes(graph), {**chosen, self._own: self._own})
+        self.places: tuple[Place, ...] = places_of(_nodes(graph), chosen, self._own, self._own)
         self.quantizers: tuple[Quantizer, ...] = tuple(_quantizers(graph))
         self.restored: tuple[Restored, ...] = tuple(_restored(graph))
 
@@ -69,7 +70,7 @@ class InsideOnnx:
 
         from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
-        model = self._read()
+        model = self._model.clone()
         values = {str(value.name): value for value in _values(model.graph)}
         places: dict[str, tuple[str, Callable[[NDArray[np.generic]], NDArray[np.float64]]]] = {}
         for name in names:
@@ -85,16 +86,17 @@ class InsideOnnx:
             path.unlink()  # a session has read all of it
         return Outputs(runner, self._own, places)
 
-    def _read(self) -> ir.Model:
-        try:
-            import onnx_ir as ir
-            import onnx_ir.passes.common as passes
-        except ImportError:
-            raise MissingExtraError("onnx_ir", extra="export", needed_for="looking into an ONNX graph") from None
-        model = ir.load(self._model)
-        passes.ShapeInferencePass()(model)
-        model.graph.sort()
-        return model
+
+def _read(path: Path) -> ir.Model:
+    try:
+        import onnx_ir as ir
+        import onnx_ir.passes.common as passes
+    except ImportError:
+        raise MissingExtraError("onnx_ir", extra="export", needed_for="looking into an ONNX graph") from None
+    model = ir.load(path)
+    passes.ShapeInferencePass()(model)
+    model.graph.sort()
+    return model
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

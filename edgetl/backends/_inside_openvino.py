@@ -52,7 +52,7 @@ class InsideOpenVino:
         self._ports = dict(_ports(graph, set(wanted) - {self._own}))
         result = graph.outputs[0].get_node().input_value(0)
         chosen = {_key(port): name for name, port in self._ports.items()}
-        self.places: tuple[Place, ...] = places_of(_nodes(graph), {**chosen, _key(result): self._own})
+        self.places: tuple[Place, ...] = places_of(_nodes(graph), chosen, _key(result), self._own)
         self.quantizers: tuple[Quantizer, ...] = tuple(_quantizers(graph))
         self.restored: tuple[Restored, ...] = tuple(_restored(graph))
 
@@ -63,7 +63,7 @@ class InsideOpenVino:
     def promise(self, names: Sequence[str]) -> Looking:
         """See :class:`edgetl.backends.inside.Inside`."""
         graph = self._read()
-        return self._open(graph, names, device="CPU", precision="f32", change=_in_float)
+        return self._open(graph, names, device="CPU", precision="f32", in_float=True)
 
     def _open(
         self,
@@ -72,7 +72,7 @@ class InsideOpenVino:
         *,
         device: str,
         precision: str,
-        change: Callable[[Any], None] = lambda graph: None,
+        in_float: bool = False,
     ) -> Looking:
         import openvino
 
@@ -88,7 +88,8 @@ class InsideOpenVino:
             port = ports[name]
             port.set_names({f"edgetl_{place}"})
             graph.add_outputs(port)
-        change(graph)
+        if in_float:
+            _in_float(graph)
         path = self._workplace / f"{uuid.uuid4().hex}.xml"
         openvino.save_model(graph, path, compress_to_fp16=False)
         runner = OpenVinoRunner(path, device=device, inference_precision=precision)
@@ -134,14 +135,20 @@ def _quantizer_behind(port: Any) -> Any:
 
 def _restored_port(quantizer: Any) -> Any:
     """The end of what restores the integers of a FakeQuantize."""
-    port = quantizer.output(0)
+    restoring = _restoring(quantizer)
+    return (restoring[-1] if restoring else quantizer).output(0)
+
+
+def _restoring(quantizer: Any) -> list[Any]:
+    """The operators that restore the integers of a FakeQuantize."""
+    found: list[Any] = []
     while True:
-        readers = [target.get_node() for target in port.get_target_inputs()]
-        restoring = [op for op in readers if op.get_type_name() in _RESTORES and op.get_type_name() != "Reshape"
-                     and all(_array(op.input_value(place)) is not None for place in range(1, op.get_input_size()))]  # fmt: skip
-        if not restoring or len(readers) > 1:
-            return port
-        port = restoring[0].output(0)
+        readers = [target.get_node() for target in (found or [quantizer])[-1].output(0).get_target_inputs()]
+        if len(readers) != 1 or readers[0].get_type_name() not in ("Convert", "Subtract", "Multiply"):
+            return found
+        if any(_array(readers[0].input_value(place)) is None for place in range(1, readers[0].get_input_size())):
+            return found
+        found.append(readers[0])
 
 
 def _is_kept(port: Any) -> bool:
@@ -151,12 +158,19 @@ def _is_kept(port: Any) -> bool:
 
 def _nodes(graph: Any) -> Iterator[Node]:
     alive = {_key(op.output(0)) for op in graph.get_parameters()}
+    restoring = {
+        each.get_friendly_name()
+        for op in graph.get_ordered_ops()
+        if op.get_type_name() == "FakeQuantize"
+        for each in _restoring(op)
+    }
     for op in graph.get_ordered_ops():
         inputs = tuple(key for key in map(_key, op.input_values()) if key in alive)
         if inputs and op.get_type_name() != "Result":
             outputs = tuple(_key(port) for port in op.outputs())
             alive.update(outputs)
-            yield Node(name=_layer_name(op), operator=op.get_type_name(), inputs=inputs, outputs=outputs)
+            kind = "DequantizeLinear" if op.get_friendly_name() in restoring else op.get_type_name()
+            yield Node(name=_layer_name(op), operator=kind, inputs=inputs, outputs=outputs)
 
 
 def _layer_name(op: Any) -> str:
@@ -167,17 +181,17 @@ def _quantizers(graph: Any) -> Iterator[Quantizer]:
     for op in graph.get_ordered_ops():
         if op.get_type_name() != "FakeQuantize" or _array(op.input_value(0)) is not None:
             continue
-        low, high, out_low, out_high = (_array(op.input_value(place)) for place in range(1, 5))
-        if any(edge is None or edge.size != 1 for edge in (low, high, out_low, out_high)):
-            continue
+        edges = [_array(op.input_value(place)) for place in range(1, 5)]
+        if any(edge is None or edge.size != 1 for edge in edges):
+            continue  # with a scale per channel
+        low, high, out_low, out_high = (float(edge.reshape(-1)[0]) for edge in edges if edge is not None)
         steps = float(op.get_attributes()["levels"]) - 1.0
-        scale = float(high - low) / steps
         end = _restored_port(op).get_node()
         factor = 1.0
         if end.get_type_name() == "Multiply":
             factor = float(np.asarray(_array(end.input_value(1))).reshape(-1)[0])
         name = min(op.input_value(0).get_names(), default=op.input_value(0).get_node().get_friendly_name())
-        yield Quantizer(tensor=str(name), scale=scale, back=float(out_high - out_low) / steps * factor)
+        yield Quantizer(tensor=str(name), scale=(high - low) / steps, back=(out_high - out_low) / steps * factor)
 
 
 def _restored(graph: Any) -> Iterator[Restored]:
@@ -189,9 +203,7 @@ def _restored(graph: Any) -> Iterator[Restored]:
         if found is not None and port.get_node().get_type_name() != "Constant":
             values, scales = found
             axis = next((place for place, size in enumerate(scales) if size > 1), None)
-            yield Restored(
-                node=_layer_name(op), operator=op.get_type_name(), kind="weights", values=values, axis=axis
-            )
+            yield Restored(node=_layer_name(op), operator=op.get_type_name(), kind="weights", values=values, axis=axis)
 
 
 def _restored_constant(port: Any) -> tuple[NDArray[np.float64], tuple[int, ...]] | None:
@@ -205,25 +217,29 @@ def _restored_constant(port: Any) -> tuple[NDArray[np.float64], tuple[int, ...]]
     inner = _restored_constant(op.input_value(0))
     if inner is None or kind == "Convert":
         return inner
+    values, scales = inner
+    if kind == "Reshape":
+        # Behind the scales it makes groups, (o, i, …) → (g, o / g, i, …): channels are easier to find before it.
+        static = not scales and port.get_partial_shape().is_static
+        return (values.reshape(tuple(port.get_shape())) if static else values), scales
     other = _array(op.input_value(1))
     if other is None:
         return None
-    values, scales = inner
-    if kind == "Reshape":
-        shape = tuple(port.get_shape())
-        # Weights of groups: (o, i, …) becomes (g, o / g, i, …), and the scales, one for each o, stay as they are.
-        return (values.reshape(shape), scales) if np.prod(scales, initial=1) == 1 else (values, scales)
     if kind == "Subtract":
         return values - other.astype(np.float64), scales
     return values * other.astype(np.float64), tuple(other.shape)
 
 
 def _array(port: Any) -> NDArray[Any] | None:
-    """The value of a constant, also behind a Convert."""
+    """The value of a constant, also behind a Convert or a Reshape."""
     op = port.get_node()
-    if op.get_type_name() == "Convert":
-        return _array(op.input_value(0))
-    return np.asarray(op.data) if op.get_type_name() == "Constant" else None
+    kind = op.get_type_name()
+    if kind == "Constant":
+        return np.asarray(op.data)
+    if kind not in ("Convert", "Reshape") or not port.get_partial_shape().is_static:
+        return None
+    array = _array(op.input_value(0))
+    return None if array is None else array.reshape(tuple(port.get_shape()))
 
 
 def _in_float(graph: Any) -> None:

@@ -159,13 +159,16 @@ _SILENT = frozenset({
 """Operators that name no layer, unless there is no other."""
 
 
-def places_of(nodes: Iterable[Node], chosen: Mapping[str, str]) -> tuple[Place, ...]:
-    """Places with what lies between them.
+def places_of(nodes: Iterable[Node], chosen: Mapping[str, str], last: str, output: str) -> tuple[Place, ...]:
+    """Places with what lies between them, as far as an output.
 
     Args:
         nodes: In an order in which they can be computed.
-        chosen: Key of a tensor → its name in the float graph. An input of the graph may be among them.
+        chosen: Key of a tensor → its name in the float graph.
+        last: Key of the output.
+        output: Its name.
     """
+    chosen = {**chosen, last: output}
     found: dict[str, Place] = {}
     # Of each tensor: the nearest places before it, and the nodes since.
     origins: dict[str, tuple[dict[str, None], dict[str, str]]] = {}
@@ -176,7 +179,7 @@ def places_of(nodes: Iterable[Node], chosen: Mapping[str, str]) -> tuple[Place, 
             places, passed = origins.get(key, ({}, {}))
             before.update(places)
             since.update(passed)
-        since[node.name] = node.operator
+        since.setdefault(node.name, node.operator)  # the Add of a bias may have the name of its convolution
         for key in node.outputs:
             if key in chosen and chosen[key] not in found:
                 name = chosen[key]
@@ -184,6 +187,8 @@ def places_of(nodes: Iterable[Node], chosen: Mapping[str, str]) -> tuple[Place, 
                 origins[key] = ({name: None}, {})
             else:
                 origins[key] = (before, since)
+        if output in found:
+            break
     return tuple(found.values())
 
 

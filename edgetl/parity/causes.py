@@ -31,7 +31,8 @@ _FAITHFUL = 60.0
 _DEPENDS = 15.0
 """dB by which single answers and those of a batch, or of filled-up inputs, may lie further apart than single answers
 and the reference's. Dynamic quantization takes its ranges from the batch: MiniLM in int8-dynamic, 27 dB from the
-reference, differs from itself by 22 to 32 dB in batches of eight; float and statically quantized engines differ by rounding alone."""
+reference, differs from itself by 22 to 32 dB in batches of eight; float and statically quantized engines differ by
+rounding alone."""
 _MOST_CLASSES = 4096
 """Whose order is looked for: every pair of two outputs is compared."""
 
@@ -120,8 +121,9 @@ def _other_inputs(
                     yield scale, tensors
             elif scale:
                 yield f"{scale} and {swapped}", tensors[:, order]
-            else:  # mean and standard deviation stay with their place
+            else:  # mean and standard deviation go with their colour, or stay with their place
                 mean, std = (np.asarray(values)[None, :, None, None] for values in (contract.mean, contract.std))
+                yield swapped, tensors[:, order]
                 yield swapped, (pixels[:, order] - mean) / std
 
 
@@ -205,9 +207,7 @@ def length_cause(
     )
 
 
-def _apart(
-    reference: NDArray[np.floating], one: NDArray[np.floating], other: NDArray[np.floating]
-) -> float | None:
+def _apart(reference: NDArray[np.floating], one: NDArray[np.floating], other: NDArray[np.floating]) -> float | None:
     """How far two answers to the same samples lie apart, in dB; None where the engine's precision explains it."""
     db = sqnr_db(one, other) if np.isfinite(other).all() else -np.inf
     if not np.isfinite(one).all() or db >= min(sqnr_db(reference, one), _FAITHFUL) - _DEPENDS:

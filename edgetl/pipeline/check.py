@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ _TENSOR_TOLERANCE = 1e-4
 
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
-_ALIKE_DB = 15.0
-"""SQNR from which on an engine's outputs need no other explanation than its precision."""
 _POINTS_ALIKE = 0.9
 """Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
 
@@ -70,9 +68,7 @@ class Checked:
     engines: tuple[CheckedEngine, ...]
 
 
-def verify_bundle(
-    folder: Path, *, key: Path | None = None, data: Path | None = None, layers: bool = False
-) -> Checked:
+def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = None, layers: bool = False) -> Checked:
     """Check a bundle, and run every engine of it that can run here.
 
     Args:
@@ -143,54 +139,31 @@ def _check(
     metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-        depends = _dependence(model, bundle, golden, got)
-        cause = _cause(model, bundle, golden, got)
-        score = _score(model, bundle, samples, metric) if samples else None
+        finite = bool(np.isfinite(got).all())
+        found = CheckedEngine(
+            name=name,
+            golden=len(golden.outputs),
+            agreeing=int(_agrees(bundle, got, golden.outputs).sum()) if finite else 0,
+            sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
+            score=_score(model, bundle, samples, metric) if samples else None,
+            metric=metric.title,
+            samples=len(samples) if samples else 0,
+        )
+        refused = _refusal(found, parity)
+        because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
-    agreeing = int(_agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
-    found = CheckedEngine(
-        name=name,
-        golden=len(golden.outputs),
-        agreeing=agreeing,
-        sqnr_db=sqnr_db(golden.outputs, got) if np.isfinite(got).all() else -MOST_DB,
-        score=score,
-        metric=metric.title,
-        samples=len(samples) if samples else 0,
-        layers=None if isinstance(seen, str) else seen,
-        layers_skipped=seen if isinstance(seen, str) else "",
-    )
-    _gate(found, parity, cause, depends)
+    found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
+    _gate(found, refused, because)
     return found
 
 
-def _cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
-    """Why an engine answers otherwise than PyTorch, where its outputs or its inputs are in another order or size."""
-    if np.isfinite(got).all() and sqnr_db(golden.outputs, got) >= _ALIKE_DB:
-        return None
-    found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
-    contract = bundle.preprocessing
-    if found or not isinstance(contract, ImagePreprocessing):
-        return found
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.concatenate([model.outputs(one[None]) for one in inputs])
-
-    return causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
-
-
-def _gate(found: CheckedEngine, parity: Mapping[str, Any], cause: str | None, depends: str | None) -> None:
-    """Refuse an engine that is not the one that the bundle was built with.
+def _refusal(found: CheckedEngine, parity: Mapping[str, Any]) -> str | None:
+    """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
 
     Args:
         found: What it did here.
         parity: What was recorded where the bundle was built; empty where it did not run there.
-        cause: Why it answers otherwise, where that is known.
-        depends: On what its answers depend, besides their input.
     """
-    inside = f"\n  {found.layers.statement}" if found.layers is not None and found.layers.failed else ""
-    hint = "build the engine again on this device, or ship another precision"
-    if found.layers is None and not found.layers_skipped:
-        hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
     agreement, recorded_db = parity.get("agreement"), parity.get("sqnr_db")
     # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
     # where the bundle was built has nothing recorded, and may miss one.
@@ -199,24 +172,54 @@ def _gate(found: CheckedEngine, parity: Mapping[str, Any], cause: str | None, de
         allowed = 0 if agreement == 1.0 else max(1, math.ceil(3 * (1.0 - agreement) * found.golden))
     known = f"it agreed on {agreement:.2%} of the test split" if agreement is not None else "it did not run"
     if found.golden - found.agreeing > allowed:
-        raise ParityError(
+        return (
             f"{found.name} answers {found.agreeing} of {found.golden} golden inputs as PyTorch did; where the bundle"
-            f" was built {known}" + (f"; {cause}" if cause else "") + inside,
-            hint=hint,
-        )
-    if depends:
-        raise ParityError(
-            f"{found.name}: {depends}{inside}",
-            hint="run it with a batch of one and without padding, or build the engine again",
+            f" was built {known}"
         )
     if recorded_db is not None and found.sqnr_db < min(recorded_db, FAITHFUL_DB) - _FURTHER_DB:
-        raise ParityError(
+        return (
             f"{found.name} is {found.sqnr_db:.1f} dB from PyTorch on the golden inputs; where the bundle was built it"
-            f" was {recorded_db:.1f} dB on the test split" + (f"; {cause}" if cause else "") + inside,
-            hint=hint,
+            f" was {recorded_db:.1f} dB on the test split"
+        )
+    return None
+
+
+def _gate(found: CheckedEngine, refused: str | None, because: str | None) -> None:
+    """Fail for an engine that is not what it was.
+
+    Args:
+        found: What it did here.
+        refused: Why its answers are not those that were recorded.
+        because: The cause of that, where it is known; where nothing is refused, on what its answers depend besides
+            their input.
+    """
+    inside = f"\n  {found.layers.statement}" if found.layers is not None and found.layers.failed else ""
+    hint = "build the engine again on this device, or ship another precision"
+    if found.layers is None and not found.layers_skipped:
+        hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
+    if refused:
+        raise ParityError(refused + (f"; {because}" if because else "") + inside, hint=hint)
+    if because:
+        raise ParityError(
+            f"{found.name}: {because}{inside}",
+            hint="run it with a batch of one and without padding, or build the engine again",
         )
     if inside:
         raise ParityError(f"{found.name} is not what its graph promises:{inside}", hint=hint)
+
+
+def _cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
+    """Why an engine answers otherwise than PyTorch, where its outputs or its inputs are in another order or size."""
+    found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
+    found = found or _dependence(model, bundle, golden, got)
+    contract = bundle.preprocessing
+    if found or not isinstance(contract, ImagePreprocessing):
+        return found
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([model.outputs(one[None]) for one in inputs])
+
+    return causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
 
 
 def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:

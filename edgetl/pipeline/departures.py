@@ -1,4 +1,4 @@
-"""``edgetl verify --layers``: where an engine leaves the graph that it was made of, and where that leaves the float graph.
+"""``edgetl verify --layers``: where an engine leaves its own graph, and where that leaves the float graph.
 
 Three computations of each golden input are held against each other, tensor by tensor: the float graph of the bundle;
 the engine's own graph, quantizers and all, computed in float one operator at a time (what the engine promises); and the
@@ -48,7 +48,7 @@ class EngineLayers:
     engine: Departure | None
     """Where it leaves its own graph; None where it keeps to it."""
     quantization: Departure | None
-    """Where its graph leaves the float graph; None where that is nowhere, or the recipe changed the sizes of tensors."""
+    """Where its graph leaves the float graph; None where it does not, or the recipe changed tensors' sizes."""
     causes: tuple[str, ...]
     """Scales that are not what they should be, in words."""
     altering: tuple[str, ...]
@@ -220,9 +220,7 @@ def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
     return InsideOnnx(path, (), folder)
 
 
-def _found(
-    meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: _Recorded, precision: str
-) -> EngineLayers:
+def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: _Recorded, precision: str) -> EngineLayers:
     points = [Point(name=place.name, layer=place.layer, before=place.before) for place in opened.places]
     output = meter.sums[meter.output]
     promise_db, total_db = _db(output.exact, output.promised), _db(output.exact, output.total)
@@ -286,11 +284,11 @@ def _statement(
     if engine is not None:
         said.append(_place(engine, "the engine leaves its own graph", "the engine moves away from its own graph"))
     if meter.mending:
-        said.append(
-            f"it does not where '{meter.mending[0]}' is put out: what is fused around that tensor is at fault"
-        )
+        said.append(f"it does not where '{meter.mending[0]}' is put out: what is fused around that tensor is at fault")
     if quantization is not None and (quantization.sudden or engine is None):
-        said.append(_place(quantization, "its graph leaves the float graph", "its graph moves away from the float graph"))
+        said.append(
+            _place(quantization, "its graph leaves the float graph", "its graph moves away from the float graph")
+        )
     if meter.altering:
         said.append(
             f"{len(meter.altering)} of {len(meter.sums)} tensors could be looked at in another engine only, which they"

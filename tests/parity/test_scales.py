@@ -44,7 +44,10 @@ def test_a_scale_of_another_size_is_found_in_all_channels_and_in_one(factor: flo
 def test_how_it_is_said() -> None:
     for factor, word in ((2.0, "twice"), (0.5, "half"), (3.0, "3.00 times"), (2.01, "twice")):
         whole = Constant(what="the weights of 'stem'", values=weights() * factor, axis=None)
-        assert constant_cause(whole, weights()) == f"the weights of 'stem' are {word} those of the float graph: their scale is"
+        assert (
+            constant_cause(whole, weights())
+            == f"the weights of 'stem' are {word} those of the float graph: their scale is"
+        )
 
 
 def test_several_channels_are_counted() -> None:

@@ -37,6 +37,7 @@ CONTRACT = ImagePreprocessing(
 LABELS = ["ant", "bee", "cat", "dog", "eel"]
 PAIRS = [("x86-64-cpu", "int8"), ("intel-cpu", "int8"), ("x86-64-cpu", "fp32"), ("intel-cpu", "fp32")]
 ENGINES = [pytest.param(*pair, id="-".join(pair)) for pair in PAIRS]
+PARITY = {"int8": {"agreement": 0.97, "sqnr_db": 30.0}, "fp32": {"agreement": 1.0, "sqnr_db": 110.0}}
 Change = Callable[[Any], None]
 """Of an ONNX model, in place."""
 
@@ -147,7 +148,6 @@ def seal(parts: Parts, tmp_path: Path) -> Seal:
         made_by: ImagePreprocessing = CONTRACT,
         swapped: bool = False,
         recorded: bool = True,
-        agreement: float = 0.97,
         **manifest: Any,
     ) -> Path:
         chosen = catalog.target(target)
@@ -175,7 +175,7 @@ def seal(parts: Parts, tmp_path: Path) -> Seal:
         engine = {
             "target": target, "precision": precision, "folder": f"engines/{target}/{precision}",
             "backend": record.backend, "provider": record.provider, "status": record.status, "shipped": True,
-            "note": "", "latency": {"p50_ms": 1.0}, "parity": {"agreement": agreement},
+            "note": "", "latency": {"p50_ms": 1.0}, "parity": PARITY[precision],
         }  # fmt: skip
         write.seal(bundle, {**MANIFEST, "engines": [engine], **manifest}, parts.key)
         return bundle
@@ -245,7 +245,7 @@ def test_an_engine_that_keeps_to_its_graph(seal: Seal, target: str, precision: s
     assert engine.agreeing >= engine.golden - 1
     seen = engine.layers
     assert seen is not None and not seen.failed and seen.engine is None
-    assert seen.causes == () and seen.engine_db > seen.promise_db + 6 or seen.engine_db > 80
+    assert seen.causes == () and seen.engine_db > (35 if precision == "int8" else 80)
     assert seen.altering == ()
     assert json.loads(json.dumps(seen.to_json()))["failed"] is False
     if precision == "int8":
@@ -255,29 +255,29 @@ def test_an_engine_that_keeps_to_its_graph(seal: Seal, target: str, precision: s
 
 # --- one scale doubled -----------------------------------------------------------------------------------------------
 
-INT8 = ENGINES[:2]
+ORT, OPENVINO = "x86-64-cpu", "intel-cpu"
 
 
-@pytest.mark.parametrize(("target", "precision"), INT8)
-@pytest.mark.parametrize("node", ["stem_conv", "depthwise_conv", "last_conv"])
-def test_the_scale_of_weights_is_doubled(seal: Seal, target: str, precision: str, node: str) -> None:
-    bundle = seal(target, precision, change=lambda model: times(model, scale_of_weights(model, node), 2))
+@pytest.mark.parametrize(
+    ("target", "node"), [(ORT, "stem_conv"), (ORT, "depthwise_conv"), (ORT, "last_conv"), (OPENVINO, "depthwise_conv")]
+)
+def test_the_scale_of_weights_is_doubled(seal: Seal, target: str, node: str) -> None:
+    bundle = seal(target, "int8", change=lambda model: times(model, scale_of_weights(model, node), 2))
     with pytest.raises(ParityError, match=rf"the weights of '{node}' are twice those of the float graph"):
         verified(bundle)
 
 
-@pytest.mark.parametrize(("target", "precision"), INT8)
-def test_the_scale_of_one_channel_is_doubled(seal: Seal, target: str, precision: str) -> None:
-    bundle = seal(target, precision, change=lambda model: times(model, scale_of_weights(model, "wide_conv"), 2, 5))
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+def test_the_scale_of_one_channel_is_doubled(seal: Seal, target: str) -> None:
+    bundle = seal(target, "int8", change=lambda model: times(model, scale_of_weights(model, "wide_conv"), 2, 5))
     with pytest.raises(ParityError, match=r"the weights of 'wide_conv' in channel 5 are twice those of the float"):
         verified(bundle)
 
 
-@pytest.mark.parametrize(("target", "precision"), INT8)
-@pytest.mark.parametrize("tensor", ["expand_relu", "sum"])
-def test_the_scale_of_an_activation_is_doubled(seal: Seal, target: str, precision: str, tensor: str) -> None:
+@pytest.mark.parametrize(("target", "tensor"), [(ORT, "expand_relu"), (ORT, "sum"), (OPENVINO, "sum")])
+def test_the_scale_of_an_activation_is_doubled(seal: Seal, target: str, tensor: str) -> None:
     """Its range is twice as wide then, which no decision may show: what calibration chose is recorded."""
-    bundle = seal(target, precision, change=lambda model: times(model, f"{tensor}_scale", 2))
+    bundle = seal(target, "int8", change=lambda model: times(model, f"{tensor}_scale", 2))
     with pytest.raises(ParityError, match=rf"the scale of the tensor '{tensor}' is twice what calibration chose"):
         verified(bundle)
 
@@ -290,10 +290,9 @@ def restore_with_twice(model: Any, tensor: str) -> None:
     back.input[1] = "doubled"
 
 
-@pytest.mark.parametrize(("target", "precision"), INT8)
-@pytest.mark.parametrize("tensor", ["x", "project_relu"])
-def test_integers_are_restored_with_twice_their_scale(seal: Seal, target: str, precision: str, tensor: str) -> None:
-    bundle = seal(target, precision, recorded=False, change=lambda model: restore_with_twice(model, tensor))
+@pytest.mark.parametrize(("target", "tensor"), [(ORT, "x"), (ORT, "project_relu"), (OPENVINO, "project_relu")])
+def test_integers_are_restored_with_twice_their_scale(seal: Seal, target: str, tensor: str) -> None:
+    bundle = seal(target, "int8", recorded=False, change=lambda model: restore_with_twice(model, tensor))
     with pytest.raises(ParityError, match=rf"'{tensor}' is quantized with the scale .* twice that"):
         verified(bundle)
 
@@ -376,4 +375,4 @@ def over_the_batch(model: Any) -> None:
 )
 def test_an_engine_of_another_graph(seal: Seal, target: str, change: Change, said: str) -> None:
     with pytest.raises(ParityError, match=said):
-        verified(seal(target, "fp32", change=change, agreement=1.0), layers=False)
+        verified(seal(target, "fp32", change=change), layers=False)
