@@ -35,6 +35,10 @@ _APART_DB = 10.0
 else it is another engine that is looked at."""
 
 
+_FAR_DB = 15.0
+"""Below it a tensor is no longer the float graph's in another precision."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineLayers:
     """What was found out about an engine from the inside."""
@@ -285,10 +289,11 @@ def _statement(
         said.append(_place(engine, "the engine leaves its own graph", "the engine moves away from its own graph"))
     if meter.mending:
         said.append(f"it does not where '{meter.mending[0]}' is put out: what is fused around that tensor is at fault")
-    if quantization is not None and (quantization.sudden or engine is None):
-        said.append(
-            _place(quantization, "its graph leaves the float graph", "its graph moves away from the float graph")
-        )
+    if quantization is not None:
+        far = quantization.first.db < _FAR_DB
+        leaves = "its graph leaves the float graph" if far else "the precision costs most"
+        moves = "its graph moves away from the float graph" if far else "the precision costs accuracy"
+        said.append(_place(quantization, leaves, moves))
     if meter.altering:
         said.append(
             f"{len(meter.altering)} of {len(meter.sums)} tensors could be looked at in another engine only, which they"
