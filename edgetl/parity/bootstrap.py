@@ -106,13 +106,10 @@ def paired_drop(
     pair = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     random = np.random.default_rng(seed)
     units = _gathered(_units(metric, np.asarray(labels), groups), random)
-    influence = _influence(pair, units, resample_block(metric, len(labels)))
-    found = _resampled(pair, units, influence, resamples, resample_block(metric, len(labels)), random)
+    found = _resampled(pair, units, resamples, resample_block(metric, len(labels)), random)
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
-        _tilted(pair, found, drop, units, influence, share, sign)
-        for share in (confidence, two_sided)
-        for sign in (1.0, -1.0)
+        _tilted(pair, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
     n = len(labels)
     return Drop(
@@ -136,33 +133,30 @@ class _Pair:
         return drops
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Resamples:
-    """What came of resamples, (resamples,) each."""
+    """What came of resamples."""
 
+    units: NDArray[np.int64]
+    """Of each sample, (n,)."""
+    influence: NDArray[np.float64]
+    """Of each unit, (units,)."""
     drops: NDArray[np.float64]
+    """(resamples,)"""
     influences: NDArray[np.float64]
-    """Sum over the units that were drawn."""
+    """Sum over the units that were drawn, (resamples,)."""
 
 
-def _tilted(
-    pair: _Pair,
-    found: _Resamples,
-    drop: float,
-    units: NDArray[np.int64],
-    influence: NDArray[np.float64],
-    confidence: float,
-    sign: float,
-) -> float:
+def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign: float) -> float:
     """The bound on one side: upper where the sign is 1, lower where it is -1.
 
     With weights exp(τ·influence), made to sum up to one, a resample is exp(τ·S - m·log mean exp(τ·influence)) times as
     likely as it was, S being the sum of its influences and m the number of units.
     """
+    influence, many = found.influence, len(found.influence)
     largest = float(np.abs(influence).max(initial=0.0))
     if largest <= 0.0:
         return drop
-    many = len(influence)
     # Resamples that show no more than was seen; those that show just that count half.
     seen = sign * (found.drops - drop)
     counted = np.where(np.abs(seen) < 1e-12, 0.5, (seen < 0).astype(np.float64))
@@ -182,7 +176,7 @@ def _tilted(
         low, high = (middle, high) if share(sign * middle) > 1.0 - confidence else (low, middle)
     weights = np.exp(sign * high * influence)
     weights *= many / weights.sum()
-    bound = float(pair(weights[units][:, None])[0])
+    bound = float(pair(weights[found.units][:, None])[0])
     unseen = 2.0 * _UNSEEN * math.sinh(sign * high * largest) * largest / many
     return drop if math.isnan(bound) else bound + unseen
 
@@ -255,12 +249,12 @@ def _influence(pair: _Pair, units: NDArray[np.int64], block: int) -> NDArray[np.
 def _resampled(
     pair: _Pair,
     units: NDArray[np.int64],
-    influence: NDArray[np.float64],
     resamples: int,
     block: int,
     random: np.random.Generator,
 ) -> _Resamples:
     """Resamples with what nobody saw added; where the metric has no value, another one is drawn."""
+    influence = _influence(pair, units, block)
     # Of their own, so that the size of a block changes nothing.
     unseen = np.random.default_rng(random.integers(0, 2**63))
     each = influence[units] / np.bincount(units)[units]  # of a sample's share in its unit
@@ -283,4 +277,6 @@ def _resampled(
         drops.append(values[there])
         influences.append((each @ weights + added)[there])
         drawn, have = drawn + count, have + len(drops[-1])
-    return _Resamples(np.concatenate(drops), np.concatenate(influences))
+    return _Resamples(
+        units=units, influence=influence, drops=np.concatenate(drops), influences=np.concatenate(influences)
+    )
