@@ -44,7 +44,7 @@ _UNSEEN = 1.0
 """Samples added to a resample on average, in each direction."""
 _LESS = 0.5
 """Share of a unit's weight that is taken away to see its influence: not all, or a class might have nobody left."""
-_MOST_UNITS = 4000
+_MOST_UNITS = 2000
 """Whose influences are looked at one by one."""
 _MOST_TILT = 50.0
 """Logarithm of the largest factor between the weights of two units."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
+from edgetl.parity import bootstrap
 from edgetl.parity.bootstrap import least_bound, paired_drop
 from edgetl.parity.paired import samples_needed, upper_bound
 
@@ -123,6 +124,15 @@ def test_the_bound_holds_as_often_as_it_says(name: str) -> None:
         upper = paired_drop(metric(name), *case(seed, n=120, noise=1.0), confidence=0.9, resamples=300).upper
         held += wanted <= upper
     assert 0.84 <= held / 200 <= 0.96  # 0.9 within three standard errors
+
+
+@pytest.mark.parametrize("name", ["macro-f1", "auc"])
+def test_units_that_are_looked_at_together_change_little(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = paired_drop(metric(name), *case(6, n=600), confidence=0.95)
+    monkeypatch.setattr(bootstrap, "_MOST_UNITS", 200)
+    other = paired_drop(metric(name), *case(6, n=600), confidence=0.95)
+    assert other.value == one.value
+    assert other.upper == pytest.approx(one.upper, abs=0.1 * (one.interval[1] - one.interval[0]))
 
 
 class TestGroups:
