@@ -12,7 +12,7 @@ intervals (Tango's) are for proportions. No resamples of other weights are drawn
 less.
 
 A bootstrap knows only of what it saw. To every resample are added, once each on average, a sample that only the
-reference gets right and one that only the engine does, of the size of the largest influence that was seen: as Bonett
+reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
 proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
 below z² / (n + z²), Tango's score bound for n samples without a single difference, which is what top-1 needs as well
@@ -157,6 +157,7 @@ def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign
     largest = float(np.abs(influence).max(initial=0.0))
     if largest <= 0.0:
         return drop
+    size = _size(influence)
     # Resamples that show no more than was seen; those that show just that count half.
     seen = sign * (found.drops - drop)
     counted = np.where(np.abs(seen) < 1e-12, 0.5, (seen < 0).astype(np.float64))
@@ -165,7 +166,7 @@ def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign
         steps = tilt * influence
         top = float(steps.max())
         normal = many * (top + math.log(float(np.exp(steps - top).mean())))
-        unseen = _UNSEEN * (math.exp(tilt * largest) + math.exp(-tilt * largest) - 2.0)
+        unseen = 2.0 * _UNSEEN * (math.cosh(tilt * size) - 1.0)
         return float((counted * np.exp(np.minimum(tilt * found.influences - normal - unseen, 500.0))).mean())
 
     low, high = 0.0, 1.0 / largest
@@ -177,7 +178,7 @@ def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign
     weights = np.exp(sign * high * influence)
     weights *= many / weights.sum()
     bound = float(pair(weights[found.units][:, None])[0])
-    unseen = 2.0 * _UNSEEN * math.sinh(sign * high * largest) * largest / many
+    unseen = 2.0 * _UNSEEN * math.sinh(sign * high * size) * size / many
     return drop if math.isnan(bound) else bound + unseen
 
 
@@ -246,6 +247,12 @@ def _influence(pair: _Pair, units: NDArray[np.int64], block: int) -> NDArray[np.
     return influence
 
 
+def _size(influence: NDArray[np.float64]) -> float:
+    """Of the influences that matter: the root of their mean square, each counting by its own square."""
+    squares = np.square(influence)
+    return math.sqrt(float(squares @ squares) / float(squares.sum())) if squares.any() else 0.0
+
+
 def _resampled(
     pair: _Pair,
     units: NDArray[np.int64],
@@ -258,7 +265,7 @@ def _resampled(
     # Of their own, so that the size of a block changes nothing.
     unseen = np.random.default_rng(random.integers(0, 2**63))
     each = influence[units] / np.bincount(units)[units]  # of a sample's share in its unit
-    largest, many = float(np.abs(influence).max(initial=0.0)), len(influence)
+    size, many = _size(influence), len(influence)
     drops: list[NDArray[np.float64]] = []
     influences: list[NDArray[np.float64]] = []
     drawn, have = 0, 0
@@ -271,7 +278,7 @@ def _resampled(
         count = min(block, resamples - have)
         weights = resample_weights(random, units, count)
         worse, better = unseen.poisson(_UNSEEN, (count, 2)).T
-        added = (worse - better) * largest
+        added = (worse - better) * size
         values = pair(weights) + added / many
         there = ~np.isnan(values)
         drops.append(values[there])
