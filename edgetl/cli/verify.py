@@ -24,11 +24,14 @@ def _verify(
     data: Annotated[
         Path | None, typer.Option("--data", help="Labelled samples: measure the metric on them too.")
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Find the first layer at which an engine leaves the float graph.")
+    ] = False,
     json: Json = False,
 ) -> None:
     from edgetl.pipeline import check
 
-    found = check.verify_bundle(bundle, key=key, data=data)
+    found = check.verify_bundle(bundle, key=key, data=data, layers=layers)
     if json:
         print_json("verify", asdict(found))
         return
@@ -42,6 +45,8 @@ def _verify(
         print_text(
             text + (f"; {item.metric} {item.score:.4f} on {item.samples} samples" if item.score is not None else "")
         )
+        if layers:
+            print_text(f"  layers: {item.layers.statement if item.layers else f'not looked at: {item.layers_skipped}'}")
 
 
 def _report(

@@ -1,13 +1,22 @@
-"""How far a metric may have dropped: an upper bound by the paired bootstrap.
+"""How far a metric may have dropped: bounds by the paired bootstrap, with tilting.
 
 Samples are drawn with replacement, and both models are measured on the same draw (Efron and Tibshirani 1993, An
-Introduction to the Bootstrap, chapter 16), so that what is hard for both cancels. The bound is the percentile of the
-resampled drops, not BCa's: BCa corrects by the share of resamples below the estimate and by a jackknife, and with
-engines that nearly agree most resamples equal the estimate, where that share says nothing.
+Introduction to the Bootstrap, chapter 16), so that what is hard for both cancels. The bound is not the percentile of
+the resampled drops: where engines nearly agree, a dozen samples tell them apart, and what these scatter by at the drop
+that was seen is less than at the drop that is to be ruled out. Percentiles were below the true drop in 8% of simulated
+test sets where 5% were stated. The bound here is the one of bootstrap tilting (Efron 1981, Canadian Journal of
+Statistics 9, 139-172; DiCiccio and Romano 1990, International Statistical Review 58, 59-76; its exponential family):
+samples that count for the reference get more weight, until a drop as small as the one that was seen comes up in 5% of
+resamples only; the drop at that weight is the bound, for a confidence of 95%. For any metric, it is what score
+intervals (Tango's) are for proportions. No resamples of other weights are drawn: those that were drawn count more or
+less.
 
-A percentile knows only of what it saw: ten samples on which two models agree would bound the drop by 0. No bound here
-is therefore below z² / (n + z²), Tango's score bound for n samples without a single difference, which is what top-1
-needs as well (:func:`edgetl.parity.compare.samples_needed`).
+A bootstrap knows only of what it saw. To every resample are added, once each on average, a sample that only the
+reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
+and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
+proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
+below z² / (n + z²), Tango's score bound for n samples without a single difference, which is what top-1 needs as well
+(:func:`edgetl.parity.compare.samples_needed`).
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93). An identity that was drawn c times
@@ -18,6 +27,7 @@ since among them would be each sample with itself, and every other pair a second
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -30,6 +40,14 @@ from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
 
 _TRIES = 50
 """Resamples drawn, at most, for each one that is wanted."""
+_UNSEEN = 1.0
+"""Samples added to a resample on average, in each direction."""
+_LESS = 0.5
+"""Share of a unit's weight that is taken away to see its influence: not all, or a class might have nobody left."""
+_MOST_UNITS = 2000
+"""Whose influences are looked at one by one."""
+_MOST_TILT = 50.0
+"""Logarithm of the largest factor between the weights of two units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,35 +103,92 @@ def paired_drop(
     drop = metric(reference, labels) - metric(outputs, labels)
     if not np.isfinite(outputs).all():
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
-    drops = _resampled(
-        metric.weighted(reference, labels),
-        metric.weighted(outputs, labels),
-        _units(metric, np.asarray(labels), groups),
-        resamples,
-        resample_block(metric, len(labels)),
-        np.random.default_rng(seed),
-    )
-    drops.sort()
+    pair = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
+    random = np.random.default_rng(seed)
+    units = _gathered(_units(metric, np.asarray(labels), groups), random)
+    found = _resampled(pair, units, resamples, resample_block(metric, len(labels)), random)
     two_sided = (1.0 + confidence) / 2.0
+    upper, lower, high, low = (
+        _tilted(pair, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
+    )
+    n = len(labels)
     return Drop(
         value=drop,
-        upper=_upper(drops, drop, confidence, len(labels)),
-        lower=_lower(drops, drop, confidence, len(labels)),
-        interval=(_lower(drops, drop, two_sided, len(labels)), _upper(drops, drop, two_sided, len(labels))),
+        upper=_upper(upper, drop, confidence, n),
+        lower=_lower(lower, drop, confidence, n),
+        interval=(_lower(low, drop, two_sided, n), _upper(high, drop, two_sided, n)),
     )
 
 
-def _upper(drops: NDArray[np.float64], drop: float, confidence: float, samples: int) -> float:
-    """The upper bound from sorted resampled drops."""
-    # Of b values sorted, the one at (b + 1) times the confidence: with few resamples the bound is not too low.
-    place = min(int(np.ceil(confidence * (len(drops) + 1))), len(drops)) - 1
-    return min(max(float(drops[place]), drop, least_bound(samples, confidence)), 1.0)
+@dataclass(frozen=True)
+class _Pair:
+    """The metric of both models as a function of weights."""
+
+    reference: Weighted
+    outputs: Weighted
+
+    def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Drops with weights (n, b): (b,)."""
+        drops: NDArray[np.float64] = self.reference(weights) - self.outputs(weights)
+        return drops
 
 
-def _lower(drops: NDArray[np.float64], drop: float, confidence: float, samples: int) -> float:
+@dataclass(frozen=True, kw_only=True)
+class _Resamples:
+    """What came of resamples."""
+
+    units: NDArray[np.int64]
+    """Of each sample, (n,)."""
+    influence: NDArray[np.float64]
+    """Of each unit, (units,)."""
+    drops: NDArray[np.float64]
+    """(resamples,)"""
+    influences: NDArray[np.float64]
+    """Sum over the units that were drawn, (resamples,)."""
+
+
+def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign: float) -> float:
+    """The bound on one side: upper where the sign is 1, lower where it is -1.
+
+    With weights exp(τ·influence), made to sum up to one, a resample is exp(τ·S - m·log mean exp(τ·influence)) times as
+    likely as it was, S being the sum of its influences and m the number of units.
+    """
+    influence, many = found.influence, len(found.influence)
+    largest = float(np.abs(influence).max(initial=0.0))
+    if largest <= 0.0:
+        return drop
+    size = _size(influence)
+    # Resamples that show no more than was seen; those that show just that count half.
+    seen = sign * (found.drops - drop)
+    counted = np.where(np.abs(seen) < 1e-12, 0.5, (seen < 0).astype(np.float64))
+
+    def share(tilt: float) -> float:
+        steps = tilt * influence
+        top = float(steps.max())
+        normal = many * (top + math.log(float(np.exp(steps - top).mean())))
+        unseen = 2.0 * _UNSEEN * (math.cosh(tilt * size) - 1.0)
+        return float((counted * np.exp(np.minimum(tilt * found.influences - normal - unseen, 500.0))).mean())
+
+    low, high = 0.0, 1.0 / largest
+    while share(sign * high) > 1.0 - confidence and high * largest < _MOST_TILT:
+        low, high = high, 2.0 * high
+    for _ in range(40):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if share(sign * middle) > 1.0 - confidence else (low, middle)
+    weights = np.exp(sign * high * influence)
+    weights *= many / weights.sum()
+    bound = float(pair(weights[found.units][:, None])[0])
+    unseen = 2.0 * _UNSEEN * math.sinh(sign * high * size) * size / many
+    return drop if math.isnan(bound) else bound + unseen
+
+
+def _upper(bound: float, drop: float, confidence: float, samples: int) -> float:
+    return min(max(bound, drop, least_bound(samples, confidence)), 1.0)
+
+
+def _lower(bound: float, drop: float, confidence: float, samples: int) -> float:
     """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
-    place = max(int(np.floor((1.0 - confidence) * (len(drops) + 1))), 1) - 1
-    return max(min(float(drops[place]), drop - least_bound(samples, confidence)), -1.0)
+    return max(min(bound, drop - least_bound(samples, confidence)), -1.0)
 
 
 def least_bound(samples: int, confidence: float) -> float:
@@ -148,16 +223,51 @@ def _same_partition(groups: NDArray[Any], identities: NDArray[np.int64]) -> bool
     return bool(pairs == codes.max() + 1 == identities.max() + 1)
 
 
+def _gathered(units: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    """Units, or where there are very many, groups of them at random: each is looked at by itself."""
+    many = int(units.max()) + 1
+    if many <= _MOST_UNITS:
+        return units
+    gathered: NDArray[np.int64] = random.permutation(np.arange(many) % _MOST_UNITS)[units]
+    return gathered
+
+
+def _influence(pair: _Pair, units: NDArray[np.int64], block: int) -> NDArray[np.float64]:
+    """By how much the drop rises with a unit's weight, (units,), in units of one over their number; with mean 0."""
+    many = int(units.max()) + 1
+    whole = float(pair(np.ones((len(units), 1)))[0])
+    found = np.empty(many)
+    for start in range(0, many, block):
+        chosen = np.arange(start, min(start + block, many))
+        weights = np.where(units[:, None] == chosen[None, :], 1.0 - _LESS, 1.0)
+        found[chosen] = (whole - pair(weights)) * many / _LESS
+    if np.abs(found).max() < 1e-9 * many:  # equal numbers that were added up in another order
+        return np.zeros(many)
+    influence: NDArray[np.float64] = found - found.mean()
+    return influence
+
+
+def _size(influence: NDArray[np.float64]) -> float:
+    """Of the influences that matter: the root of their mean square, each counting by its own square."""
+    squares = np.square(influence)
+    return math.sqrt(float(squares @ squares) / float(squares.sum())) if squares.any() else 0.0
+
+
 def _resampled(
-    reference: Weighted,
-    outputs: Weighted,
+    pair: _Pair,
     units: NDArray[np.int64],
     resamples: int,
     block: int,
     random: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Drops in resamples, (resamples,); where either has no value, another resample is drawn."""
-    found: list[NDArray[np.float64]] = []
+) -> _Resamples:
+    """Resamples with what nobody saw added; where the metric has no value, another one is drawn."""
+    influence = _influence(pair, units, block)
+    # Of their own, so that the size of a block changes nothing.
+    unseen = np.random.default_rng(random.integers(0, 2**63))
+    each = influence[units] / np.bincount(units)[units]  # of a sample's share in its unit
+    size, many = _size(influence), len(influence)
+    drops: list[NDArray[np.float64]] = []
+    influences: list[NDArray[np.float64]] = []
     drawn, have = 0, 0
     while have < resamples:
         if drawn >= _TRIES * resamples:
@@ -167,7 +277,13 @@ def _resampled(
             )
         count = min(block, resamples - have)
         weights = resample_weights(random, units, count)
-        drops = reference(weights) - outputs(weights)
-        found.append(drops[~np.isnan(drops)])
-        drawn, have = drawn + count, have + len(found[-1])
-    return np.concatenate(found)
+        worse, better = unseen.poisson(_UNSEEN, (count, 2)).T
+        added = (worse - better) * size
+        values = pair(weights) + added / many
+        there = ~np.isnan(values)
+        drops.append(values[there])
+        influences.append((each @ weights + added)[there])
+        drawn, have = drawn + count, have + len(drops[-1])
+    return _Resamples(
+        units=units, influence=influence, drops=np.concatenate(drops), influences=np.concatenate(influences)
+    )

@@ -1,4 +1,5 @@
-"""Why answers differ: wrong colours, another mean, another resize, classes in another order, a batch that matters.
+"""Why answers differ: wrong colours, another mean, another resize, classes in another order, a batch or a length that
+matters.
 
 Each of these is a defect that looks like a bad network. What is compared here are the tensors and outputs that a bundle
 recorded where it was built with those that this machine makes of the same raw inputs.
@@ -6,7 +7,7 @@ recorded where it was built with those that this machine makes of the same raw i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import Any, get_args, get_type_hints
@@ -23,12 +24,15 @@ _SAME = 1e-3
 _COLOURS = ("red", "green", "blue")
 _CLEARER = 20.0
 """dB by which another order of the outputs must fit better, before it is named."""
+_CLEARER_INPUT = 10.0
+"""dB by which other inputs must make an engine answer better, and better than not at all, before they are named."""
 _FAITHFUL = 60.0
 """dB: an engine that is nearer to the reference than this is measured as if it were no nearer."""
 _DEPENDS = 15.0
-"""dB by which single answers and those of a batch may lie further apart than single answers and the reference's.
-Dynamic quantization takes its ranges from the batch: MiniLM in int8-dynamic, 27 dB from the reference, differs from
-itself by 22 to 32 dB in batches of eight; float and statically quantized engines differ by rounding alone."""
+"""dB by which single answers and those of a batch, or of filled-up inputs, may lie further apart than single answers
+and the reference's. Dynamic quantization takes its ranges from the batch: MiniLM in int8-dynamic, 27 dB from the
+reference, differs from itself by 22 to 32 dB in batches of eight; float and statically quantized engines differ by
+rounding alone."""
 _MOST_CLASSES = 4096
 """Whose order is looked for: every pair of two outputs is compared."""
 
@@ -68,6 +72,59 @@ def preprocessing_cause(
                 f" contract has '{contract.resize}' and '{contract.interpolation}'"
             )
     return None
+
+
+def input_cause(
+    contract: ImagePreprocessing,
+    run: Callable[[NDArray[np.float32]], NDArray[np.floating]],
+    inputs: NDArray[np.float32],
+    reference: NDArray[np.floating],
+    outputs: NDArray[np.floating],
+) -> str | None:
+    """What an engine that answers otherwise would want to be fed with, to answer as the reference does.
+
+    Args:
+        contract: By which the inputs were made.
+        run: The engine: inputs → outputs, both (n, ...).
+        inputs: Tensors, (n, 3, height, width).
+        reference: The reference's outputs for them, (n, k), finite.
+        outputs: The engine's.
+
+    Returns:
+        A clause; None where nothing that is tried explains it.
+    """
+    usual = sqnr_db(reference, outputs) if np.isfinite(outputs).all() else -np.inf
+    tried: list[tuple[float, str]] = []
+    for said, fed in _other_inputs(contract, inputs):
+        found = run(fed.astype(np.float32))
+        tried.append((sqnr_db(reference, found) if np.isfinite(found).all() else -np.inf, said))
+    best, said = max(tried)
+    return f"it answers as PyTorch does where {said}" if best >= max(usual, 0.0) + _CLEARER_INPUT else None
+
+
+def _other_inputs(
+    contract: ImagePreprocessing, inputs: NDArray[np.float32]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Inputs as another preprocessing would have made them, and what it is."""
+    pixels = _pixels(contract, inputs)
+    scaled = {
+        "": inputs.astype(np.float64),
+        "its input is pixels from 0 to 1": pixels,
+        "its input is pixels from 0 to 255": pixels * 255.0,
+        "its input is pixels from -1 to 1": pixels * 2.0 - 1.0,
+    }
+    for scale, tensors in scaled.items():
+        for order in permutations(range(3)):
+            swapped = f"its input has the colours in the order {', '.join(_COLOURS[c] for c in order)}"
+            if order == (0, 1, 2):
+                if scale:
+                    yield scale, tensors
+            elif scale:
+                yield f"{scale} and {swapped}", tensors[:, order]
+            else:  # mean and standard deviation go with their colour, or stay with their place
+                mean, std = (np.asarray(values)[None, :, None, None] for values in (contract.mean, contract.std))
+                yield swapped, tensors[:, order]
+                yield swapped, (pixels[:, order] - mean) / std
 
 
 def order_cause(reference: NDArray[np.floating], outputs: NDArray[np.floating], classes: Sequence[str]) -> str | None:
@@ -112,14 +169,55 @@ def batch_cause(
     Returns:
         A clause; None where they are the same but for rounding.
     """
-    db = sqnr_db(single, together) if np.isfinite(together).all() else -np.inf
-    if not np.isfinite(single).all() or db >= min(sqnr_db(reference, single), _FAITHFUL) - _DEPENDS:
+    db = _apart(reference, single, together)
+    if db is None:
         return None
-    worst = int(np.abs(np.nan_to_num(together, nan=np.inf) - single).max(1).argmax())
     return (
         f"its answers depend on what else is in a batch: {len(single)} samples at once and one at a time differ"
-        f" (SQNR {db:.1f} dB), most sample {worst}"
+        f" (SQNR {db:.1f} dB), most sample {_worst(single, together)}"
     )
+
+
+def length_cause(
+    reference: NDArray[np.floating],
+    alone: NDArray[np.floating],
+    padded: NDArray[np.floating],
+    sizes: Sequence[int],
+    size: int,
+) -> str | None:
+    """Whether an answer depends on how far a sample is filled up, by more than the engine's precision explains.
+
+    Args:
+        reference: The reference's outputs, (n, k).
+        alone: The engine's, each sample in its own size.
+        padded: Of the same samples, each by itself and filled up.
+        sizes: The samples' own sizes, as tokens.
+        size: To which they were filled up.
+
+    Returns:
+        A clause; None where they are the same but for rounding.
+    """
+    db = _apart(reference, alone, padded)
+    if db is None:
+        return None
+    worst = _worst(alone, padded)
+    return (
+        f"its answers depend on how far an input is filled up: {len(alone)} samples in their own length and filled up"
+        f" to {size} differ (SQNR {db:.1f} dB), most sample {worst}, whose length is {sizes[worst]}"
+    )
+
+
+def _apart(reference: NDArray[np.floating], one: NDArray[np.floating], other: NDArray[np.floating]) -> float | None:
+    """How far two answers to the same samples lie apart, in dB; None where the engine's precision explains it."""
+    db = sqnr_db(one, other) if np.isfinite(other).all() else -np.inf
+    if not np.isfinite(one).all() or db >= min(sqnr_db(reference, one), _FAITHFUL) - _DEPENDS:
+        return None
+    return db
+
+
+def _worst(one: NDArray[np.floating], other: NDArray[np.floating]) -> int:
+    """The sample whose two answers differ most."""
+    return int(np.abs(np.nan_to_num(other, nan=np.inf) - one).max(1).argmax())
 
 
 def _pixels(contract: ImagePreprocessing, tensors: NDArray[Any]) -> NDArray[np.float64]:

@@ -16,10 +16,11 @@ from edgetl.metrics import Metric
 from edgetl.metrics import metric as metric_of
 from edgetl.parity import paired
 from edgetl.parity.bootstrap import Drop, paired_drop
-from edgetl.parity.numeric import Tolerance, numeric
+from edgetl.parity.numeric import Numeric, Tolerance, numeric
 from edgetl.parity.paired import Outcome
 from edgetl.parity.sequential import Sequential
 from edgetl.parity.slices import CLASS, Slice, slices
+from edgetl.parity.statements import Asked, sequential_statement, statement
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
 
 _PAIRED = 1500
@@ -129,9 +130,80 @@ def compare(
             compared sequentially.
         ParityError: The reference itself returned NaN or infinite values: nothing can be compared with it.
     """
-    metric, decision = metric or metric_of("top1"), decision or Largest()
+    asked = Asked(
+        metric=_with_thresholds(metric or metric_of("top1"), decision or Largest()),
+        samples=len(labels),
+        max_drop=max_drop,
+        confidence=confidence,
+        sequential=sequential,
+    )
+    expected, got = _checked(asked, reference, outputs, labels)
+    answers = _answers(decision or Largest(), expected, got, labels)
+    counts = (answers.worse, answers.better, asked.samples) if asked.by_decisions else None
+    score_reference, score, found = _measured(asked, expected, got, labels, answers)
+    numbers = numeric(expected, got)
+    verdict = _judged(asked, found, counts, answers, _refused(got, tolerance, numbers))
+    return Comparison(
+        samples=asked.samples,
+        metric=asked.metric.name,
+        score_reference=score_reference,
+        score=score,
+        agreement=answers.agreement,
+        worse=answers.worse,
+        better=answers.better,
+        drop=found.value,
+        drop_upper=found.upper,
+        drop_lower=found.lower,
+        interval=found.interval,
+        p_value=paired.mcnemar(answers.worse, answers.better) if asked.by_decisions else None,
+        detectable_drop=_detectable(found, counts, confidence),
+        samples_to_decide=verdict.samples_to_decide,
+        confidence=confidence,
+        max_drop=max_drop,
+        **asdict(numbers),
+        slices=_slices(decision or Largest(), answers, labels, classes, columns or {}, confidence),
+        outcome=verdict.outcome,
+        statement=verdict.statement,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """Decisions on samples, or on pairs of them."""
+
+    agreement: float
+    expected_right: NDArray[np.bool_]
+    """The reference's, of the shape of :func:`_decided`."""
+    right: NDArray[np.bool_]
+    """The engine's."""
+
+    @property
+    def worse(self) -> int:
+        return int((self.expected_right & ~self.right).sum())
+
+    @property
+    def better(self) -> int:
+        return int((self.right & ~self.expected_right).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    outcome: Outcome
+    samples_to_decide: int | None
+    statement: str
+
+
+def _with_thresholds(metric: Metric, decision: Decision) -> Metric:
+    """Macro-F1 of several labels is that of the decisions which will be made."""
     if metric.name == "macro-f1" and isinstance(decision, MultiLabel):
-        metric = metric_of("macro-f1", thresholds=decision.thresholds)
+        return metric_of("macro-f1", thresholds=decision.thresholds)
+    return metric
+
+
+def _checked(
+    asked: Asked, reference: NDArray[np.floating], outputs: NDArray[np.floating], labels: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Outputs of the reference and of the engine, float64 (n, k), or why they cannot be compared."""
     if reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(
             f"the reference has outputs {list(reference.shape)}, the engine {list(outputs.shape)}, "
@@ -145,65 +217,68 @@ def compare(
             "the PyTorch model itself returns NaN or infinite values",
             hint="a lower finetune.phases lr, or other weights",
         )
-    by_decisions = metric.name == "top1"
-    if sequential and not by_decisions:
-        raise DataError(f"a sequential comparison is of right decisions one by one, and {metric.title} is none of them")
-    n = len(labels)
+    if asked.sequential and not asked.by_decisions:
+        raise DataError(
+            f"a sequential comparison is of right decisions one by one, and {asked.metric.title} is none of them"
+        )
+    return expected, got
+
+
+def _answers(
+    decision: Decision, expected: NDArray[np.float64], got: NDArray[np.float64], labels: NDArray[np.integer]
+) -> _Answers:
     whole = np.asarray(np.isfinite(got).all(1))
-    finite = bool(whole.all())
     wanted, truth = _decided(decision, expected), _truth(decision, labels)
     decided = _decided(decision, np.where(whole[:, None], got, 0.0))
-    right, expected_right = np.equal(decided, truth), np.equal(wanted, truth)
-    if decided.shape == (n,):
-        right = right & whole
-    worse, better = int((expected_right & ~right).sum()), int((right & ~expected_right).sum())
-    if by_decisions:
-        scores = float(expected_right.mean()), float(right.mean())
-        found = _by_decisions(worse, better, n, confidence)
-    else:
-        scores = metric(expected, labels), metric(got, labels) if finite else 0.0
-        found = Drop(value=scores[0] - scores[1], upper=1.0, lower=0.0, interval=(0.0, 1.0))
-        if finite:
-            groups = labels if metric.name == "tar" else None
-            found = paired_drop(metric, expected, got, labels, confidence=confidence, groups=groups)
-    numbers = numeric(expected, got)
-    beyond = tolerance.missed(numbers) if tolerance else ()
-    outcome = _outcome(found, max_drop)
-    if sequential:
-        outcome = Sequential(max_drop, confidence).add(differences(expected_right, right))
-    if not finite or beyond:
-        outcome = "failed"
-    counts = (worse, better, n) if by_decisions else None
-    to_decide = _samples_to_decide(found, counts, n, max_drop, confidence) if outcome == "undecided" else None
-    said = _statement(metric, found, n, max_drop, confidence, outcome, to_decide)
-    if sequential:
-        said = _sequential_statement(metric, found, n, max_drop, confidence, outcome)
-    if not finite:
-        said = "the engine returned NaN or infinite values"
-    elif beyond:
-        said = "; ".join(beyond)
-    return Comparison(
-        samples=n,
-        metric=metric.name,
-        score_reference=scores[0],
-        score=scores[1],
+    right = np.equal(decided, truth)
+    return _Answers(
         agreement=float((decided == wanted).mean()),
-        worse=worse,
-        better=better,
-        drop=found.value,
-        drop_upper=found.upper,
-        drop_lower=found.lower,
-        interval=found.interval,
-        p_value=paired.mcnemar(worse, better) if by_decisions else None,
-        detectable_drop=_detectable(found, counts, confidence),
-        samples_to_decide=to_decide,
-        confidence=confidence,
-        max_drop=max_drop,
-        **asdict(numbers),
-        slices=_slices(decision, expected_right, right, labels, classes, columns or {}, confidence),
-        outcome=outcome,
-        statement=said,
+        expected_right=np.equal(wanted, truth),
+        right=right & whole if decided.shape == whole.shape else right,
     )
+
+
+def _measured(
+    asked: Asked,
+    expected: NDArray[np.float64],
+    got: NDArray[np.float64],
+    labels: NDArray[np.integer],
+    answers: _Answers,
+) -> tuple[float, float, Drop]:
+    """The metric of the reference, of the engine, and how much lower the latter is."""
+    if asked.by_decisions:
+        found = _by_decisions(answers.worse, answers.better, asked.samples, asked.confidence)
+        return float(answers.expected_right.mean()), float(answers.right.mean()), found
+    score = asked.metric(expected, labels)
+    if not np.isfinite(got).all():
+        return score, 0.0, Drop(value=score, upper=1.0, lower=0.0, interval=(0.0, 1.0))
+    groups = labels if asked.metric.by_identity else None
+    found = paired_drop(asked.metric, expected, got, labels, confidence=asked.confidence, groups=groups)
+    return score, asked.metric(got, labels), found
+
+
+def _refused(got: NDArray[np.float64], tolerance: Tolerance | None, numbers: Numeric) -> str:
+    """Why numbers alone fail an engine, whatever it decides; empty where they do not."""
+    if not np.isfinite(got).all():
+        return "the engine returned NaN or infinite values"
+    return "; ".join(tolerance.missed(numbers)) if tolerance else ""
+
+
+def _judged(
+    asked: Asked, found: Drop, counts: tuple[int, int, int] | None, answers: _Answers, refused: str
+) -> _Verdict:
+    if refused:
+        return _Verdict(outcome="failed", samples_to_decide=None, statement=refused)
+    if asked.sequential:
+        test = Sequential(asked.max_drop, asked.confidence)
+        outcome = test.add(differences(answers.expected_right, answers.right))
+        to_decide = _samples_to_decide(asked, found, counts) if outcome == "undecided" else None
+        said = sequential_statement(asked, found, outcome)
+    else:
+        outcome = _outcome(found, asked.max_drop)
+        to_decide = _samples_to_decide(asked, found, counts) if outcome == "undecided" else None
+        said = statement(asked, found, outcome, to_decide)
+    return _Verdict(outcome=outcome, samples_to_decide=to_decide, statement=said)
 
 
 def differences(expected_right: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[int]:
@@ -235,18 +310,16 @@ def _detectable(found: Drop, counts: tuple[int, int, int] | None, confidence: fl
     return min(1.0, _standard_error(found, confidence) * _both(confidence))
 
 
-def _samples_to_decide(
-    found: Drop, counts: tuple[int, int, int] | None, n: int, max_drop: float, confidence: float
-) -> int | None:
+def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] | None) -> int | None:
     """See :attr:`Comparison.samples_to_decide`."""
     if counts is not None:
-        return paired.samples_to_decide(*counts, max_drop, confidence)
-    distance = abs(max_drop - found.value)
+        return paired.samples_to_decide(*counts, asked.max_drop, asked.confidence)
+    n, distance = asked.samples, abs(asked.max_drop - found.value)
     if distance < 1.0 / n:
         return None
     # The standard error falls with the root of the number of samples.
-    samples = math.ceil(n * (_both(confidence) * _standard_error(found, confidence) / distance) ** 2)
-    return max(samples, paired.samples_needed(max_drop, confidence), n + 1)
+    samples = math.ceil(n * (_both(asked.confidence) * _standard_error(found, asked.confidence) / distance) ** 2)
+    return max(samples, paired.samples_needed(asked.max_drop, asked.confidence), n + 1)
 
 
 def _standard_error(found: Drop, confidence: float) -> float:
@@ -261,8 +334,7 @@ def _both(confidence: float) -> float:
 
 def _slices(
     decision: Decision,
-    expected_right: NDArray[np.bool_],
-    right: NDArray[np.bool_],
+    answers: _Answers,
     labels: NDArray[np.integer],
     classes: Sequence[str],
     columns: Mapping[str, Sequence[str]],
@@ -273,7 +345,7 @@ def _slices(
     every = dict(columns)
     if classes and labels.ndim == 1:
         every = {CLASS: [classes[int(label)] for label in labels], **every}
-    return slices(expected_right, right, every, confidence, classes=classes)
+    return slices(answers.expected_right, answers.right, every, confidence, classes=classes)
 
 
 def _decided(decision: Decision, outputs: NDArray[np.float64]) -> NDArray[np.integer]:
@@ -302,50 +374,3 @@ def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     chosen = np.unique(np.linspace(0, count - 1, min(count, _PAIRED)).round().astype(np.intp))
     first, second = np.triu_indices(len(chosen), 1)
     return chosen[first], chosen[second]
-
-
-def _statement(
-    metric: Metric,
-    found: Drop,
-    n: int,
-    max_drop: float,
-    confidence: float,
-    outcome: Outcome,
-    to_decide: int | None,
-) -> str:
-    sure, allowed = f"{100 * confidence:g}% confidence", f"{100 * max_drop:.2f}"
-    if outcome == "passed":
-        return f"with {sure} {metric.title} drops by less than {100 * found.upper:.2f} points (allowed {allowed})"
-    if outcome == "failed":
-        return (
-            f"{metric.title} drops by {100 * found.value:.2f} points, with {sure} by at least"
-            f" {100 * found.lower:.2f}, and {allowed} are allowed"
-        )
-    needed = paired.samples_needed(max_drop, confidence)
-    if n < needed:
-        return f"{n} test samples cannot show a drop below {allowed} points with {sure}: at least {needed} are needed"
-    enough = f"some {_rounded(to_decide)} samples would decide it" if to_decide else "it may be just that"
-    return (
-        f"undecided: {metric.title} drops by {100 * found.value:.2f} points on these {n} samples; with {sure} it may be"
-        f" up to {100 * found.upper:.2f}, and {allowed} are allowed; {enough}"
-    )
-
-
-def _sequential_statement(
-    metric: Metric, found: Drop, n: int, max_drop: float, confidence: float, outcome: Outcome
-) -> str:
-    sure, allowed = f"{100 * confidence:g}% confidence", f"{100 * max_drop:.2f} points"
-    if outcome == "passed":
-        return f"after {n} test samples it is sure, with {sure}, that {metric.title} drops by less than {allowed}"
-    if outcome == "failed":
-        return f"after {n} test samples it is sure, with {sure}, that {metric.title} drops by more than {allowed}"
-    return (
-        f"undecided: {metric.title} drops by {100 * found.value:.2f} points on these {n} test samples, and {allowed}"
-        " are allowed; a test with a fixed number of samples needs fewer (parity.sequential = false)"
-    )
-
-
-def _rounded(samples: int) -> str:
-    """A forecast has two digits, not five."""
-    step = 10 ** max(0, len(str(samples)) - 2)
-    return f"{math.ceil(samples / step) * step:,}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import BundleError, DataError, ParityError, SetupError
 from edgetl.parity import causes
-from edgetl.parity.numeric import sqnr_db
-from edgetl.pipeline import tasks
+from edgetl.parity.layers import FAITHFUL_DB
+from edgetl.parity.numeric import MOST_DB, sqnr_db
+from edgetl.pipeline import departures, tasks
+from edgetl.pipeline.departures import EngineLayers
 from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
 from edgetl.runtime.decision import Similarity, cosines
 from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.preprocessing.text import TextPreprocessing
 
 _TENSOR_TOLERANCE = 1e-4
 """Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
 
+_FURTHER_DB = 10.0
+"""By which a few golden inputs may lie further from PyTorch than the whole test split did."""
 _POINTS_ALIKE = 0.9
 """Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
 
@@ -47,6 +52,10 @@ class CheckedEngine:
     samples: int = 0
     skipped: str = ""
     """Why it did not run."""
+    layers: EngineLayers | None = None
+    """What it looks like from the inside, where that was asked for."""
+    layers_skipped: str = ""
+    """Why it was not looked into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +68,40 @@ class Checked:
     engines: tuple[CheckedEngine, ...]
 
 
-def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = None) -> Checked:
+def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = None, layers: bool = False) -> Checked:
     """Check a bundle, and run every engine of it that can run here.
 
     Args:
         folder: Of the bundle.
         key: Public key that must have signed it.
         data: Labelled samples, to measure the bundle's metric on.
+        layers: Compare each engine tensor by tensor with the graph that it was made of, and that with the float graph.
 
     Raises:
         BundleError: A file, the signature or the preprocessing is not as it was built.
         ParityError: An engine answers the golden inputs in another way than where it was built.
         DataError: The data cannot be used, or has no labels that the bundle knows.
+        MissingExtraError: ``layers``, and what reads graphs is not installed.
     """
     bundle = open_bundle(folder, key=key)
-    contract, golden = bundle.preprocessing, bundle.golden()
+    golden = bundle.golden()
+    difference = _check_contract(bundle, golden)
+    samples = _labelled(bundle, data) if data else None
+    return Checked(
+        files=bundle.verified.files,
+        signed_by=bundle.verified.signed_by,
+        preprocessing_difference=difference,
+        engines=tuple(_check(bundle, engine, golden, samples, layers=layers) for engine in bundle.engines),
+    )
+
+
+def _check_contract(bundle: Bundle, golden: Golden) -> float:
+    """Refuse another preprocessing or other labels than the recorded ones.
+
+    Returns:
+        The largest difference of a golden tensor.
+    """
+    folder, contract = bundle.folder, bundle.preprocessing
     inputs = contract.together([contract(source) for source in golden.sources])
     same = inputs.shape == golden.inputs.shape
     difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0)) if same else math.inf
@@ -94,16 +122,12 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
             f" {_first_difference(bundle.labels, golden.classes or ())}",
             hint="publish the bundle again: edgetl build",
         )
-    samples = _labelled(bundle, data) if data else None
-    return Checked(
-        files=bundle.verified.files,
-        signed_by=bundle.verified.signed_by,
-        preprocessing_difference=difference,
-        engines=tuple(_check(bundle, engine, golden, samples) for engine in bundle.engines),
-    )
+    return difference
 
 
-def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples | None) -> CheckedEngine:
+def _check(
+    bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples | None, *, layers: bool
+) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
         return CheckedEngine(name=name, skipped=engine.note)
@@ -115,37 +139,117 @@ def _check(bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples
     metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-        few = min(model.largest_batch, len(got))
-        depends = None
-        if few > 1:
-            together = model.outputs(golden.inputs[:few])
-            depends = causes.batch_cause(golden.outputs[:few], got[:few], together)
-        score = _score(model, bundle, samples, metric) if samples else None
-    count = len(golden.outputs)
-    agreeing = int(_agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
-    recorded = parity.get("agreement")
+        finite = bool(np.isfinite(got).all())
+        found = CheckedEngine(
+            name=name,
+            golden=len(golden.outputs),
+            agreeing=int(_agrees(bundle, got, golden.outputs).sum()) if finite else 0,
+            sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
+            score=_score(model, bundle, samples, metric) if samples else None,
+            metric=metric.title,
+            samples=len(samples) if samples else 0,
+        )
+        refused = _refusal(found, parity)
+        because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
+    seen = departures.look_into(bundle, engine, golden) if layers else ""
+    found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
+    _gate(found, refused, because)
+    return found
+
+
+def _refusal(found: CheckedEngine, parity: Mapping[str, Any]) -> str | None:
+    """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
+
+    Args:
+        found: What it did here.
+        parity: What was recorded where the bundle was built; empty where it did not run there.
+    """
+    agreement, recorded_db = parity.get("agreement"), parity.get("sqnr_db")
     # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
     # where the bundle was built has nothing recorded, and may miss one.
-    allowed = 1 if recorded is None else 0 if recorded == 1.0 else max(1, math.ceil(3 * (1.0 - recorded) * count))
-    known = f"it agreed on {recorded:.2%} of the test split" if recorded is not None else "it did not run"
-    if count - agreeing > allowed:
-        cause = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
-        raise ParityError(
-            f"{name} answers {agreeing} of {count} golden inputs as PyTorch did; where the bundle was built {known}"
-            + (f"; {cause}" if cause else ""),
-            hint="build the engine again on this device, or ship another precision",
+    allowed = 1
+    if agreement is not None:
+        allowed = 0 if agreement == 1.0 else max(1, math.ceil(3 * (1.0 - agreement) * found.golden))
+    known = f"it agreed on {agreement:.2%} of the test split" if agreement is not None else "it did not run"
+    if found.golden - found.agreeing > allowed:
+        return (
+            f"{found.name} answers {found.agreeing} of {found.golden} golden inputs as PyTorch did; where the bundle"
+            f" was built {known}"
         )
-    if depends:
-        raise ParityError(f"{name}: {depends}", hint="run it with a batch of one, or build the engine again")
-    return CheckedEngine(
-        name=name,
-        golden=count,
-        agreeing=agreeing,
-        sqnr_db=sqnr_db(golden.outputs, got),
-        score=score,
-        metric=metric.title,
-        samples=len(samples) if samples else 0,
-    )
+    if recorded_db is not None and found.sqnr_db < min(recorded_db, FAITHFUL_DB) - _FURTHER_DB:
+        return (
+            f"{found.name} is {found.sqnr_db:.1f} dB from PyTorch on the golden inputs; where the bundle was built it"
+            f" was {recorded_db:.1f} dB on the test split"
+        )
+    return None
+
+
+def _gate(found: CheckedEngine, refused: str | None, because: str | None) -> None:
+    """Fail for an engine that is not what it was.
+
+    Args:
+        found: What it did here.
+        refused: Why its answers are not those that were recorded.
+        because: The cause of that, where it is known; where nothing is refused, on what its answers depend besides
+            their input.
+    """
+    inside = f"\n  {found.layers.statement}" if found.layers is not None and found.layers.failed else ""
+    hint = "build the engine again on this device, or ship another precision"
+    if found.layers is None and not found.layers_skipped:
+        hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
+    if refused:
+        raise ParityError(refused + (f"; {because}" if because else "") + inside, hint=hint)
+    if because:
+        raise ParityError(
+            f"{found.name}: {because}{inside}",
+            hint="run it with a batch of one and without padding, or build the engine again",
+        )
+    if inside:
+        raise ParityError(f"{found.name} is not what its graph promises:{inside}", hint=hint)
+
+
+def _cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
+    """Why an engine answers otherwise than PyTorch, where its outputs or its inputs are in another order or size."""
+    found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
+    found = found or _dependence(model, bundle, golden, got)
+    contract = bundle.preprocessing
+    if found or not isinstance(contract, ImagePreprocessing):
+        return found
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([model.outputs(one[None]) for one in inputs])
+
+    return causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
+
+
+def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
+    """On what answers depend besides their input: the batch, or how far it is filled up.
+
+    Args:
+        model: Opened.
+        bundle: That it is of.
+        golden: The bundle's.
+        got: The model's outputs for the golden inputs, one at a time.
+    """
+    few = min(model.largest_batch, len(got))
+    if few > 1:
+        together = model.outputs(golden.inputs[:few])
+        found = causes.batch_cause(golden.outputs[:few], got[:few], together)
+        if found:
+            return found
+    contract = bundle.preprocessing
+    if not isinstance(contract, TextPreprocessing):
+        return None
+    texts = [one[: int((one != contract.pad).sum())] for one in golden.inputs]
+    sizes = [len(text) for text in texts]
+    alone = np.concatenate([model.outputs(text[None]) for text in texts])
+    for size in dict.fromkeys((min(max(sizes) + 1, contract.max_length), contract.max_length)):
+        filled = [np.pad(text, (0, size - len(text)), constant_values=contract.pad) for text in texts]
+        padded = np.concatenate([model.outputs(text[None]) for text in filled])
+        found = causes.length_cause(golden.outputs, alone, padded, sizes, size)
+        if found:
+            return found
+    return None
 
 
 def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
-from edgetl.runtime.preprocessing import Array
+from edgetl.runtime.preprocessing import Array, Preprocessing
 from edgetl.runtime.runner import Runner, run_batch
 from edgetl.store import Artifact, code_digest, versions_of
 
@@ -102,79 +103,114 @@ def verify(
         found = _parsed(session, engine, graph)
         _tell(session, engine, found)
         return Proven(engine=engine, comparison=None, placement=None, fusion=found)
-    deploy = torch_backend.read_deploy(checkpoint.folder)
-    gate, metric = session.config.parity, tasks.metric_of(session.config)
-    order = _order(dataset.test, shuffled=gate.sequential)
-    inputs = {
+    trial = _Trial(
+        session=session,
+        dataset=dataset,
+        engine=engine,
+        reference=reference,
+        graph=graph,
+        decision=decision,
+        preprocessing=torch_backend.read_deploy(checkpoint.folder).preprocessing,
+        order=_order(dataset.test, shuffled=session.config.parity.sequential),
+    )
+    artifact = session.stage("verify", engine.candidate.name, _key(trial, checkpoint), partial(_answer, trial))
+    with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
+        outputs = arrays["outputs"]
+    comparison = _compared(trial, outputs)
+    placement = json.loads((artifact / "placement.json").read_text(encoding="utf-8"))
+    fusion = placement.pop("int8")
+    _tell(session, engine, fusion)
+    on_samples = not isinstance(decision, Similarity) and not session.config.parity.sequential
+    return Proven(
+        engine=engine,
+        comparison=comparison,
+        placement=placement,
+        decided=decision.decide(outputs) if on_samples else None,
+        fusion=fusion,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """An engine before the test split."""
+
+    session: Session
+    dataset: Dataset
+    engine: Engine
+    reference: Reference
+    graph: Artifact
+    decision: Answering
+    preprocessing: Preprocessing
+    order: NDArray[np.int64]
+    """In which the samples are looked at, (n,)."""
+
+
+def _key(trial: _Trial, checkpoint: Artifact) -> dict[str, Any]:
+    """Everything that an engine's answers depend on."""
+    gate = trial.session.config.parity
+    return {
         # What is looked at ends where it is decided.
-        "until": [gate.max_drop, gate.confidence, checkpoint.digest, decision.to_json(), code_digest("parity")]
+        "until": [gate.max_drop, gate.confidence, checkpoint.digest, trial.decision.to_json(), code_digest("parity")]
         if gate.sequential
         else [],
-        "engine": engine.artifact.digest,
-        "graph": graph.digest,
-        "test": digest_of_samples(dataset.test),
-        "preprocessing": deploy.preprocessing.digest(),
-        "batch": session.config.export.batch.model_dump(),
+        "engine": trial.engine.artifact.digest,
+        "graph": trial.graph.digest,
+        "test": digest_of_samples(trial.dataset.test),
+        "preprocessing": trial.preprocessing.digest(),
+        "batch": trial.session.config.export.batch.model_dump(),
         "machine": [environment.cpu_name(), *environment.gpu_names()],
         "versions": versions_of("pillow", "numpy", "onnx-ir"),
         "code": code_digest("runtime", "backends", "data/loader.py", "pipeline/proof.py", *fused.CODE),
     }
 
-    def make(folder: Path) -> None:
-        found: list[NDArray[np.generic]] = []
-        batch = session.config.export.batch
-        test = Sequential(gate.max_drop, gate.confidence) if gate.sequential else None
-        with backends.backend(engine.record.backend).open(engine.artifact.folder) as runner:
-            samples = Samples(tuple(dataset.test[index] for index in order), deploy.preprocessing)
-            for images, labels in batches(samples, batch.max):
-                found.append(run_batch(runner, images, smallest=batch.min))
-                done = sum(map(len, found))
-                session.reporter.progress("test samples", done, len(samples))
-                if test:
-                    wanted = reference.outputs[order[done - len(labels) : done]]
-                    got = found[-1].astype(np.float64)
-                    right = [np.equal(decision.decide(each), labels) for each in (wanted, got)]
-                    if test.add(differences(*right)) != "undecided":
-                        break
-            placement = runner.placement()
-        np.savez(folder / "outputs.npz", outputs=np.concatenate(found))
-        facts = {**asdict(placement), "share": placement.share, "int8": fused.of_engine(engine, graph)}
-        (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
 
-    artifact = session.stage("verify", engine.candidate.name, inputs, make)
-    with np.load(artifact / "outputs.npz", allow_pickle=False) as arrays:
-        outputs = arrays["outputs"]
-    order = order[: len(outputs)]
+def _answer(trial: _Trial, folder: Path) -> None:
+    """Write an engine's answers to the test split, and where its nodes run."""
+    gate, batch = trial.session.config.parity, trial.session.config.export.batch
+    test = Sequential(gate.max_drop, gate.confidence) if gate.sequential else None
+    samples = Samples(tuple(trial.dataset.test[index] for index in trial.order), trial.preprocessing)
+    found: list[NDArray[np.generic]] = []
+    with backends.backend(trial.engine.record.backend).open(trial.engine.artifact.folder) as runner:
+        for arrays, labels in batches(samples, batch.max):
+            found.append(run_batch(runner, arrays, smallest=batch.min))
+            done = sum(map(len, found))
+            trial.session.reporter.progress("test samples", done, len(samples))
+            if test:
+                wanted = trial.reference.outputs[trial.order[done - len(labels) : done]]
+                right = [np.equal(trial.decision.decide(each), labels) for each in (wanted, found[-1].astype(float))]
+                if test.add(differences(*right)) != "undecided":
+                    break
+        placement = runner.placement()
+    np.savez(folder / "outputs.npz", outputs=np.concatenate(found))
+    facts = {**asdict(placement), "share": placement.share, "int8": fused.of_engine(trial.engine, trial.graph)}
+    (folder / "placement.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _compared(trial: _Trial, outputs: NDArray[Any]) -> Comparison:
+    """Answers to as many samples as were looked at, held against the reference's."""
+    config, name = trial.session.config, trial.engine.candidate.name
+    order, metric = trial.order[: len(outputs)], tasks.metric_of(config)
     comparison = compare(
-        reference.outputs[order],
+        trial.reference.outputs[order],
         outputs,
-        reference.labels[order],
-        max_drop=gate.max_drop,
-        confidence=gate.confidence,
+        trial.reference.labels[order],
+        max_drop=config.parity.max_drop,
+        confidence=config.parity.confidence,
         metric=metric,
-        decision=decision,
-        tolerance=tolerance(gate, engine.candidate.precision),
-        classes=dataset.classes,
+        decision=trial.decision,
+        tolerance=tolerance(config.parity, trial.engine.candidate.precision),
+        classes=trial.dataset.classes,
         columns={
-            name: [dataset.test[index].slices[place] for index in order]
-            for place, name in enumerate(session.config.data.slices)
+            column: [trial.dataset.test[index].slices[place] for index in order]
+            for place, column in enumerate(config.data.slices)
         },
-        sequential=gate.sequential,
+        sequential=config.parity.sequential,
     )
-    session.reporter.note(
-        f"{engine.candidate.name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
+    trial.session.reporter.note(
+        f"{name}: {metric.title} {comparison.score:.4f}, PyTorch {comparison.score_reference:.4f}, "
         f"agreement {comparison.agreement:.4f}, SQNR {comparison.sqnr_db:.1f} dB; {comparison.statement}"
     )
-    placement = json.loads((artifact / "placement.json").read_text(encoding="utf-8"))
-    fusion = placement.pop("int8")
-    _tell(session, engine, fusion)
-    return Proven(
-        engine=engine,
-        comparison=comparison,
-        placement=placement,
-        decided=None if isinstance(decision, Similarity) or gate.sequential else decision.decide(outputs),
-        fusion=fusion,
-    )
+    return comparison
 
 
 def _order(samples: Sequence[Sample], *, shuffled: bool) -> NDArray[np.int64]:

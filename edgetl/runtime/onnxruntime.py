@@ -60,6 +60,7 @@ class OnnxRuntimeRunner:
         provider: ONNX Runtime's name of the execution provider; the CPU provider stands behind every other one for
             the nodes that it leaves, which :meth:`placement` counts.
         threads: Threads inside an operator; None: ONNX Runtime's choice (one per core).
+        optimise: False: every node of the file is computed by itself, as it stands there; nothing is fused.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -67,10 +68,18 @@ class OnnxRuntimeRunner:
         ModelError: The file is not a model that ONNX Runtime can load.
     """
 
-    def __init__(self, model: Path, *, provider: str = "CPUExecutionProvider", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        provider: str = "CPUExecutionProvider",
+        threads: int | None = None,
+        optimise: bool = True,
+    ) -> None:
         self._model = model
         self._provider = provider
         self._threads = threads
+        self._optimise = optimise
         self._session: Any = self._open(profile=None)
         self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -137,6 +146,8 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 4
         if self._threads:
             options.intra_op_num_threads = self._threads
+        if not self._optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Threads that keep spinning after a call would take the cores from whichever engine is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if profile is not None:

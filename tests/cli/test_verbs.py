@@ -70,6 +70,15 @@ def test_verify_replays_golden_inputs_and_measures_top1(edgetl, built, shapes):
         assert engine["samples"] == 30
 
 
+def test_verify_looks_into_engines(edgetl, built):
+    done = edgetl("verify", built.bundle, "--layers", "--json")
+    assert done.code == 0, done.err
+    ran = [engine for engine in done.document["result"]["engines"] if not engine["skipped"]]
+    assert all(engine["layers"]["failed"] is False and engine["layers"]["causes"] == [] for engine in ran)
+    text = edgetl("verify", built.bundle, "--layers").out
+    assert text.count("  layers: SQNR ") == len(ran)
+
+
 def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
     files = [path.relative_to(built.bundle) for path in built.bundle.rglob("*") if path.is_file()]
     chosen = [name for name in files if name.suffix in (".onnx", ".json", ".html", ".png")][::4]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgetl.parity.causes import batch_cause, order_cause, preprocessing_cause
+from edgetl.parity.causes import batch_cause, input_cause, length_cause, order_cause, preprocessing_cause
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 CONTRACT = ImagePreprocessing(
@@ -127,3 +127,46 @@ class TestBatch:
         assert (
             batch_cause(self.REFERENCE, self.off(110), self.off(24, 2)) is not None
         )  # of a float engine it would be one
+
+    def test_a_length_that_matters_and_one_that_does_not(self) -> None:
+        sizes = list(range(3, 11))
+        assert length_cause(self.REFERENCE, self.REFERENCE, self.off(110), sizes, 32) is None
+        assert length_cause(self.REFERENCE, self.off(27), self.off(27, 2), sizes, 32) is None
+        other = self.REFERENCE.copy()
+        other[5] += 3
+        cause = length_cause(self.REFERENCE, self.REFERENCE, other, sizes, 32)
+        assert cause is not None and "in their own length and filled up to 32 differ" in cause
+        assert cause.endswith("most sample 5, whose length is 8")
+
+
+class TestInputs:
+    WEIGHTS = np.random.default_rng(3).normal(size=(3 * 24 * 24, 6)) / 24
+
+    def engine(self, inputs: np.ndarray) -> np.ndarray:
+        return inputs.reshape(len(inputs), -1) @ self.WEIGHTS
+
+    @pytest.mark.parametrize(
+        ("wants", "said"),
+        [
+            (lambda pixels: pixels, "its input is pixels from 0 to 1"),
+            (lambda pixels: pixels * 255, "its input is pixels from 0 to 255"),
+            (
+                lambda pixels: pixels[:, ::-1] * 255,
+                "pixels from 0 to 255 and its input has the colours in the order blue",
+            ),
+        ],
+    )
+    def test_pixels_of_another_scale(self, wants, said: str) -> None:
+        inputs = made(CONTRACT)
+        mean, std = (np.asarray(values)[None, :, None, None] for values in (CONTRACT.mean, CONTRACT.std))
+        reference = self.engine(wants(inputs * std + mean))
+        cause = input_cause(CONTRACT, self.engine, inputs, reference, self.engine(inputs))
+        assert cause is not None and cause.startswith("it answers as PyTorch does where its input") and said in cause
+
+    def test_an_engine_that_is_right_or_merely_bad(self) -> None:
+        inputs = made(CONTRACT)
+        reference = self.engine(inputs)
+        assert input_cause(CONTRACT, self.engine, inputs, reference, reference) is None
+        noise = np.random.default_rng(1).normal(size=reference.shape)
+        assert input_cause(CONTRACT, lambda fed: self.engine(fed) * np.nan, inputs, reference, noise) is None
+        assert input_cause(CONTRACT, lambda fed: noise, inputs, reference, noise) is None

@@ -1,0 +1,273 @@
+"""Into engines of OpenVINO: see :mod:`edgetl.backends.inside`.
+
+What is read is the engine's file, OpenVINO's own form of the graph that was compiled. A pair of QuantizeLinear and
+DequantizeLinear is there a FakeQuantize with what restores its integers behind it (Convert, Subtract, Multiply).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.backends.base import EngineRecord
+from edgetl.backends.inside import WEIGHTED, Looking, Node, Outputs, Place, Quantizer, Restored, places_of, plain
+from edgetl.errors import MissingExtraError, ModelError
+
+_RESTORES = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
+"""Behind a FakeQuantize, and behind integer weights."""
+_OWN = "edgetl_output"
+
+
+def look_into(folder: Path, record: EngineRecord, wanted: Collection[str], workplace: Path) -> InsideOpenVino:
+    """See :func:`edgetl.backends.inside.look_into`."""
+    precision = str(record.options.get("inference_precision", "f32"))
+    return InsideOpenVino(
+        folder / record.files[0], wanted, workplace, device=record.provider, inference_precision=precision
+    )
+
+
+class InsideOpenVino:
+    """An OpenVINO model; see :class:`edgetl.backends.inside.Inside`.
+
+    Args:
+        model: The file.
+        wanted: Tensors of the float graph.
+        workplace: Where files with more outputs go.
+        device: Of the engine; the promise is always computed on the processor.
+        inference_precision: Of the engine; the promise is computed in float32.
+    """
+
+    def __init__(
+        self, model: Path, wanted: Collection[str], workplace: Path, *, device: str, inference_precision: str
+    ) -> None:
+        self._model, self._workplace = model, workplace
+        self._device, self._precision = device, inference_precision
+        graph = self._read()
+        self._own = graph.outputs[0].get_any_name()
+        self._ports = dict(_ports(graph, set(wanted) - {self._own}))
+        result = graph.outputs[0].get_node().input_value(0)
+        chosen = {_key(port): name for name, port in self._ports.items()}
+        self.places: tuple[Place, ...] = places_of(_nodes(graph), chosen, _key(result), self._own)
+        self.quantizers: tuple[Quantizer, ...] = tuple(_quantizers(graph))
+        self.restored: tuple[Restored, ...] = tuple(_restored(graph))
+
+    def engine(self, names: Sequence[str]) -> Looking:
+        """See :class:`edgetl.backends.inside.Inside`."""
+        return self._open(self._read(), names, device=self._device, precision=self._precision)
+
+    def promise(self, names: Sequence[str]) -> Looking:
+        """See :class:`edgetl.backends.inside.Inside`."""
+        graph = self._read()
+        return self._open(graph, names, device="CPU", precision="f32", in_float=True)
+
+    def _open(
+        self,
+        graph: Any,
+        names: Sequence[str],
+        *,
+        device: str,
+        precision: str,
+        in_float: bool = False,
+    ) -> Looking:
+        import openvino
+
+        from edgetl.runtime.openvino import OpenVinoRunner
+
+        ports = dict(_ports(graph, set(names)))
+        outputs: dict[str, tuple[str, Callable[[NDArray[np.generic]], NDArray[np.float64]]]] = {}
+        for place, name in enumerate(names):
+            if name == self._own:
+                outputs[name] = self._own, plain
+                continue
+            outputs[name] = f"edgetl_{place}", plain
+            port = ports[name]
+            port.set_names({f"edgetl_{place}"})
+            graph.add_outputs(port)
+        if in_float:
+            _in_float(graph)
+        path = self._workplace / f"{uuid.uuid4().hex}.xml"
+        openvino.save_model(graph, path, compress_to_fp16=False)
+        runner = OpenVinoRunner(path, device=device, inference_precision=precision)
+        return Outputs(runner, self._own, outputs)
+
+    def _read(self) -> Any:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingExtraError(
+                "openvino", extra="openvino", needed_for="looking into an OpenVINO engine"
+            ) from None
+        try:
+            return openvino.Core().read_model(self._model)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot read {self._model.name}: {error}") from error
+
+
+def _key(port: Any) -> str:
+    return f"{port.get_node().get_friendly_name()}:{port.get_index()}"
+
+
+def _ports(graph: Any, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Tensors of the float graph → the port with what the engine keeps of them, as real values."""
+    for op in graph.get_ordered_ops():
+        for port in op.outputs():
+            names = port.get_names() & wanted if op.get_type_name() != "Parameter" else port.get_names()
+            quantizer = _quantizer_behind(port)
+            for name in sorted(names)[:1]:
+                if quantizer is not None:
+                    yield name, _restored_port(quantizer)
+                elif op.get_type_name() != "Parameter" and _is_kept(port):
+                    yield name, port
+
+
+def _quantizer_behind(port: Any) -> Any:
+    for target in port.get_target_inputs():
+        op = target.get_node()
+        if op.get_type_name() == "FakeQuantize" and target.get_index() == 0:
+            return op
+    return None
+
+
+def _restored_port(quantizer: Any) -> Any:
+    """The end of what restores the integers of a FakeQuantize."""
+    restoring = _restoring(quantizer)
+    return (restoring[-1] if restoring else quantizer).output(0)
+
+
+def _restoring(quantizer: Any) -> list[Any]:
+    """The operators that restore the integers of a FakeQuantize."""
+    found: list[Any] = []
+    while True:
+        readers = [target.get_node() for target in (found or [quantizer])[-1].output(0).get_target_inputs()]
+        if len(readers) != 1 or readers[0].get_type_name() not in ("Convert", "Subtract", "Multiply"):
+            return found
+        if any(_array(readers[0].input_value(place)) is None for place in range(1, readers[0].get_input_size())):
+            return found
+        found.append(readers[0])
+
+
+def _is_kept(port: Any) -> bool:
+    readers = [target.get_node().get_type_name() for target in port.get_target_inputs()]
+    return any(kind in WEIGHTED or kind == "Result" for kind in readers)
+
+
+def _nodes(graph: Any) -> Iterator[Node]:
+    alive = {_key(op.output(0)) for op in graph.get_parameters()}
+    restoring = {
+        each.get_friendly_name()
+        for op in graph.get_ordered_ops()
+        if op.get_type_name() == "FakeQuantize"
+        for each in _restoring(op)
+    }
+    for op in graph.get_ordered_ops():
+        inputs = tuple(key for key in map(_key, op.input_values()) if key in alive)
+        if inputs and op.get_type_name() != "Result":
+            outputs = tuple(_key(port) for port in op.outputs())
+            alive.update(outputs)
+            kind = "DequantizeLinear" if op.get_friendly_name() in restoring else op.get_type_name()
+            yield Node(name=_layer_name(op), operator=kind, inputs=inputs, outputs=outputs)
+
+
+def _layer_name(op: Any) -> str:
+    return str(op.get_friendly_name()).removesuffix("/WithoutBiases")
+
+
+def _quantizers(graph: Any) -> Iterator[Quantizer]:
+    for op in graph.get_ordered_ops():
+        if op.get_type_name() != "FakeQuantize" or _array(op.input_value(0)) is not None:
+            continue
+        edges = [_array(op.input_value(place)) for place in range(1, 5)]
+        if any(edge is None or edge.size != 1 for edge in edges):
+            continue  # with a scale per channel
+        low, high, out_low, out_high = (float(edge.reshape(-1)[0]) for edge in edges if edge is not None)
+        steps = float(op.get_attributes()["levels"]) - 1.0
+        end = _restored_port(op).get_node()
+        factor = 1.0
+        if end.get_type_name() == "Multiply":
+            factor = float(np.asarray(_array(end.input_value(1))).reshape(-1)[0])
+        name = min(op.input_value(0).get_names(), default=op.input_value(0).get_node().get_friendly_name())
+        yield Quantizer(tensor=str(name), scale=(high - low) / steps, back=(out_high - out_low) / steps * factor)
+
+
+def _restored(graph: Any) -> Iterator[Restored]:
+    for op in graph.get_ordered_ops():
+        if op.get_type_name() not in WEIGHTED or op.get_input_size() < 2:
+            continue
+        port = op.input_value(1)
+        found = _restored_constant(port)
+        if found is not None and port.get_node().get_type_name() != "Constant":
+            values, scales = found
+            axis = next((place for place, size in enumerate(scales) if size > 1), None)
+            yield Restored(node=_layer_name(op), operator=op.get_type_name(), kind="weights", values=values, axis=axis)
+
+
+def _restored_constant(port: Any) -> tuple[NDArray[np.float64], tuple[int, ...]] | None:
+    """What constants come to behind Convert, Subtract, Multiply and Reshape, and the shape of their scales."""
+    op = port.get_node()
+    kind = op.get_type_name()
+    if kind == "Constant":
+        return np.asarray(op.data).astype(np.float64), ()
+    if kind not in _RESTORES:
+        return None
+    inner = _restored_constant(op.input_value(0))
+    if inner is None or kind == "Convert":
+        return inner
+    values, scales = inner
+    if kind == "Reshape":
+        # Behind the scales it makes groups, (o, i, …) → (g, o / g, i, …): channels are easier to find before it.
+        static = not scales and port.get_partial_shape().is_static
+        return (values.reshape(tuple(port.get_shape())) if static else values), scales
+    other = _array(op.input_value(1))
+    if other is None:
+        return None
+    if kind == "Subtract":
+        return values - other.astype(np.float64), scales
+    return values * other.astype(np.float64), tuple(other.shape)
+
+
+def _array(port: Any) -> NDArray[Any] | None:
+    """The value of a constant, also behind a Convert or a Reshape."""
+    op = port.get_node()
+    kind = op.get_type_name()
+    if kind == "Constant":
+        return np.asarray(op.data)
+    if kind not in ("Convert", "Reshape") or not port.get_partial_shape().is_static:
+        return None
+    array = _array(op.input_value(0))
+    return None if array is None else array.reshape(tuple(port.get_shape()))
+
+
+def _in_float(graph: Any) -> None:
+    """Replace what OpenVINO would compute in integers: each FakeQuantize by its formula, integer weights by real ones.
+
+    Without a FakeQuantize none of its low-precision transformations runs.
+    """
+    from openvino import opset13 as opset
+
+    for op in graph.get_ordered_ops():
+        kind = op.get_type_name()
+        if kind == "FakeQuantize":
+            value, low, high, out_low, out_high = op.input_values()
+            steps = opset.constant(np.float32(op.get_attributes()["levels"] - 1))
+            kept = opset.minimum(opset.maximum(value, low), high)
+            width = opset.subtract(high, low)
+            stepped = opset.round(
+                opset.divide(opset.multiply(opset.subtract(kept, low), steps), width), mode="half_to_even"
+            )
+            out_width = opset.divide(opset.subtract(out_high, out_low), steps)
+            _replace(op, opset.add(opset.multiply(stepped, out_width), out_low))
+        elif kind == "Multiply" and op.get_output_element_type(0).get_type_name() == "f32":
+            found = _restored_constant(op.output(0))
+            if found is not None:
+                _replace(op, opset.constant(found[0].astype(np.float32)))
+
+
+def _replace(op: Any, new: Any) -> None:
+    new.output(0).set_names(op.output(0).get_names())
+    for target in op.output(0).get_target_inputs():
+        target.replace_source_output(new.output(0))

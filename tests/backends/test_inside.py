@@ -1,0 +1,141 @@
+"""Engines opened up: the tensors that they keep, what their graphs promise, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ir = pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+from edgetl.backends import inside  # noqa: E402
+from edgetl.backends._inside_onnx import InsideOnnx  # noqa: E402
+from edgetl.backends.inside import Node, places_of  # noqa: E402
+from edgetl.parity.numeric import sqnr_db  # noqa: E402
+from edgetl.quantize import calibrate, dynamic, graph, insertion, placement  # noqa: E402
+from edgetl.quantize.half import to_half  # noqa: E402
+from edgetl.quantize.schemes import SCHEMES  # noqa: E402
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner  # noqa: E402
+from edgetl.specs import Estimator, Recipe  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "quantize"))
+import graphs  # noqa: E402
+
+PLAIN = Recipe(name="t", description="", activations=Estimator(method="minmax"), weights=Estimator(method="minmax"))
+IMAGES = np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)
+TOKENS = np.random.default_rng(0).normal(size=(4, 8, 32)).astype(np.float32)
+
+
+def quantized(source: Path, target: Path, data: np.ndarray, scheme: str = "openvino") -> Path:
+    model = graph.prepare(graph.load(source))
+    names = placement.points(model, [SCHEMES[scheme]])
+    found = calibrate.calibrate(model, names, [{"input": data}], open_runner=OnnxRuntimeRunner)
+    ir.save(insertion.quantize(model, found.sketches, SCHEMES[scheme], PLAIN).model, target)
+    return target
+
+
+def prepared(source: Path, target: Path) -> Path:
+    ir.save(graph.prepare(graph.load(source)), target)
+    return target
+
+
+def seen(look: Callable[..., inside.Looking], names: list[str], data: np.ndarray) -> dict[str, np.ndarray]:
+    with look(names) as opened:
+        return {**opened.run({"input": data}), "": opened.outputs}
+
+
+NETWORKS = {"residual": IMAGES, "concatenated": IMAGES, "squeezed": IMAGES, "transformer": TOKENS}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("scheme", ["openvino", "onnxruntime-x86"])
+def test_places_of_quantized_graphs(kind: str, scheme: str, tmp_path: Path) -> None:
+    if scheme not in SCHEMES:
+        pytest.skip(f"there is no scheme {scheme}; there are {', '.join(SCHEMES)}")
+    data = NETWORKS[kind]
+    source = getattr(graphs, kind)(tmp_path / "source.onnx")
+    exact = InsideOnnx(prepared(source, tmp_path / "float.onnx"), (), tmp_path)
+    opened = InsideOnnx(quantized(source, tmp_path / "q.onnx", data, scheme), exact.tensors, tmp_path)
+    names = [place.name for place in opened.places]
+    assert len(names) > 3 and names[-1] == "logits" and len(set(names)) == len(names)
+    for number, place in enumerate(opened.places):
+        assert set(place.before) <= set(names[:number]) and place.layer
+    wanted = seen(exact.promise, names, data)
+    promise, engine = seen(opened.promise, names, data), seen(opened.engine, names, data)
+    for name in names:
+        assert wanted[name].shape == promise[name].shape
+        assert sqnr_db(wanted[name], promise[name]) > 15
+        assert sqnr_db(promise[name], engine[name]) > 25
+    alone = seen(opened.engine, [], data)[""]
+    np.testing.assert_array_equal(alone, OnnxRuntimeRunner(tmp_path / "q.onnx").run({"input": data})["logits"])
+    assert sqnr_db(alone.astype(float), engine["logits"]) > 35
+    layers = {item.node for item in opened.restored}
+    assert layers and all(item.values.shape == exact.constants[item.node, item.kind].shape for item in opened.restored)
+    assert not list(tmp_path.glob("*[0-9a-f]*-*")) and len(list(tmp_path.glob("*.onnx"))) == 3  # looks leave no file
+
+
+def test_the_promise_of_openvino_is_that_of_the_graph(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    from edgetl.backends._inside_openvino import InsideOpenVino
+
+    source = graphs.residual(tmp_path / "source.onnx")
+    exact = InsideOnnx(prepared(source, tmp_path / "float.onnx"), (), tmp_path)
+    mine = InsideOnnx(quantized(source, tmp_path / "q.onnx", IMAGES), exact.tensors, tmp_path)
+    openvino.save_model(openvino.Core().read_model(tmp_path / "q.onnx"), tmp_path / "q.xml", compress_to_fp16=False)
+    settings = {"device": "CPU", "inference_precision": "f32"}
+    its = InsideOpenVino(tmp_path / "q.xml", exact.tensors, tmp_path, **settings)
+    names = [place.name for place in its.places]
+    assert names == [place.name for place in mine.places]
+    assert [place.before for place in its.places] == [place.before for place in mine.places]
+    one, other = seen(mine.promise, names, IMAGES), seen(its.promise, names, IMAGES)
+    for name in names:
+        assert sqnr_db(one[name], other[name]) > 40, name  # ties are rounded to either side
+    assert {(item.node, item.axis) for item in its.restored} == {
+        (item.node, item.axis) for item in mine.restored if item.kind == "weights"
+    }
+    scales = {pair.tensor: pair.scale for pair in mine.quantizers}
+    for pair in its.quantizers:
+        assert pair.scale == pytest.approx(scales[pair.tensor], rel=1e-5) == pytest.approx(pair.back, rel=1e-5)
+
+
+def test_dynamic_quantization_and_half_precision(tmp_path: Path) -> None:
+    source = graphs.transformer(tmp_path / "source.onnx")
+    exact = InsideOnnx(prepared(source, tmp_path / "float.onnx"), (), tmp_path)
+    ir.save(dynamic.quantize_dynamic(graph.prepare(graph.load(source))).model, tmp_path / "dynamic.onnx")
+    ir.save(to_half(graph.prepare(graph.load(source))).model, tmp_path / "half.onnx")
+    for name, least in (("dynamic", 20), ("half", 50)):
+        opened = InsideOnnx(tmp_path / f"{name}.onnx", exact.tensors, tmp_path)
+        names = [place.name for place in opened.places]
+        assert len(names) > 4 and opened.quantizers == ()
+        wanted, promise = seen(exact.promise, names, TOKENS), seen(opened.promise, names, TOKENS)
+        engine = seen(opened.engine, names, TOKENS)
+        assert all(sqnr_db(wanted[each], promise[each]) > least for each in names)
+        assert all(sqnr_db(promise[each], engine[each]) > least for each in names)
+
+
+def test_places_join_at_branches_and_end_at_the_output() -> None:
+    def node(name: str, operator: str, inputs: str, output: str) -> Node:
+        return Node(name=name, operator=operator, inputs=tuple(inputs.split()), outputs=(output,))
+
+    nodes = [
+        node("stem", "Conv", "x", "a"), node("relu", "Relu", "a", "b"), node("left", "Conv", "b", "c"),
+        node("right", "Conv", "b", "d"), node("join", "Add", "c d", "e"), node("act", "Relu", "e", "f"),
+        node("head", "Gemm", "f", "y"), node("more", "Relu", "y", "z"),
+    ]  # fmt: skip
+    found = places_of(nodes, {"b": "b", "c": "c", "f": "f", "z": "z"}, "y", "logits")
+    assert [(place.name, place.layer, place.before) for place in found] == [
+        ("b", "Conv 'stem'", ()),
+        ("c", "Conv 'left'", ("b",)),
+        ("f", "Conv 'right'", ("c", "b")),
+        ("logits", "Gemm 'head'", ("f",)),
+    ]
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "null", "something"])
+def test_engines_that_keep_their_tensors_to_themselves(backend: str) -> None:
+    assert backend in (inside.why_not(backend) or "")
+    assert inside.why_not("onnxruntime") is None and inside.why_not("openvino") is None

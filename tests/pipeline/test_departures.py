@@ -1,0 +1,452 @@
+"""Deliberate defects in bundles with real engines: each is caught by verify, and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnx = pytest.importorskip("onnx")
+ir = pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from edgetl import backends, catalog  # noqa: E402
+from edgetl.backends import inside  # noqa: E402
+from edgetl.backends.base import CompileRequest  # noqa: E402
+from edgetl.bundle import sign, write  # noqa: E402
+from edgetl.errors import BundleError, ParityError  # noqa: E402
+from edgetl.pipeline import departures  # noqa: E402
+from edgetl.pipeline.check import Checked, verify_bundle  # noqa: E402
+from edgetl.pipeline.engines import open_graph  # noqa: E402
+from edgetl.pipeline.precisions import facts_of  # noqa: E402
+from edgetl.quantize import graph, recipes, schemes  # noqa: E402
+from edgetl.quantize.recipes import Tools  # noqa: E402
+from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
+from edgetl.specs import BatchRange  # noqa: E402
+
+CONTRACT = ImagePreprocessing(
+    height=16, width=16, mean=(0.45, 0.4, 0.35), std=(0.25, 0.22, 0.27), interpolation="bilinear"
+)
+LABELS = ["ant", "bee", "cat", "dog", "eel"]
+PAIRS = [("x86-64-cpu", "int8"), ("intel-cpu", "int8"), ("x86-64-cpu", "fp32"), ("intel-cpu", "fp32")]
+ENGINES = [pytest.param(*pair, id="-".join(pair)) for pair in PAIRS]
+PARITY = {"int8": {"agreement": 0.97, "sqnr_db": 30.0}, "fp32": {"agreement": 1.0, "sqnr_db": 110.0}}
+Change = Callable[[Any], None]
+"""Of an ONNX model, in place."""
+
+
+def pictures(count: int, seed: int) -> list[bytes]:
+    """Smooth colour pictures."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        small = Image.fromarray(random.integers(0, 255, (5, 6, 3), dtype=np.uint8))
+        buffer = BytesIO()
+        small.resize((30, 24), Image.Resampling.BICUBIC).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def tensors(contract: ImagePreprocessing, sources: Iterable[bytes]) -> np.ndarray:
+    return contract.together([contract(source) for source in sources])
+
+
+def network(path: Path) -> Path:
+    """Eight products, a residual, a depthwise convolution; outputs of some size."""
+    random = np.random.default_rng(3)
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+
+    def conv(source: str, output: str, out: int, into: int, kernel: int = 3, group: int = 1) -> str:
+        fan = into // group * kernel * kernel
+        weights[f"{output}_w"] = random.normal(size=(out, into // group, kernel, kernel)) * np.sqrt(2 / fan)
+        weights[f"{output}_b"] = random.normal(size=out) * 0.1
+        inputs = [source, f"{output}_w", f"{output}_b"]
+        nodes.append(
+            helper.make_node("Conv", inputs, [output], name=f"{output}_conv", pads=[kernel // 2] * 4, group=group)
+        )
+        nodes.append(helper.make_node("Relu", [output], [f"{output}_relu"], name=f"{output}_act"))
+        return f"{output}_relu"
+
+    value = conv("x", "stem", 16, 3)
+    trunk = value
+    value = conv(value, "expand", 32, 16, 1)
+    value = conv(value, "depthwise", 32, 32, 3, 32)
+    value = conv(value, "project", 16, 32, 1)
+    nodes.append(helper.make_node("Add", [trunk, value], ["sum"], name="residual"))
+    value = conv("sum", "wide", 32, 16)
+    value = conv(value, "last", 32, 32)
+    nodes.append(helper.make_node("GlobalAveragePool", [value], ["pooled"], name="pool"))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten"))
+    weights["head_w"], weights["head_b"] = random.normal(size=(5, 32)), random.normal(size=5)
+    nodes.append(helper.make_node("Gemm", ["flat", "head_w", "head_b"], ["y"], name="head", transB=1))
+    made = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What bundles are made of."""
+
+    folder: Path
+    key: Path
+    facts: dict[str, dict[str, Any]]
+    """Target → the account of its quantized graph."""
+
+    def model(self, target: str, precision: str) -> Path:
+        return self.folder / ("float.onnx" if precision == "fp32" else f"{target}.onnx")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    folder = tmp_path_factory.mktemp("parts")
+    network(folder / "float.onnx")
+    images = tensors(CONTRACT, pictures(32, seed=1))
+    tools = Tools(
+        samples=lambda: ({"x": images[start : start + 8]} for start in range(0, 32, 8)),
+        open_runner=lambda path: open_graph(path),
+    )
+    facts = {}
+    for target in ("x86-64-cpu", "intel-cpu"):
+        model = graph.prepare(graph.load(folder / "float.onnx"))
+        statistics = recipes.calibrate(model, tools)
+        scheme = catalog.target(target).scheme
+        done = recipes.make(model, statistics, schemes.scheme(scheme), catalog.recipe("int8-mse"), tools)
+        ir.save(done.model, folder / f"{target}.onnx")
+        facts[target] = {"scheme": scheme, "targets": [target], **facts_of(done)}
+    sign.make_key(folder / "key.pem")
+    return Parts(folder, folder / "key.pem", facts)
+
+
+Seal = Callable[..., Path]
+
+
+@pytest.fixture
+def seal(parts: Parts, tmp_path: Path) -> Seal:
+    """A function that makes a bundle of one engine, which a defect may have been put into."""
+
+    def make(
+        target: str,
+        precision: str,
+        *,
+        change: Change = lambda model: None,
+        sources: list[bytes] | None = None,
+        made_by: ImagePreprocessing = CONTRACT,
+        swapped: bool = False,
+        recorded: bool = True,
+        **manifest: Any,
+    ) -> Path:
+        chosen = catalog.target(target)
+        if backends.backend(chosen.backend).version() is None:
+            pytest.skip(f"{chosen.backend} is not installed")
+        bundle = tmp_path / "bundle"
+        place = bundle / "engines" / target / precision
+        place.mkdir(parents=True)
+        (bundle / "model.onnx").write_bytes((parts.folder / "float.onnx").read_bytes())
+        model = onnx.load(parts.model(target, precision))
+        change(model)
+        onnx.save(model, tmp_path / "changed.onnx")
+        request = CompileRequest(
+            model=tmp_path / "changed.onnx", folder=place, target=chosen, precision=precision,
+            batch=BatchRange(min=1, max=8),
+        )  # fmt: skip
+        record = backends.backend(chosen.backend).compile(request)
+        if record.status != "ready":
+            pytest.skip(record.note)
+        golden_of(bundle, sources or pictures(8, seed=2), made_by, parts.folder / "float.onnx", swapped=swapped)
+        if recorded:
+            (bundle / "reports").mkdir()
+            document = {"schema": 1, "changes": {}, "graphs": list(parts.facts.values()), "engines": {}}
+            (bundle / "reports" / "quantization.json").write_text(json.dumps(document), encoding="utf-8")
+        engine = {
+            "target": target, "precision": precision, "folder": f"engines/{target}/{precision}",
+            "backend": record.backend, "provider": record.provider, "status": record.status, "shipped": True,
+            "note": "", "latency": {"p50_ms": 1.0}, "parity": PARITY[precision],
+        }  # fmt: skip
+        write.seal(bundle, {**MANIFEST, "engines": [engine], **manifest}, parts.key)
+        return bundle
+
+    return make
+
+
+MANIFEST: dict[str, Any] = {
+    "name": "animals",
+    "version": "1.0.0",
+    "task": "image-classification",
+    "inputs": [{"name": "x", "shape": ["batch", 3, 16, 16], "dtype": "float32", "batch": [1, 8]}],
+    "outputs": [{"name": "y", "shape": ["batch", 5], "dtype": "float32"}],
+    "labels": LABELS,
+    "decision": {"kind": "largest"},
+    "preprocessing": CONTRACT.to_json(),
+}
+
+
+def golden_of(bundle: Path, sources: list[bytes], contract: ImagePreprocessing, model: Path, *, swapped: bool) -> None:
+    folder = bundle / "golden"
+    folder.mkdir()
+    names = [f"{number}.png" for number in range(len(sources))]
+    for name, source in zip(names, sources, strict=True):
+        (folder / name).write_bytes(source)
+    inputs = tensors(contract, sources)
+    if swapped:
+        mean, std = (np.asarray(values)[:, None, None] for values in (contract.mean, contract.std))
+        inputs = (((inputs * std + mean)[:, ::-1] - mean) / std).astype(np.float32)
+    with open_graph(model) as runner:
+        outputs = np.asarray(runner.run({"x": inputs})["y"])
+    np.savez(folder / "golden.npz", names=np.array(names), inputs=inputs, outputs=outputs, classes=np.array(LABELS))
+
+
+def verified(bundle: Path, *, layers: bool = True) -> Checked:
+    return verify_bundle(bundle, layers=layers)
+
+
+def constant(model: Any, name: str) -> Any:
+    found = [item for item in model.graph.initializer if item.name == name]
+    assert found, sorted(item.name for item in model.graph.initializer)
+    return found[0]
+
+
+def times(model: Any, name: str, factor: float, where: int | None = None) -> None:
+    item = constant(model, name)
+    array = numpy_helper.to_array(item).copy()
+    if where is None:
+        array = (array * factor).astype(array.dtype)
+    else:
+        array[where] *= factor
+    item.CopyFrom(numpy_helper.from_array(array, name))
+
+
+def scale_of_weights(model: Any, node: str) -> str:
+    """Name of the scales of a layer's weights."""
+    layer = next(item for item in model.graph.node if item.name == node)
+    return str(next(item for item in model.graph.node if layer.input[1] in item.output).input[1])
+
+
+# --- without a defect ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("target", "precision"), ENGINES)
+def test_an_engine_that_keeps_to_its_graph(seal: Seal, target: str, precision: str) -> None:
+    (engine,) = verified(seal(target, precision)).engines
+    assert engine.agreeing >= engine.golden - 1
+    seen = engine.layers
+    assert seen is not None and not seen.failed and seen.engine is None
+    assert seen.causes == () and seen.engine_db > (35 if precision == "int8" else 80)
+    assert seen.altering == ()
+    assert json.loads(json.dumps(seen.to_json()))["failed"] is False
+    if precision == "int8":
+        assert 15 < seen.promise_db < 60 and seen.quantization is not None
+        assert "against the float graph" in seen.statement
+
+
+# --- one scale doubled -----------------------------------------------------------------------------------------------
+
+ORT, OPENVINO = "x86-64-cpu", "intel-cpu"
+SLOW = pytest.mark.slow
+"""OpenVINO compiles an int8 graph for each look, which takes seconds."""
+
+
+@pytest.mark.parametrize(
+    ("target", "node"),
+    [
+        (ORT, "stem_conv"),
+        (ORT, "depthwise_conv"),
+        (ORT, "last_conv"),
+        pytest.param(OPENVINO, "depthwise_conv", marks=SLOW),
+    ],
+)
+def test_the_scale_of_weights_is_doubled(seal: Seal, target: str, node: str) -> None:
+    bundle = seal(target, "int8", change=lambda model: times(model, scale_of_weights(model, node), 2))
+    with pytest.raises(ParityError, match=rf"the weights of '{node}' are twice those of the float graph"):
+        verified(bundle)
+
+
+@pytest.mark.parametrize("target", [ORT, pytest.param(OPENVINO, marks=SLOW)])
+def test_the_scale_of_one_channel_is_doubled(seal: Seal, target: str) -> None:
+    bundle = seal(target, "int8", change=lambda model: times(model, scale_of_weights(model, "wide_conv"), 2, 5))
+    with pytest.raises(ParityError, match=r"the weights of 'wide_conv' in channel 5 are twice those of the float"):
+        verified(bundle)
+
+
+@pytest.mark.parametrize(("target", "tensor"), [(ORT, "expand_relu"), (ORT, "sum"), (OPENVINO, "sum")])
+def test_the_scale_of_an_activation_is_doubled(seal: Seal, target: str, tensor: str) -> None:
+    """Its range is twice as wide then, which no decision may show: what calibration chose is recorded."""
+    bundle = seal(target, "int8", change=lambda model: times(model, f"{tensor}_scale", 2))
+    with pytest.raises(ParityError, match=rf"the scale of the tensor '{tensor}' is twice what calibration chose"):
+        verified(bundle)
+
+
+def restore_with_twice(model: Any, tensor: str) -> None:
+    """Double the scale of the DequantizeLinear alone."""
+    back = next(node for node in model.graph.node if node.name == f"{tensor}_dequantize")
+    array = numpy_helper.to_array(constant(model, f"{tensor}_scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(array * 2, np.float32), "doubled"))
+    back.input[1] = "doubled"
+
+
+@pytest.mark.parametrize(
+    ("target", "tensor"), [(ORT, "x"), (ORT, "project_relu"), pytest.param(OPENVINO, "project_relu", marks=SLOW)]
+)
+def test_integers_are_restored_with_twice_their_scale(seal: Seal, target: str, tensor: str) -> None:
+    bundle = seal(target, "int8", recorded=False, change=lambda model: restore_with_twice(model, tensor))
+    with pytest.raises(ParityError, match=rf"'{tensor}' is quantized with the scale .* twice that"):
+        verified(bundle)
+
+
+@pytest.mark.parametrize(("target", "precision"), ENGINES[2:])
+def test_weights_of_a_float_engine_are_doubled(seal: Seal, target: str, precision: str) -> None:
+    """No scale is there: the layer is found."""
+    bundle = seal(target, precision, change=lambda model: times(model, "wide_w", 2))
+    with pytest.raises(ParityError, match=r"leaves .* graph at Conv\w* 'wide_conv', tensor 'wide_relu'"):
+        verified(bundle)
+
+
+# --- inputs, outputs, batches ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made_by", "swapped", "said"),
+    [
+        (replace(CONTRACT, mean=(0.5, 0.5, 0.5)), False, r"made with mean \(0\.5, 0\.5, 0\.5\)"),
+        (replace(CONTRACT, std=(1.0, 1.0, 1.0)), False, r"standard deviation \(1, 1, 1\)"),
+        (replace(CONTRACT, interpolation="nearest"), False, "and interpolation 'nearest', the contract has"),
+        (replace(CONTRACT, resize="stretch"), False, "made with resize 'stretch'"),
+        (CONTRACT, True, "the colours in the order blue, green, red"),
+    ],
+)  # fmt: skip
+def test_another_preprocessing_than_the_engine_was_built_with(
+    seal: Seal, made_by: ImagePreprocessing, swapped: bool, said: str
+) -> None:
+    bundle = seal("x86-64-cpu", "fp32", made_by=made_by, swapped=swapped)
+    with pytest.raises(BundleError, match=said):
+        verified(bundle, layers=False)
+
+
+def test_shuffled_labels(seal: Seal) -> None:
+    bundle = seal("x86-64-cpu", "fp32", labels=["bee", "ant", *LABELS[2:]])
+    with pytest.raises(BundleError, match="output 0 is 'bee' there, and was 'ant'"):
+        verified(bundle, layers=False)
+
+
+def turn_outputs(model: Any) -> None:
+    for name in ("head_w", "head_b"):
+        item = constant(model, name)
+        item.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(item), 1, axis=0), name))
+
+
+def turn_colours(model: Any) -> None:
+    item = constant(model, "stem_w")
+    item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item)[:, ::-1].copy(), "stem_w"))
+
+
+def normalise_again(model: Any) -> None:
+    """Mean and standard deviation in the graph: it wants pixels from 0 to 1."""
+    mean, std = (np.asarray(values, np.float32)[None, :, None, None] for values in (CONTRACT.mean, CONTRACT.std))
+    model.graph.initializer.extend([numpy_helper.from_array(mean, "mean"), numpy_helper.from_array(std, "std")])
+    model.graph.node[0].input[0] = "normal"
+    model.graph.node.insert(0, helper.make_node("Div", ["centred", "std"], ["normal"], name="by_std"))
+    model.graph.node.insert(0, helper.make_node("Sub", ["x", "mean"], ["centred"], name="less_mean"))
+
+
+def over_the_batch(model: Any) -> None:
+    """Batch statistics at run time, as a BatchNormalization in training mode has them."""
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([0], np.int64), "batch_axis"))
+    for node in model.graph.node:
+        node.input[:] = ["alone" if name == "sum" else name for name in node.input]
+    place = next(place for place, node in enumerate(model.graph.node) if node.name == "residual") + 1
+    model.graph.node.insert(place, helper.make_node("Sub", ["sum", "centre"], ["apart"], name="less_centre"))
+    model.graph.node.insert(place + 1, helper.make_node("Add", ["apart", "sum"], ["alone"], name="and_itself"))
+    model.graph.node.insert(place, helper.make_node("ReduceMean", ["sum", "batch_axis"], ["centre"], name="centre"))
+
+
+@pytest.mark.parametrize("target", ["x86-64-cpu", "intel-cpu"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (turn_outputs, "what should be 'ant' .output 0. is output 1"),
+        (turn_colours, "where its input has the colours in the order blue, green, red"),
+        (normalise_again, "where its input is pixels from 0 to 1"),
+        (over_the_batch, "its answers depend on what else is in a batch"),
+    ],
+)
+def test_an_engine_of_another_graph(seal: Seal, target: str, change: Change, said: str) -> None:
+    with pytest.raises(ParityError, match=said):
+        verified(seal(target, "fp32", change=change), layers=False)
+
+
+# --- looking changes what is looked at --------------------------------------------------------------------------------
+
+
+class Chain:
+    """x → a = 2x → b = a + 1 → y = 3b, in numpy: an engine that is wrong where it fuses a into b."""
+
+    places = tuple(
+        inside.Place(name=name, layer=f"Mul '{name}'", before=before)
+        for name, before in (("a", ()), ("b", ("a",)), ("y", ("b",)))
+    )
+    quantizers: tuple[inside.Quantizer, ...] = ()
+    restored: tuple[inside.Restored, ...] = ()
+    tensors = ("a", "b", "y")
+    constants: dict[tuple[str, str], np.ndarray] = {}  # noqa: RUF012
+
+    def __init__(self, apart: float = 1.0) -> None:
+        self.apart = apart
+
+    def engine(self, names: list[str]) -> inside.Looking:
+        return self._open(names, self.apart if "a" not in names else 1.0)
+
+    def promise(self, names: list[str]) -> inside.Looking:
+        return self._open(names, 1.0)
+
+    def _open(self, names: list[str], factor: float) -> Any:
+        @contextmanager
+        def opened() -> Iterator[Any]:
+            def run(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                a = 2.0 * feeds["x"]
+                b = factor * a + 1.0
+                looking.outputs = 3.0 * b
+                return {name: {"a": a, "b": b, "y": 3.0 * b}[name] for name in names}
+
+            looking = SimpleNamespace(run=run, outputs=np.empty(0))
+            yield looking
+
+        return opened()
+
+
+def seen_in(apart: float) -> departures.EngineLayers:
+    golden = SimpleNamespace(inputs=np.random.default_rng(0).normal(size=(4, 6)))
+    bundle = SimpleNamespace(manifest={"inputs": [{"name": "x", "batch": [1, 8]}]})
+    chain: Any = Chain(apart)
+    meter = departures._Meter(chain, chain, bundle, golden)  # type: ignore[arg-type]
+    return departures._found(meter, chain, chain, departures._Recorded(), "int8")
+
+
+def test_an_engine_that_is_right_as_soon_as_it_is_looked_at() -> None:
+    found = seen_in(3.0)
+    assert found.failed and found.engine is not None and found.engine_db < 10
+    assert "it does not where 'a' is put out: what is fused around that tensor is at fault" in found.statement
+    assert "a" in found.altering
+
+
+def test_an_engine_that_is_right_anyway() -> None:
+    found = seen_in(1.0)
+    assert not found.failed and found.engine is None and found.altering == ()
+    assert found.statement.startswith("SQNR 200.0 dB against the float graph")
