@@ -163,18 +163,15 @@ class _Answers:
 
     def query(self, ids: list[int], indices: list[int]) -> None:
         """Answer one query; once something has failed, without the engine."""
-        left = ids
-        if self.failure is None:
-            step = self._batch or len(ids)
-            with self:
-                for at in range(0, len(ids), step):
-                    if self.failure is not None:
-                        break  # interrupted within the one query of offline
-                    self._issue(indices[at : at + step])
-                    self._done(left[:step])
-                    left = left[step:]
-            self.queries += not left
-            self.samples += len(ids) - len(left)
+        left, at = ids, 0
+        step = self._batch or len(ids)
+        with self:
+            while left and self.failure is None:
+                self._issue(indices[at : at + step])
+                self._done(left[:step])
+                left, at = left[step:], at + step
+        self.queries += not left
+        self.samples += len(ids) - len(left)
         if left and self._withholds:
             self._withheld += left  # LoadGen ends a run of server in which several queries are open
         elif left:

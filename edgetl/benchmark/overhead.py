@@ -22,7 +22,7 @@ class Overhead:
     in_latency_ns: int
     """Median latency of the empty call: what every measured latency holds beside the engine's."""
     per_query_ns: int
-    """Time of the whole run by its queries: what the driver adds to the throughput's time."""
+    """Median time from the beginning of one empty call to that of the next: what a query costs in all."""
     queries: int
 
     def to_json(self) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def overhead(*, count: int = 20_000, clock: Clock | None = None) -> dict[str, Ov
         "closed loop" and "open loop" → their cost. The open loop's queries are all due at once, so that none is waited
         for; its latency there is the queue's, so the call's own time is taken.
     """
-    if count < 1:
-        raise UsageError("the overhead needs at least one query")
+    if count < 2:
+        raise UsageError("the overhead needs at least two queries")
     clock = clock or MachineClock()
     plan = Plan(scenario="single-stream", min_duration_s=0.0, min_queries=count)
     closed = closed_loop(_nothing, queries(plan), plan=plan, clock=clock)
@@ -55,9 +55,8 @@ def _nothing(_: Sequence[int]) -> None:
 
 
 def _cost(times: Timeline) -> Overhead:
-    count = len(times.ended_ns)
     return Overhead(
         in_latency_ns=percentile_of(np.sort(times.service_ns), 0.5),
-        per_query_ns=int(times.ended_ns[-1]) // count,
-        queries=count,
+        per_query_ns=percentile_of(np.sort(np.diff(times.begun_ns)), 0.5),
+        queries=len(times.ended_ns),
     )

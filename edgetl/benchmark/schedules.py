@@ -127,7 +127,8 @@ def arrivals(plan: Plan) -> NDArray[np.int64]:
     duration_ns = plan.min_duration_s * 1e9
     if plan.scenario == "fixed-rate":
         count = max(math.ceil(plan.min_duration_s * plan.rate_per_s) + 1, plan.min_queries)
-        return np.rint(np.arange(count) * (1e9 / plan.rate_per_s)).astype(np.int64)
+        frames: NDArray[np.int64] = np.rint(np.arange(count) * (1e9 / plan.rate_per_s)).astype(np.int64)
+        return frames
     generator = np.random.default_rng(plan.seed)
     drawn = math.ceil(expected + 6.0 * math.sqrt(expected))  # enough nearly always, else once more
     gaps = np.zeros(1)

@@ -185,7 +185,8 @@ class Cuda:
 
     def elapsed_ns(self, first: Any, second: Any) -> int:
         """Nanoseconds between two events that the stream has passed; CUDA resolves about half a microsecond."""
-        return round(self.call("cudaEventElapsedTime", first, second) * 1e6)
+        milliseconds: float = self.call("cudaEventElapsedTime", first, second)
+        return round(milliseconds * 1e6)
 
 
 def stream_handle(stream: Any) -> int:

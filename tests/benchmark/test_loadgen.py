@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import signal
 import sys
 import threading
@@ -13,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgetl.benchmark.loadgen import agreement, agreement_of, run_loadgen
+from edgetl.benchmark.early_stopping import estimate, percentile_of
+from edgetl.benchmark.loadgen import _Answers, _read, agreement, agreement_of, run_loadgen
 from edgetl.benchmark.scenarios import run
 from edgetl.benchmark.schedules import Plan
 from edgetl.errors import DataError, MissingExtraError, SetupError, TargetError, UsageError
@@ -119,6 +122,43 @@ class TestLoadGen:
         assert (found.samples_per_s is None) == (plan.scenario == "multi-stream")
         assert (found.estimate_ns is None) == (plan.scenario in ("server", "offline"))
         assert json.loads(json.dumps(found.to_json()))["driver"].startswith("MLPerf LoadGen ")
+
+    @pytest.mark.parametrize(("scenario", "percentile"), [("single-stream", 0.9), ("multi-stream", 0.99)])
+    def test_definitions_are_those_of_loadgen(self, tmp_path: Path, scenario: Any, percentile: float) -> None:
+        """Percentiles and early stopping estimate, to the nanosecond, of the latencies that LoadGen itself traced."""
+        import mlperf_loadgen as lib
+
+        def answer(ids: list[int], _: list[int]) -> None:
+            time.sleep(random.expovariate(20_000))
+            lib.QuerySamplesComplete([lib.QuerySampleResponse(one, 0, 0) for one in ids])
+
+        settings, logs, output = lib.TestSettings(), lib.LogSettings(), lib.LogOutputSettings()
+        name = {"single-stream": "SingleStream", "multi-stream": "MultiStream"}[scenario]
+        settings.scenario, settings.mode = getattr(lib.TestScenario, name), lib.TestMode.PerformanceOnly
+        settings.min_duration_ms, settings.min_query_count = 0, 1000
+        settings.single_stream_target_latency_percentile = settings.multi_stream_target_latency_percentile = percentile
+        output.outdir, output.copy_summary_to_stdout, logs.enable_trace = str(tmp_path), False, True
+        logs.log_output = output
+        sut = lib.ConstructFastSUT(answer, lambda: None)
+        library = lib.ConstructQSL(9, 9, lambda _: None, lambda _: None)
+        lib.StartTestWithLogSettings(sut, library, settings, logs, str(tmp_path / "none"))
+        lib.DestroyFastSUT(sut)
+        lib.DestroyQSL(library)
+        found = _read(
+            tmp_path / "mlperf_log_detail.txt", _Answers(lib, spin, Plan(scenario=scenario)), Plan(scenario=scenario)
+        )
+        queries: dict[int, int] = {}
+        for line in (tmp_path / "mlperf_log_trace.json").read_text().splitlines():
+            if '"complete_ns"' in line:
+                sample = json.loads(line.rstrip(", "))["args"]
+                queries[sample["query_seq"]] = max(queries.get(sample["query_seq"], 0), sample["complete_ns"])
+        latencies = np.sort(np.array(list(queries.values()), dtype=np.int64))
+        assert len(latencies) == 1000
+        assert found.estimate_ns == estimate(latencies, percentile)
+        shares = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+        assert {key: found.latency_ns[key] for key in shares} == {
+            key: percentile_of(latencies, share) for key, share in shares.items()
+        }
 
     def test_it_leaves_nothing_behind(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

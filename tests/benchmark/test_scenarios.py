@@ -348,6 +348,8 @@ def test_the_drivers_cost_little() -> None:
     for cost in overhead(count=2000).values():
         assert 0 <= cost.in_latency_ns <= cost.per_query_ns < 200_000  # about 1 µs; a busy machine may stretch it
         assert cost.to_json()["queries"] == 2000
+    with pytest.raises(UsageError, match="at least two"):
+        overhead(count=1)
 
 
 def test_a_real_clock() -> None:
