@@ -5,6 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count as counting
 from itertools import cycle
@@ -350,6 +354,38 @@ def test_the_drivers_cost_little() -> None:
         assert cost.to_json()["queries"] == 2000
     with pytest.raises(UsageError, match="at least two"):
         overhead(count=1)
+
+
+STOPPED = """
+import sys, time
+from edgetl.benchmark.scenarios import run
+from edgetl.benchmark.schedules import Plan
+
+def issue(_):
+    if not sys.argv[1:]:
+        print("begun", flush=True)
+        sys.argv.append("told")
+    time.sleep(0.001)
+
+result = run(issue, Plan(scenario="fixed-rate", rate_per_s=200.0, min_duration_s=3.0))
+print(result.percentile_ns(0.99), sorted(result.times.service_ns.tolist())[-2], result.times.stopped)
+"""
+
+
+def test_a_process_that_is_stopped_for_a_second_has_it_in_its_tail() -> None:
+    child = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        child.send_signal(signal.SIGCONT)
+        p99, second_longest_call, *stopped = child.communicate(timeout=60)[0].split()
+    assert int(p99) > 0.5 * S
+    assert int(second_longest_call) < int(p99)  # one call, or none, was slow; many queries waited
+    assert stopped == []
+    assert child.returncode == 0
 
 
 def test_a_real_clock() -> None:
