@@ -163,13 +163,17 @@ class _Answers:
 
     def query(self, ids: list[int], indices: list[int]) -> None:
         """Answer one query; once something has failed, without the engine."""
-        left, at = ids, 0
-        step = self._batch or len(ids)
+        left = ids
         with self:
-            while left and self.failure is None:
+            if self._batch is None and self.failure is None:  # LoadGen's clock runs: nothing more than needs be
+                self._issue(indices)
+                self._complete([self._response(one, 0, 0) for one in ids])
+                left = []
+            while left and self._batch and self.failure is None:
+                at, step = len(ids) - len(left), self._batch
                 self._issue(indices[at : at + step])
                 self._done(left[:step])
-                left, at = left[step:], at + step
+                left = left[step:]
         self.queries += not left
         self.samples += len(ids) - len(left)
         if left and self._withholds:
