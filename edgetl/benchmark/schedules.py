@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.errors import UsageError
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server", "fixed-rate"]
@@ -19,6 +20,7 @@ OPEN_LOOP: tuple[Scenario, ...] = ("server", "fixed-rate")
 """Queries arrive when the schedule says so, whether or not the engine is ready for them."""
 
 _PERCENTILES: dict[Scenario, float] = {"single-stream": 0.9}
+_LEAST_QUERIES = 100
 _MOST_QUERIES = 20_000_000
 _DRAWN = 4096
 
@@ -44,8 +46,8 @@ class Plan:
     """Which the scenario is about; 0: LoadGen's of the scenario (0.90 of single-stream, else 0.99)."""
     min_duration_s: float = 10.0
     """The run lasts at least so long, and ..."""
-    min_queries: int = 100
-    """... has at least so many queries; offline: samples."""
+    min_queries: int = 0
+    """... has at least so many queries; offline: samples. 0: LoadGen's 100, or 662 where p99 needs them."""
     max_duration_s: float = 600.0
     """The run ends after that, whatever it still lacks, and says so. A call that has begun is not interrupted."""
     seed: int = 0
@@ -55,6 +57,11 @@ class Plan:
         self._check_scenario()
         if not self.percentile:
             object.__setattr__(self, "percentile", _PERCENTILES.get(self.scenario, 0.99))
+        if not 0.0 < self.percentile < 1.0:
+            raise UsageError(f"a percentile is a share between 0 and 1, as 0.99; given was {self.percentile}")
+        if not self.min_queries:
+            needed = 1 if self.scenario == "offline" else queries_needed(self.percentile)
+            object.__setattr__(self, "min_queries", max(_LEAST_QUERIES, needed))
         if self.scenario == "fixed-rate" and self.bound_ms is None and self.rate_per_s:
             object.__setattr__(self, "bound_ms", 1e3 / self.rate_per_s)
         for name in ("samples", "per_query", "min_queries"):
@@ -65,8 +72,6 @@ class Plan:
                 raise UsageError(f"{name} is a time of at least 0 seconds; given was {getattr(self, name)}")
         if self.max_duration_s < self.min_duration_s or self.max_duration_s == 0:
             raise UsageError(f"a run of at least {self.min_duration_s} s cannot end after {self.max_duration_s} s")
-        if not 0.0 < self.percentile < 1.0:
-            raise UsageError(f"a percentile is a share between 0 and 1, as 0.99; given was {self.percentile}")
         if self.bound_ms is not None and not 0.0 < self.bound_ms < math.inf:
             raise UsageError(f"a latency bound is a time above 0 ms; given was {self.bound_ms}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetl.benchmark.scenarios import no_collection
 from edgetl.errors import UsageError
@@ -27,15 +28,16 @@ class Stages:
     """Times of the stages of one answer, and of the whole, which was measured by itself."""
 
     stages_ns: Mapping[str, int]
-    """Stage → median, in their order. A stage that the engine does not have is not there."""
+    """Stage → mean over the middle half of the answers, in their order. A stage that the engine does not have is not
+    there."""
     whole_ns: int
-    """Median of answers whose stages were not looked at."""
+    """The same of answers whose stages were not looked at."""
     samples: int
     """Answers of each kind."""
 
     @property
     def sum_ns(self) -> int:
-        """Of the stages' medians."""
+        """Of the stages."""
         return sum(self.stages_ns.values())
 
     @property
@@ -73,7 +75,10 @@ class Stages:
 
 
 def add_up(staged_ns: Sequence[Mapping[str, int]], whole_ns: Sequence[int]) -> Stages:
-    """Summarise measured answers.
+    """Summarise measured answers by the middle half of each kind, taken by their whole time.
+
+    A mean adds up, which medians of stages do not, and the middle half (the interquartile mean) does not mind the
+    answers in which something else had the processor.
 
     Args:
         staged_ns: Of every answer whose stages were looked at: stage → time. All have the same stages.
@@ -89,11 +94,21 @@ def add_up(staged_ns: Sequence[Mapping[str, int]], whole_ns: Sequence[int]) -> S
         raise UsageError(f"there is no stage '{unknown[0]}'; there are {', '.join(STAGES)}")
     if any(set(one) != there for one in staged_ns):
         raise UsageError("answers with different stages cannot be summarised together")
+    names = [name for name in STAGES if name in there]
+    times = np.array([[one[name] for name in names] for one in staged_ns], dtype=np.float64)
+    means = times[_middle_half(times.sum(axis=1))].mean(axis=0)
+    whole = np.array(whole_ns, dtype=np.float64)
     return Stages(
-        stages_ns={name: round(float(np.median([one[name] for one in staged_ns]))) for name in STAGES if name in there},
-        whole_ns=max(round(float(np.median(whole_ns))), 1),
+        stages_ns={name: round(float(mean)) for name, mean in zip(names, means, strict=True)},
+        whole_ns=max(round(float(whole[_middle_half(whole)].mean())), 1),
         samples=min(len(staged_ns), len(whole_ns)),
     )
+
+
+def _middle_half(times: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Places of the times that are neither in the lowest nor in the highest quarter."""
+    cut = len(times) // 4
+    return np.argsort(times, kind="stable")[cut : len(times) - cut]
 
 
 def measure_stages(

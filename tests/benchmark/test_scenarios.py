@@ -390,7 +390,10 @@ def test_a_process_that_is_stopped_for_a_second_has_it_in_its_tail() -> None:
 
 def test_a_real_clock() -> None:
     done = []
-    result = run(lambda indices: done.append(tuple(indices)), camera(samples=3, rate_per_s=500.0, min_duration_s=0.2))
+    result = run(
+        lambda indices: done.append(tuple(indices)),
+        camera(samples=3, rate_per_s=500.0, min_duration_s=0.2, min_queries=100),
+    )
     assert len(done) == result.queries == 101
     assert done == [one for one, _ in zip(queries(result.plan), range(101), strict=False)]
     assert (result.times.begun_ns >= result.times.scheduled_ns).all()

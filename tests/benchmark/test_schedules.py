@@ -80,9 +80,13 @@ def test_offline_takes_the_samples_in_their_order() -> None:
 
 
 def test_defaults_are_those_of_loadgen() -> None:
-    assert Plan(scenario="single-stream").percentile == 0.9
+    single = Plan(scenario="single-stream")
+    assert single.percentile == 0.9
     assert Plan(scenario="multi-stream", per_query=8).percentile == server().percentile == 0.99
-    assert (server().min_duration_s, server().min_queries) == (10.0, 100)
+    assert (single.min_duration_s, single.min_queries) == (10.0, 100)
+    assert Plan(scenario="offline").min_queries == 100
+    assert server().min_queries == 662  # what p99 needs
+    assert server(percentile=0.999).min_queries == 6636
     assert Plan(scenario="fixed-rate", rate_per_s=50.0).bound_ms == 20.0  # the period
     assert server(bound_ms=0.25).bound_ns == 250_000
 
@@ -108,7 +112,7 @@ def test_json(scenario: str) -> None:
         ({"bound_ms": -1.0}, "above 0 ms"),
         ({"per_query": 2}, "one sample"),
         ({"samples": 0}, "samples of at least 1"),
-        ({"min_queries": 0}, "min_queries of at least 1"),
+        ({"min_queries": -1}, "min_queries of at least 1"),
         ({"min_duration_s": -1.0}, "at least 0 seconds"),
         ({"min_duration_s": 700.0}, "cannot end after"),
         ({"max_duration_s": 0.0, "min_duration_s": 0.0}, "cannot end after"),
