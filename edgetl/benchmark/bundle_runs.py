@@ -113,6 +113,8 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
     told = [("driver", values["driver"]), ("queries", f"{result.queries:,}")]
     if values["samples_per_s"] is not None:
         told.append(("samples per second", f"{values['samples_per_s']:,.1f}"))
+    if result.plan.scenario == "offline":  # a latency there is how long ago the run began
+        return (*told, *(("note", problem) for problem in result.problems))
     told += [("p99.9" if name == "p999" else name, f"{value:.3f} ms") for name, value in values["latency_ms"].items()]
     if values["estimate_ms"] is not None:
         told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", f"{values['estimate_ms']:.3f} ms"))
