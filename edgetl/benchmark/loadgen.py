@@ -157,6 +157,7 @@ class _Answers:
         self._withholds = plan.scenario == "server"
         self._withheld: list[int] = []
         self._response = loadgen.QuerySampleResponse
+        self._responses: list[Any] = []  # made once, and copied by LoadGen: to make one takes 0.4 µs of its clock
         self._complete = loadgen.QuerySamplesComplete
         self.failure: BaseException | None = None
         self.queries = self.samples = 0
@@ -167,7 +168,7 @@ class _Answers:
         with self:
             if self._batch is None and self.failure is None:  # LoadGen's clock runs: nothing more than needs be
                 self._issue(indices)
-                self._complete([self._response(one, 0, 0) for one in ids])
+                self._done(ids)
                 left = []
             while left and self._batch and self.failure is None:
                 at, step = len(ids) - len(left), self._batch
@@ -199,7 +200,15 @@ class _Answers:
             raise self.failure
 
     def _done(self, ids: list[int]) -> None:
-        self._complete([self._response(one, 0, 0) for one in ids])
+        responses = self._responses
+        if len(responses) != len(ids):
+            responses = self._responses = [self._response(0, 0, 0) for _ in ids]
+        if len(ids) == 1:
+            responses[0].id = ids[0]
+        else:
+            for response, one in zip(responses, ids, strict=True):
+                response.id = one
+        self._complete(responses)
 
     def __enter__(self) -> None:
         """Keep what is raised from here on."""
