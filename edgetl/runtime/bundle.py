@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ from edgetl.runtime.decision import Prediction, Similarity, cosines
 from edgetl.runtime.decision import from_json as read_decision
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.preprocessing import from_json as read_preprocessing
-from edgetl.runtime.runner import Runner, run_batch
+from edgetl.runtime.runner import CopiesApart, Runner, Tensors, run_batch
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 
@@ -196,6 +197,59 @@ class Predictor:
             two = self._one(other)
             found.append(Likeness(cosine=float(cosines(one, two)[0]), same=bool(decision.same(one, two)[0])))
         return found
+
+    def answer(self, source: Path | bytes | str) -> list[Prediction] | NDArray[np.float32]:
+        """What :meth:`predict` says of one raw input; where the model embeds, the embedding (1, d).
+
+        Raises:
+            DataError: The input cannot be read.
+        """
+        outputs, decision = self._one(source), self._bundle.decision
+        return outputs if isinstance(decision, Similarity) else decision.answers(outputs, self._bundle.labels)
+
+    def answer_in_stages(
+        self, source: Path | bytes | str, now: Callable[[], int] = time.perf_counter_ns
+    ) -> tuple[list[Prediction] | NDArray[np.float32], dict[str, int]]:
+        """The same answer, with the time of every stage on the way.
+
+        Args:
+            source: A raw input.
+            now: The clock, in nanoseconds.
+
+        Returns:
+            The answer, and stage → nanoseconds in their order: decode, preprocess, host-to-device, compute,
+            device-to-host, postprocess; without those that there are not. "compute" holds all of the engine's run that
+            is no copy: checks and launches, too.
+        """
+        contract, decision, runner = self._bundle.preprocessing, self._bundle.decision, self._runner
+        copies: dict[str, int] = {}
+        apart = runner if isinstance(runner, CopiesApart) else None
+
+        def run(feeds: Tensors) -> Mapping[str, NDArray[np.generic]]:
+            if apart is None:
+                return runner.run(feeds)
+            found, told = apart.run_apart(feeds)
+            copies.update(told)
+            return found
+
+        began = now()
+        decoded = contract.decode(source)
+        read = now()
+        inputs = contract.together([contract.prepare(decoded)])
+        prepared = now()
+        outputs = run_batch(runner, inputs, smallest=self._smallest, run=run).astype(np.float32, copy=False)
+        ran = now()
+        stages = {"decode": read - began, "preprocess": prepared - read}
+        if "host-to-device" in copies:
+            stages["host-to-device"] = copies["host-to-device"]
+        stages["compute"] = ran - prepared - sum(copies.values())
+        if "device-to-host" in copies:
+            stages["device-to-host"] = copies["device-to-host"]
+        if isinstance(decision, Similarity):
+            return outputs, stages
+        answers = decision.answers(outputs, self._bundle.labels)
+        stages["postprocess"] = now() - ran
+        return answers, stages
 
     def _one(self, source: Path | bytes | str) -> NDArray[np.float32]:
         contract = self._bundle.preprocessing

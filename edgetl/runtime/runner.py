@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,13 +146,32 @@ class Runner(Protocol):
         """Give back the engine's memory."""
 
 
-def run_batch(runner: Runner, images: NDArray[np.float32], *, smallest: int = 1) -> NDArray[np.generic]:
+@runtime_checkable
+class CopiesApart(Protocol):
+    """A runner whose engine has a memory of its own, and that can tell the copies to it and from it apart."""
+
+    def run_apart(self, feeds: Tensors) -> tuple[dict[str, NDArray[np.generic]], dict[str, int]]:
+        """One inference as :meth:`Runner.run` does it.
+
+        Returns:
+            The outputs, and "host-to-device" and "device-to-host" → nanoseconds of it.
+        """
+
+
+Run = Callable[[Tensors], Mapping[str, NDArray[np.generic]]]
+"""One inference."""
+
+
+def run_batch(
+    runner: Runner, images: NDArray[np.float32], *, smallest: int = 1, run: Run | None = None
+) -> NDArray[np.generic]:
     """The first output for some images, however few an engine's smallest batch lets one feed at once.
 
     Args:
         runner: With one input, whose leading dimension is the batch.
         images: Shape (n, 3, height, width).
         smallest: The smallest batch that the engine accepts, where its input's shape does not tell.
+        run: What runs the engine; None: ``runner.run``.
 
     Returns:
         Shape (n, ...). A batch that is too small is filled up with copies of its last image, and cut again.
@@ -162,7 +181,7 @@ def run_batch(runner: Runner, images: NDArray[np.float32], *, smallest: int = 1)
     count = len(images)
     if count < wanted:
         images = np.concatenate([images, np.repeat(images[-1:], wanted - count, axis=0)])
-    outputs = runner.run({runner.inputs[0].name: images})
+    outputs = (run or runner.run)({runner.inputs[0].name: images})
     return np.asarray(outputs[runner.outputs[0].name])[:count]
 
 

@@ -341,6 +341,10 @@ def test_built_and_run_on_the_gpu(
             np.testing.assert_allclose(
                 logits.astype(np.float32), reference.run(None, {"image": image})[0], atol=tolerance
             )
+            again, copies = runner.run_apart({"image": image})
+            np.testing.assert_array_equal(again["logits"], logits)
+            assert set(copies) == {"host-to-device", "device-to-host"}
+            assert 0 < min(copies.values()) <= max(copies.values()) < 1e9
         with pytest.raises(UsageError, match=r"\[1, 16, 32, 32\] to \[8, 16, 32, 32\]"):
             runner.run({"image": np.zeros((9, 16, 32, 32), runner.inputs[0].dtype)})
         assert runner.placement().share == 1.0

@@ -271,6 +271,9 @@ def test_built_and_run_on_the_gpu(tmp_path: Path, trt_graph: MakeGraph, trt_targ
             image = rng.standard_normal((batch, 16, 32, 32)).astype(np.float16)
             logits = runner.run({"image": image})["logits"]
             np.testing.assert_allclose(logits.astype(np.float32), reference.run(None, {"image": image})[0], atol=2e-2)
+            again, copies = runner.run_apart({"image": image})
+            np.testing.assert_array_equal(again["logits"], logits)
+            assert set(copies) == {"host-to-device", "device-to-host"}
         with pytest.raises(UsageError, match="given was"):
             runner.run({"image": np.zeros((9, 16, 32, 32), np.float16)})
         assert runner.placement().share == 1.0

@@ -49,6 +49,19 @@ class Preprocessing(Protocol):
             DataError: It cannot be read.
         """
 
+    def decode(self, raw: Readable | bytes | str) -> Any:
+        """The first half of a call: what is in a raw input, before anything is computed from it.
+
+        Returns:
+            Pixels, a row or a text, for :meth:`prepare`.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+
+    def prepare(self, decoded: Any) -> Array:
+        """The second half of a call: the array of one sample, from what :meth:`decode` gave."""
+
     def together(self, samples: Sequence[Array]) -> Array:
         """A batch of samples: shape (n, *input_shape), where a dimension that differs is as large as it must be."""
 

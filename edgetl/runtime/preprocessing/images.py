@@ -114,7 +114,15 @@ class ImagePreprocessing:
 
     def __call__(self, raw: Readable | bytes | str) -> NDArray[np.float32]:
         """The tensor of an image: a file or its path, a part of one, or bytes; see :func:`decode` and :meth:`apply`."""
-        return self.apply(decode(Path(raw) if isinstance(raw, str) else raw, max_pixels=self.max_pixels))
+        return self.prepare(self.decode(raw))
+
+    def decode(self, raw: Readable | bytes | str) -> Image.Image:
+        """The pixels of an image, as :func:`decode` gives them."""
+        return decode(Path(raw) if isinstance(raw, str) else raw, max_pixels=self.max_pixels)
+
+    def prepare(self, decoded: Image.Image) -> NDArray[np.float32]:
+        """The tensor of a decoded image; see :meth:`apply`."""
+        return self.apply(decoded)
 
     def sized(self, image: Image.Image) -> Image.Image:
         """The geometry alone: a decoded image at the size of the tensor, still as bytes.

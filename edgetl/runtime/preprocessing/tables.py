@@ -142,8 +142,16 @@ class TablePreprocessing:
             DataError: No such file, not a JSON object, a column that is not there or that nobody knows, a value of the
                 wrong type, NaN or infinity, or a missing number where train had none; the message names the column.
         """
-        where = "the row" if isinstance(raw, (bytes, str)) else str(raw)
-        return self.apply(read_row(raw), where=where)
+        return self.prepare(self.decode(raw))
+
+    def decode(self, raw: Readable | bytes | str) -> tuple[dict[str, Any], str]:
+        """The values of a row, see :func:`read_row`, and how messages name it."""
+        return read_row(raw), "the row" if isinstance(raw, (bytes, str)) else str(raw)
+
+    def prepare(self, decoded: tuple[Mapping[str, Any], str]) -> NDArray[np.float32]:
+        """The vector of a row that has been read; see :meth:`apply`."""
+        row, where = decoded
+        return self.apply(row, where=where)
 
     def apply(self, row: Mapping[str, Any], *, where: str = "the row") -> NDArray[np.float32]:
         """The vector of a row that has been read; see :meth:`__call__`.

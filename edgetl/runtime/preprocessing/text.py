@@ -117,7 +117,15 @@ class TextPreprocessing:
             ModelError: The tokenizer cannot be used, or gives the pad id to a token.
             MissingExtraError: The package tokenizers is not installed.
         """
-        text, name = _text(raw)
+        return self.prepare(self.decode(raw))
+
+    def decode(self, raw: Readable | bytes | str) -> tuple[str, str]:
+        """The text, and how messages name it."""
+        return _text(raw)
+
+    def prepare(self, decoded: tuple[str, str]) -> NDArray[np.int64]:
+        """The token ids of a text that has been read; see :meth:`__call__`."""
+        text, name = decoded
         ids = np.asarray(_opened(self.tokenizer, self.max_length, self.pad).encode(text).ids, dtype=np.int64)
         if not len(ids):
             raise DataError(f"{name} has no token: it is empty, or of characters that the tokenizer leaves out")

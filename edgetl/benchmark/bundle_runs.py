@@ -1,0 +1,140 @@
+"""Scenarios and stages of a bundle: what ``edgetl bench BUNDLE --scenario`` and ``--stages`` call."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from edgetl.benchmark.issuing import issue_of
+from edgetl.benchmark.loadgen import LoadGenResult, run_loadgen
+from edgetl.benchmark.peak_rate import PeakRate, peak_rate
+from edgetl.benchmark.scenarios import Issue, ScenarioResult, run
+from edgetl.benchmark.schedules import Plan
+from edgetl.benchmark.stages import Stages, measure_stages
+from edgetl.errors import UsageError
+from edgetl.runtime.bundle import Bundle, open_engine
+
+_WARMUP = 20
+
+
+def bench_scenario(
+    bundle: Bundle,
+    plan: Plan,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    loadgen: bool = False,
+    find_rate: bool = False,
+) -> ScenarioResult | LoadGenResult | PeakRate:
+    """Run a scenario on an engine of a bundle, fed with the bundle's golden inputs, preprocessed.
+
+    Args:
+        bundle: From :func:`edgetl.runtime.bundle.open_bundle`.
+        plan: The scenario; its number of samples is replaced by that of the golden inputs.
+        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
+        precision: As well.
+        threads: Of the engine; None: its choice.
+        loadgen: Let MLPerf LoadGen drive it.
+        find_rate: Of server: search the highest rate that keeps the bound, from the plan's rate on.
+
+    Raises:
+        UsageError: The scenario and the rest do not fit each other.
+        TargetError: No engine runs here, or it failed.
+        MissingExtraError: LoadGen, or the engine's library, is not installed.
+    """
+    if find_rate and (loadgen or plan.scenario != "server"):
+        raise UsageError("the highest rate is searched in the scenario server, by edgetl's own driver")
+    entry = bundle.choose(target, precision)
+    batch = bundle.manifest["inputs"][0].get("batch", [1, sys.maxsize])
+    golden = bundle.golden().inputs
+    plan = replace(plan, samples=len(golden))
+    with open_engine(bundle.folder / entry.folder, threads=threads) as runner:
+        issue = issue_of(runner, golden, smallest=int(batch[0]), largest=int(batch[-1]))
+        query_ms = _warm(issue, plan)
+        if find_rate:
+            return peak_rate(issue, plan)
+        if loadgen:
+            offline = plan.scenario == "offline"
+            return run_loadgen(issue, plan, expected_ms=query_ms / plan.per_query if offline else query_ms)
+        return run(issue, plan)
+
+
+def bench_stages(
+    bundle: Bundle,
+    *,
+    source: Path | bytes | str | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    samples: int = 200,
+) -> Stages:
+    """Time the stages of a bundle's answer to one raw input.
+
+    Args:
+        bundle: From :func:`edgetl.runtime.bundle.open_bundle`.
+        source: The raw input; None: the first golden one.
+        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
+        precision: As well.
+        threads: Of the engine; None: its choice.
+        samples: Answers with the stages, and as many without.
+
+    Raises:
+        UsageError: No samples, or the bundle has no golden input.
+        DataError: The input cannot be read.
+        TargetError: No engine runs here.
+    """
+    if source is None:
+        sources = bundle.golden().sources
+        if not sources:
+            raise UsageError("the bundle has no golden inputs to time the stages with")
+        source = sources[0]
+    with bundle.open(target=target, precision=precision, threads=threads) as predictor:
+        return measure_stages(predictor, source, samples=samples)
+
+
+def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tuple[str, str], ...]:
+    """A result for people: what is told, and its value with the unit.
+
+    Args:
+        result: Of :func:`bench_scenario` or :func:`bench_stages`.
+    """
+    if isinstance(result, Stages):
+        stages = [(name, f"{took / 1e6:.3f} ms") for name, took in result.stages_ns.items()]
+        whole = f"{result.whole_ns / 1e6:.3f} ms (the stages add up to {1 + result.gap:.1%} of it)"
+        return (*stages, ("whole", whole), *((("note", result.note),) if result.note else ()))
+    if isinstance(result, PeakRate):
+        rate = "none" if result.rate_per_s is None else f"{result.rate_per_s:,.1f} per second"
+        broke = "none" if result.broke_at_per_s is None else f"{result.broke_at_per_s:,.1f} per second"
+        found = [("highest rate that keeps the bound", rate), ("lowest that does not", broke)]
+        return (*found, ("runs", str(len(result.runs))), *((("note", result.reason),) if result.reason else ()))
+    values = result.to_json()
+    told = [("driver", values["driver"]), ("queries", f"{result.queries:,}")]
+    if values["samples_per_s"] is not None:
+        told.append(("samples per second", f"{values['samples_per_s']:,.1f}"))
+    if result.plan.scenario == "offline":  # a latency there is how long ago the run began
+        return (*told, *(("note", problem) for problem in result.problems))
+    told += [("p99.9" if name == "p999" else name, f"{value:.3f} ms") for name, value in values["latency_ms"].items()]
+    if values["estimate_ms"] is not None:
+        told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", f"{values['estimate_ms']:.3f} ms"))
+    if result.plan.bound_ms is not None and isinstance(result, ScenarioResult):
+        over = result.percentile_ns(result.plan.percentile) > (result.plan.bound_ns or 0)
+        kept = "kept" if result.keeps_bound else "not kept" if over or result.times.stopped else "not shown to be kept"
+        told.append((f"bound of {result.plan.bound_ms:g} ms", f"{kept}, {result.over_bound} queries over it"))
+    if isinstance(result, ScenarioResult) and values["spin_share"] is not None:
+        told.append(("share of the waiting that was spun", f"{values['spin_share']:.1%}"))
+    return (*told, *(("note", problem) for problem in result.problems))
+
+
+def _warm(issue: Issue, plan: Plan) -> float:
+    """Call an engine a few times and tell about how long a query takes, in milliseconds."""
+    pilot = Plan(
+        scenario="multi-stream" if plan.per_query > 1 else "single-stream",
+        samples=plan.samples,
+        per_query=plan.per_query,
+        min_duration_s=0.0,
+        min_queries=_WARMUP,
+    )
+    run(issue, pilot)
+    return run(issue, pilot).percentile_ns(0.5) / 1e6
