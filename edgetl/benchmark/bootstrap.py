@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ _AT_ONCE = 1 << 23
 """Numbers that a resampling holds at once."""
 _MANY = 1000
 """Degrees of freedom from which Student's distribution is taken for the normal one."""
+_LISTED = 6
+"""Processes up to which all resamples of them are listed: 462 of six."""
 _LEAST = 0.5
 """An interval is at least so wide, as a share of what blocks alone make it."""
 
@@ -80,7 +83,8 @@ def relative_interval(
     within *= math.sqrt(least / (least - 1)) if least > 1 else math.nan
     across = np.full_like(within, math.nan)
     if len(counts) > 1:
-        across = _spread(statistics(_across(grouping, draws, generator))) * math.sqrt(len(counts) / (len(counts) - 1))
+        weights, chances = _across(grouping, draws, generator)
+        across = _spread(statistics(weights), chances) * math.sqrt(len(counts) / (len(counts) - 1))
     widths = [half_width(*pair, len(counts), confidence, blocks=least) for pair in zip(across, within, strict=True)]
     return np.exp(widths)
 
@@ -168,11 +172,21 @@ def _student_within(bound: float, freedom: int) -> float:
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
 
 
-def _across(grouping: Grouping, draws: int, generator: np.random.Generator) -> Weights:
-    """Whole processes, with replacement."""
+def _across(
+    grouping: Grouping, draws: int, generator: np.random.Generator
+) -> tuple[Weights, NDArray[np.float64] | None]:
+    """Whole processes with replacement: weights, and the probability of each; None: every one is as probable.
+
+    Of a few processes these are all the resamples that there are, so that chance plays no part.
+    """
     number = len(grouping.blocks)
-    drawn = generator.multinomial(number, np.full(number, 1 / number), size=draws)
-    return np.asarray(drawn[:, grouping.processes])
+    if number > _LISTED:
+        drawn = generator.multinomial(number, np.full(number, 1 / number), size=draws)
+        return np.asarray(drawn[:, grouping.processes]), None
+    everyone = combinations_with_replacement(range(number), number)
+    listed = np.array([np.bincount(chosen, minlength=number) for chosen in everyone])
+    ways = [math.factorial(number) / math.prod(map(math.factorial, row)) for row in listed.tolist()]
+    return listed[:, grouping.processes], np.array(ways) / number**number
 
 
 def _within(grouping: Grouping, draws: int, generator: np.random.Generator) -> Weights:
@@ -184,6 +198,10 @@ def _within(grouping: Grouping, draws: int, generator: np.random.Generator) -> W
     return weights
 
 
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of the logarithms over the draws, (k,)."""
-    return np.asarray(np.nanstd(np.log(np.maximum(values, 1e-300)), axis=0))
+def _spread(values: NDArray[np.float64], chances: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Standard deviation of the logarithms over the resamples, (k,); of each its probability, where they differ."""
+    logs = np.log(np.maximum(values, 1e-300))
+    known = np.isfinite(logs) * (1.0 if chances is None else chances[:, None])
+    logs = np.where(known > 0, logs, 0.0)
+    shares = known / known.sum(axis=0)
+    return np.asarray(np.sqrt((shares * (logs - (shares * logs).sum(axis=0)) ** 2).sum(axis=0)))

@@ -110,6 +110,18 @@ def test_many_calls_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(weighted_percentiles(values, cells, weights, [0.5, 0.9]), whole)
 
 
+@pytest.mark.parametrize("processes", [2, 5, 6, 9])
+def test_processes_are_resampled_as_by_chance(processes: int) -> None:
+    grouping = grouping_of(processes, 2)
+    weights, chances = bootstrap._across(grouping, 20_000, np.random.default_rng(0))
+    shares = np.full(len(weights), 1 / len(weights)) if chances is None else chances
+    mine = weights[:, ::2]
+    assert (weights[:, 1::2] == mine).all() and (mine.sum(axis=1) == processes).all()
+    assert shares.sum() == pytest.approx(1)
+    assert shares @ mine == pytest.approx(np.ones(processes), abs=0.03)
+    assert shares @ (mine - 1.0) ** 2 == pytest.approx(np.full(processes, 1 - 1 / processes), rel=0.05)
+
+
 def test_groups_are_counted_over_all_processes() -> None:
     grouping = Grouping.of(np.array([3, 3, 5, 5, 5]), np.array([0, 0, 0, 0, 2]))
     assert grouping.cells.tolist() == [0, 0, 1, 1, 2]
