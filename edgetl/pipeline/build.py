@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.config import Config
-from edgetl.errors import BudgetError, ConfigError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, transfer
+from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError, UnknownNameError
+from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.reference import ask_reference, decide
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
@@ -92,6 +92,8 @@ def build(
             f" {config.export.batch.max}",
             hint="export.batch or bench.batch_size in edgetl.toml",
         )
+    if reached["bench"]:
+        gates.check_budgets(config, candidates)
     try:
         with interruptible():
             return _route(session, candidates, until)
@@ -179,7 +181,9 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name], decision)
         for engine in made
     ]
-    timings = proof.bench(session, dataset, checkpoint, exported, made) if until != "verify" else proof.NO_TIMINGS
+    timings = timing.NO_TIMINGS
+    if until != "verify":
+        timings = timing.bench(session, dataset, checkpoint, exported, made)
     record = Record(
         session=session,
         data=data,
@@ -210,7 +214,8 @@ def _gate(record: Record) -> None:
     """Stop a build whose engines are not good enough, with a report that shows why."""
     try:
         gates.gate(record.session.config, list(record.decisions), record.judged)
-    except (ParityError, BudgetError) as error:
+        gates.refuse_implausible(record.timings, list(record.decisions))
+    except (ParityError, BudgetError, MeasurementError) as error:
         report = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {report}")
         raise

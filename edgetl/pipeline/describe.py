@@ -23,6 +23,7 @@ EXTRAS = {
     "ort-gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "sensors": ("nvidia-ml-py",),
+    "bench": ("hdrhistogram",),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "text": ("tokenizers",),
