@@ -224,17 +224,17 @@ def _evaluation(report: Report) -> str:
     note = markdown.parity_note(report)
     detectable = [each.parity.detectable_drop for each in report.engines if each.parity]
     if note:
-        said += [note, f"A drop of {fixed(100.0 * min(detectable), 2)} points would probably have shown."]
+        said += [f"{note} A drop of {fixed(100.0 * min(detectable), 2)} points would probably have shown."]
     regressed = [
         f"- {escape(each.message)}" for each in findings(report) if each.rule.id.endswith(("class-regressed",
                                                                                           "slice-regressed"))
     ]  # fmt: skip
     tested = any(each.parity and each.parity.slices for each in report.engines)
     if regressed:
-        said.append("\n\nWhere an engine is worse than PyTorch:\n\n" + "\n".join(regressed))
+        said.append("Where an engine is worse than PyTorch:\n\n" + "\n".join(regressed))
     elif tested:
         said.append("On no class, and on no slice that was asked for, is an engine that ran worse by more than chance.")
-    return "## Evaluation\n\n" + " ".join(said)
+    return "\n\n".join(["## Evaluation", *said])
 
 
 def _interval_of(report: Report) -> str:

@@ -65,7 +65,9 @@ def _plot(engine: Engine, shown: Sequence[Regression], width: int) -> Markup:
     left, right = name_room + 8, width - 10.0 - number_room
     bottom = top + row * len(shown)
     x_scale = linear([0.0, *(-100.0 * each.drop for each in shown)], left, right, pad=0.08, least=2.0)
-    parts = [_axis(x_scale, top, bottom, 6 if wide else 4)]
+    # In a narrow window texts stand between the rows: no line may run through them.
+    spans = [(top, bottom)] if wide else [(top + row * (at + 0.5), top + row * (at + 1)) for at in range(len(shown))]
+    parts = [_axis(x_scale, spans, bottom, 6 if wide else 4)]
     if wide:
         parts.append(label(width - 8.0, 14, "lost / won of decisions, adjusted p", anchor="end", class_="note"))
     for index, (each, name, text) in enumerate(zip(shown, names, figures_, strict=True)):
@@ -80,12 +82,12 @@ def _plot(engine: Engine, shown: Sequence[Regression], width: int) -> Markup:
     return drawing(width, bottom + 40, f"Change by class and slice of {shortened(engine.name, 60)}", *parts)
 
 
-def _axis(x_scale: Scale, top: float, bottom: float, wanted: int) -> Markup:
+def _axis(x_scale: Scale, spans: Sequence[tuple[float, float]], bottom: float, wanted: int) -> Markup:
     parts = []
     values = ticks(x_scale, wanted)
     for value, text in zip(values, tick_texts(values), strict=True):
         x = x_scale(value)
-        parts.append(line(x, top, x, bottom, "axis" if value == 0 else "grid"))
+        parts += [line(x, upper, x, lower, "axis" if value == 0 else "grid") for upper, lower in spans]
         parts.append(label(x, bottom + 15, text, anchor="middle"))
     middle = (x_scale.start + x_scale.end) / 2
     parts.append(label(middle, bottom + 32, "change against PyTorch, percentage points", anchor="middle"))

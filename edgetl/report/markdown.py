@@ -153,6 +153,8 @@ def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
         fixed(100.0 * figures.drop_upper, 2),
     )  # fmt: skip
     decision = _DECISIONS[engine.status] if engine.shipped else "not shipped"
+    if engine.shipped and not report.verdict.published:
+        decision = "would be shipped"
     why = f": {escape(engine.reason)}" if engine.reason else ""
     return (
         escape(engine.name), *numbers, _outcome(engine.parity_gate), _median(engine.latency),

@@ -107,6 +107,11 @@ def test_every_engine_stands_in_the_table_with_its_figures() -> None:
             assert numbers.DASH in mine[0]
 
 
+def test_a_build_that_is_not_published_ships_nothing() -> None:
+    refused = dataclasses.replace(SAMPLE, verdict=model.Verdict(published=False, reason="no"))
+    assert "✓ shipped" not in render(refused) and "would be shipped" in render(refused)
+
+
 def test_text_from_users_is_escaped_everywhere() -> None:
     page = check(_sample.replaced(SAMPLE, HOSTILE))
     assert "alert" in page.words
