@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.benchmark import environment
-from edgetl.benchmark.latency import measure, summarise
+from edgetl.benchmark.feeds import Feeds as FedFrom
+from edgetl.benchmark.sampling import Plan, measure
+from edgetl.benchmark.things import Thing
 from edgetl.errors import DataError
 from edgetl.parity.numeric import sqnr_db
+from edgetl.pipeline.timing import latency_of
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 
@@ -107,20 +110,25 @@ def int8_share(model: Path, engine: Engine) -> float | None:
 def latency(
     models: Mapping[str, Path], engine: Engine, feeds1: Feeds, *, samples: int = 200, warmup: int = 20
 ) -> dict[str, float]:
-    """Median milliseconds per inference of some models, interleaved in one process.
+    """Median milliseconds per inference of some models, interleaved in fresh processes.
 
     Args:
         models: Name → file.
         engine: What runs all of them.
         feeds1: One sample, with a leading dimension of 1.
-        samples: Counted calls per model.
-        warmup: Calls per model before.
+        samples: Calls per model that count.
+        warmup: Calls per process that are planned for warming up.
 
     Returns:
         Name → median in ms.
     """
-    with ExitStack() as stack:
-        runners = {name: stack.enter_context(opened(path, engine)) for name, path in models.items()}
-        calls = {name: (lambda runner=runner: runner.run(feeds1)) for name, runner in runners.items()}
-        times = measure(calls, samples=samples, warmup=warmup)
-    return {name: summarise(found).p50_ms for name, found in times.items()}
+    imports = ("numpy", engine, f"edgetl.runtime.{engine}")
+    things = [
+        Thing(name=name, opener=engine, path=path.resolve(), imports=imports, provider="CPUExecutionProvider")
+        for name, path in models.items()
+    ]
+    plan = Plan(samples=samples, warmup=warmup, threads=environment.usable_cores())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "feeds.npz"
+        np.savez(file, **feeds1)
+        return {each.thing.name: latency_of(each).p50_ms for each in measure(things, FedFrom(file=file), plan)}

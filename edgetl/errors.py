@@ -10,7 +10,8 @@
     ├── ModelError                    2  weights or a model do not fit what was asked of them
     │   └── ExportError               1  the exported graph is not the PyTorch model
     ├── ParityError                   4  no engine of a target was shown to be as good as the reference
-    ├── BudgetError                   5  a latency budget was missed
+    ├── BudgetError                   5  a latency budget was missed, or something is slower than it may be
+    ├── MeasurementError              5  a measurement that cannot be finished, or cannot be believed
     ├── TargetError                   6  a target cannot run this model
     ├── BundleError                   7  a bundle is not what its manifest says
     └── SetupError                    8  something is missing on this machine
@@ -87,7 +88,13 @@ class ParityError(EdgetlError):
 
 
 class BudgetError(EdgetlError):
-    """A latency budget was missed."""
+    """A latency budget was missed, or something is slower than it may be."""
+
+    exit_code = 5
+
+
+class MeasurementError(EdgetlError):
+    """A measurement cannot be finished, or its result cannot be believed."""
 
     exit_code = 5
 

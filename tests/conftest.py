@@ -58,6 +58,7 @@ max_drop = 0.05
 
 [bench]
 samples = 20
+processes = 1
 warmup = 2
 threads = 1
 

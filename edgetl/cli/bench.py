@@ -1,71 +1,155 @@
-"""edgetl bench: latency of models and bundles, side by side."""
+"""edgetl bench: latency of models, bundles and checkpoints, side by side."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgetl.cli.options import Json
-from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
+from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
+from edgetl.errors import BudgetError, UsageError
+
+if TYPE_CHECKING:
+    from edgetl.pipeline.bench import Benchmark, Measured
+
+_PERCENT = 100.0
+
+
+class Undecided(str, Enum):
+    """What becomes of a gate that the measurement does not decide."""
+
+    fail = "fail"
+    allow = "allow"
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command(name="bench", help="Time models and bundles, interleaved in one process.")(_bench)
+    app.command(name="bench", help="Time models, bundles and checkpoints, interleaved, in fresh processes.")(_bench)
 
 
 def _bench(
-    things: Annotated[list[Path], typer.Argument(help="Bundles, .onnx, .xml and .engine files.", show_default=False)],
+    things: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Bundles, .onnx, .xml and .engine files, PyTorch checkpoints, engines' folders.", show_default=False
+        ),
+    ],
     against: Annotated[list[Path] | None, typer.Option("--against", help="Compare with this; may be repeated.")] = None,
-    samples: Annotated[int, typer.Option("--samples", min=20, help="Timed calls each.")] = 700,
-    warmup: Annotated[int, typer.Option("--warmup", min=1, help="Calls each before the first timed one.")] = 20,
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Fail where a THING is slower than this.")] = None,
+    max_slowdown: Annotated[
+        str | None, typer.Option("--max-slowdown", help='By so much it may be slower, as "3%" [default: 0%].')
+    ] = None,
+    undecided: Annotated[
+        Undecided, typer.Option("--undecided", help="What a slowdown that is not decided does.")
+    ] = Undecided.fail,
+    samples: Annotated[int, typer.Option("--samples", min=20, help="Calls each that count, over all processes.")] = 700,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes each.")] = 5,
+    warmup: Annotated[
+        int, typer.Option("--warmup", min=0, help="Calls per process planned for warming up; its end is found out.")
+    ] = 20,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Per engine [default: one per core].")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="For dynamic batches.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help="For other dynamic dimensions.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Of bundles: this target's engine.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of bundles: the engine in this.")] = None,
     provider: Annotated[
         str, typer.Option("--provider", help="ONNX Runtime's execution provider for .onnx files.")
     ] = "CPUExecutionProvider",
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of all intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order in which things take turns.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", help="Write every single call here, as JSON.")] = None,
     json: Json = False,
 ) -> None:
     from edgetl.benchmark import environment
-    from edgetl.pipeline import own_model
+    from edgetl.benchmark.feeds import Feeds
+    from edgetl.benchmark.sampling import Plan
+    from edgetl.pipeline import bench
 
-    used = threads or environment.usable_cores()
-    measured = own_model.bench_things(
-        [*things, *(against or [])],
-        samples=samples,
-        warmup=warmup,
-        threads=used,
-        batch_size=batch_size,
-        size=size,
+    if max_slowdown is not None and baseline is None:
+        raise UsageError("--max-slowdown is slower than what?", hint="--baseline BUNDLE")
+    found = bench.bench_things(
+        things,
+        against=against or [],
+        baseline=baseline,
+        max_slowdown=_share(max_slowdown or "0"),
+        target=target,
+        precision=precision,
         provider=provider,
+        feeds=Feeds(batch_size=batch_size, size=size),
+        plan=Plan(
+            samples=samples,
+            processes=processes,
+            warmup=warmup,
+            threads=threads or environment.usable_cores(),
+            seed=seed,
+        ),
+        confidence=confidence,
+        output=output,
         reporter=TerminalReporter(),
     )
-    first = measured[0].latency.p50_ms
-    facts = {**environment.environment(), "threads": used, "load_average": environment.load_average()}
     if json:
-        found = [
-            {"name": item.name, "inputs": list(item.inputs), "ratio_p50": item.latency.p50_ms / first,
-             **item.latency.to_json()}
-            for item in measured
-        ]  # fmt: skip
-        print_json("bench", {"environment": facts, "measured": found})
-        return
-    print_table(
-        ["", "p50 ms", "p90 ms", "p99 ms", "calls", "p50 / first"],
-        [
-            [
-                item.name,
-                f"{item.latency.p50_ms:.3f}",
-                f"{item.latency.p90_ms:.3f}",
-                f"{item.latency.p99_ms:.3f}" + ("" if item.latency.p99_backed else " (few calls)"),
-                str(item.latency.samples),
-                f"{item.latency.p50_ms / first:.2f}×",
-            ]
-            for item in measured
-        ],
-        right=(1, 2, 3, 4, 5),
+        print_json("bench", found.to_json())
+    else:
+        _print(found)
+    try:
+        bench.gate(found, undecided=undecided.value)
+    except BudgetError as error:  # told on stderr alone: the result, with what became of the gate, is on stdout
+        print_error(error, as_json=False)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _share(text: str) -> float:
+    """0.03 of "3%" or "0.03".
+
+    Raises:
+        UsageError: It is neither.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (_PERCENT if text.endswith("%") else 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--max-slowdown {text}: write a percentage, as 3%")
+    return value
+
+
+def _print(found: Benchmark) -> None:
+    first = found.measured[0].latency
+    columns = ["", "p50 ms", f"{first.confidence:.0%} interval", "p90 ms", "p99 ms", "calls", "import ms", "load ms",
+               "first ms", "p50 / first"]  # fmt: skip
+    print_table(columns, [_row(item, first.p50_ms) for item in found.measured], right=tuple(range(1, len(columns))))
+    facts = found.environment
+    print_text(
+        f"\n{facts['cpu']}, {facts['threads']} threads, load {facts['load_average']}; {facts['processes']} processes"
+        f" each; {', '.join(found.measured[0].sampled.inputs)}"
     )
-    print_text(f"\n{facts['cpu']}, {used} threads, load {facts['load_average']}; {', '.join(measured[0].inputs)}")
+    for item in found.measured:
+        for reason in item.steadiness["reasons"]:
+            print_text(f"{item.name} was not steady in {item.steadiness['not_steady']} processes: {reason}")
+    for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
+        print_text(statement)
+
+
+def _row(item: Measured, first_ms: float) -> list[str]:
+    latency, cold = item.latency, item.cold
+    interval = latency.p50_interval_ms
+    return [
+        item.name,
+        f"{latency.p50_ms:.3f}",
+        f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+        _milliseconds(latency.p90_ms),
+        _milliseconds(latency.p99_ms),
+        str(latency.samples),
+        f"{cold.import_ms:.0f}",
+        f"{cold.load_ms:.0f}",
+        f"{cold.first_ms:.1f}",
+        f"{latency.p50_ms / first_ms:.2f}×",
+    ]
+
+
+def _milliseconds(value: float | None) -> str:
+    """A dash for a percentile that there are too few calls for."""
+    return "-" if value is None else f"{value:.3f}"

@@ -185,4 +185,5 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 
 def _latency(found: dict[str, Any]) -> list[str]:
-    return [f"{found['p50_ms']:.2f}", f"{found['p99_ms']:.2f}"] if found else ["-", "-"]
+    values = (found.get("p50_ms"), found.get("p99_ms"))
+    return ["-" if value is None else f"{value:.2f}" for value in values]

@@ -224,10 +224,12 @@ class Parity(Section):
 class Bench(Section):
     """How latency is measured."""
 
-    samples: int = Field(default=200, ge=20)
-    """Timed calls per engine."""
+    samples: int = Field(default=700, ge=20)
+    """Calls per engine that count, over all processes. A 90th percentile takes 64, a 99th 662, a 99.9th 6636."""
+    processes: int = Field(default=5, ge=1)
+    """Fresh processes per engine; intervals tell how much these differ. With one, nobody knows."""
     warmup: int = Field(default=20, ge=1)
-    """Calls per engine before the first timed one."""
+    """Calls per process that are planned for warming up; where an engine is steady is found out."""
     threads: int | None = Field(default=None, ge=1)
     """Threads per engine. Left out: the processors that this process may use."""
     batch_size: int = Field(default=1, ge=1)

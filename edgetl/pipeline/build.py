@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.config import Config
-from edgetl.errors import BudgetError, ConfigError, EdgetlError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, transfer
+from edgetl.errors import BudgetError, ConfigError, EdgetlError, MeasurementError, ParityError, UnknownNameError
+from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.reference import ask_reference, decide
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
@@ -97,6 +97,8 @@ def build(
             f" {config.export.batch.max}",
             hint="export.batch or bench.batch_size in edgetl.toml",
         )
+    if reached["bench"]:
+        gates.check_budgets(config, candidates)
     try:
         with interruptible():
             return _route(session, candidates, until, on_report or _nobody)
@@ -190,7 +192,9 @@ def _route(
         proof.verify(session, dataset, checkpoint, engine, reference, graphs[engine.candidate.name], decision)
         for engine in made
     ]
-    timings = proof.bench(session, dataset, checkpoint, exported, made) if until != "verify" else proof.NO_TIMINGS
+    timings = timing.NO_TIMINGS
+    if until != "verify":
+        timings = timing.bench(session, dataset, checkpoint, exported, made)
     record = Record(
         session=session,
         data=data,
@@ -222,7 +226,8 @@ def _gate(record: Record, on_report: Callable[[Path], None]) -> None:
     """Stop a build whose engines are not good enough, with reports that show why."""
     try:
         gates.gate(record.session.config, list(record.decisions), record.judged)
-    except (ParityError, BudgetError) as error:
+        gates.refuse_implausible(record.timings, list(record.decisions))
+    except (ParityError, BudgetError, MeasurementError) as error:
         reports = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {reports / 'report.html'}")
         try:

@@ -22,6 +22,7 @@ EXTRAS = {
     "ort": ("onnxruntime",),
     "ort-gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
+    "bench": ("hdrhistogram",),
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"),
     "text": ("tokenizers",),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgetl.benchmark.summary import PERCENTILES, needed_samples
 from edgetl.config import Config, Parity
-from edgetl.errors import BudgetError, ConfigError, ParityError
+from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
 from edgetl.pipeline import tasks, transfer
 from edgetl.specs import Precision
 
 if TYPE_CHECKING:
+    from edgetl.pipeline.engines import Candidate
     from edgetl.pipeline.proof import Decision
+    from edgetl.pipeline.timing import Timings
 
 
 def check_gate(config: Config) -> None:
@@ -29,6 +32,43 @@ def check_gate(config: Config) -> None:
         )
     if config.parity.sequential and config.parity.max_drop >= 1.0:
         raise ConfigError("parity.max_drop = 1 allows everything: there is nothing to decide sequentially")
+
+
+def check_budgets(config: Config, candidates: list[Candidate]) -> None:
+    """Refuse a budget for a percentile that the benchmark's calls could not back, before anything is trained.
+
+    Raises:
+        ConfigError: A target has one.
+    """
+    for candidate in candidates:
+        for field in candidate.entry.budget.model_dump(exclude_none=True):
+            name = field.removesuffix("_ms")
+            needed = needed_samples(PERCENTILES[name])
+            if config.bench.samples < needed:
+                raise ConfigError(
+                    f"the target {candidate.target.name} has a budget for {name}, which takes at least {needed} timed"
+                    f" calls; bench.samples is {config.bench.samples}",
+                    hint=f"bench.samples = {needed}",
+                )
+
+
+def refuse_implausible(timings: Timings, decisions: list[Decision]) -> None:
+    """Fail a build that would ship an engine whose measurement cannot be true.
+
+    Raises:
+        MeasurementError: There is one.
+    """
+    doubts = [
+        f"{name}: {doubt}"
+        for item in decisions
+        if item.shipped and item.latency
+        for name in [item.proven.engine.candidate.name]
+        for doubt in timings.details.get("implausible", {}).get(name, ())
+    ]
+    if doubts:
+        raise MeasurementError(
+            "a measurement cannot be true:\n  " + "\n  ".join(doubts), hint="edgetl verify, or edgetl bench by hand"
+        )
 
 
 def tolerance(gate: Parity, precision: Precision) -> Tolerance | None:

@@ -1,4 +1,4 @@
-"""Models that edgetl did not train: quantize and time any ONNX classifier."""
+"""Models that edgetl did not train: quantize any ONNX classifier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import catalog
-from edgetl.benchmark import latency
 from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
@@ -31,9 +30,7 @@ from edgetl.quantize import graph, placement, recipes, schemes
 from edgetl.quantize.changes import change
 from edgetl.quantize.recipes import Tools
 from edgetl.quantize.walk import batches_of
-from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.runner import Runner
 from edgetl.specs import Recipe
 from edgetl.store import is_alive, storage_errors
 
@@ -297,110 +294,6 @@ def preprocessing_of(model: ir.Model, given: dict[str, Any]) -> ImagePreprocessi
             hint="--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 (what it was trained with)",
         )
     return ImagePreprocessing.from_json(values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Latency of one thing that was benchmarked."""
-
-    name: str
-    latency: latency.Latency
-    inputs: tuple[str, ...]
-    """As "input float32[1, 3, 224, 224]"."""
-
-
-def bench_things(
-    things: list[Path],
-    *,
-    samples: int,
-    warmup: int,
-    threads: int,
-    batch_size: int,
-    size: int | None = None,
-    provider: str = "CPUExecutionProvider",
-    reporter: Reporter | None = None,
-) -> list[Measured]:
-    """Time models and bundles side by side on the same random inputs.
-
-    Args:
-        things: .onnx, .xml and .engine files, and bundles.
-        samples: Timed calls each.
-        warmup: Calls each before the first timed one.
-        threads: Per engine.
-        batch_size: For dynamic leading dimensions.
-        size: For every other dynamic dimension: height and width, or the length of a sequence.
-        provider: ONNX Runtime's, for .onnx files.
-        reporter: Is told how it goes.
-
-    Raises:
-        UsageError: Something is none of these, or has a dynamic dimension for which no size was given.
-    """
-    reporter = reporter or Silent()
-    with contextlib.ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-        for thing in things:
-            name = str(thing) if str(thing) not in runners else f"{thing} (again)"
-            runners[name] = stack.enter_context(_open(thing, threads, provider))
-        feeds = {name: _random_feeds(name, runner, batch_size, size) for name, runner in runners.items()}
-        times = latency.measure(
-            {name: _calling(runner, feeds[name]) for name, runner in runners.items()},
-            samples=samples,
-            warmup=warmup,
-            progress=lambda done, total: reporter.progress("timed calls", done, total),
-        )
-        return [
-            Measured(
-                name=name,
-                latency=latency.summarise(found),
-                inputs=tuple(f"{key} {array.dtype}{list(array.shape)}" for key, array in feeds[name].items()),
-            )
-            for name, found in times.items()
-        ]
-
-
-def _open(thing: Path, threads: int, provider: str) -> Runner:
-    if not thing.exists():
-        raise UsageError(f"there is no {thing}")
-    if thing.suffix == ".onnx":
-        from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
-
-        return OnnxRuntimeRunner(thing, provider=provider, threads=threads)
-    if thing.suffix == ".xml":
-        from edgetl.runtime.openvino import OpenVinoRunner
-
-        return OpenVinoRunner(thing, threads=threads)
-    if thing.suffix == ".engine":
-        from edgetl.runtime.tensorrt import TensorRTRunner
-
-        return TensorRTRunner(thing, library="tensorrt", provider="GPU")
-    if (thing / "manifest.json").is_file():
-        from edgetl.runtime.bundle import open_engine
-
-        bundle = open_bundle(thing)
-        return open_engine(thing / bundle.choose().folder, threads=threads)
-    raise UsageError(f"{thing} is neither a bundle nor a file ending in .onnx, .xml or .engine")
-
-
-def _random_feeds(name: str, runner: Runner, batch_size: int, size: int | None) -> dict[str, NDArray[np.generic]]:
-    generator = np.random.default_rng(0)
-    feeds: dict[str, NDArray[np.generic]] = {}
-    for spec in runner.inputs:
-        shape = []
-        for axis, length in enumerate(spec.shape):
-            chosen = length if isinstance(length, int) else (batch_size if axis == 0 else size)
-            if chosen is None:  # a model timed at some length of our choosing would be another model
-                raise UsageError(
-                    f"the input '{spec.name}' of {name} has the dynamic dimension '{length}'", hint="--size 224"
-                )
-            shape.append(chosen)
-        dtype = np.dtype(spec.dtype)
-        values = generator.normal(size=shape) if dtype.kind == "f" else np.zeros(shape)
-        feeds[spec.name] = values.astype(dtype)
-    return feeds
-
-
-def _calling(runner: Runner, feeds: dict[str, NDArray[np.generic]]) -> Any:
-    return lambda: runner.run(feeds)
 
 
 def _compare(model: Path, quantized: Path, source: _Source, fixed: int | None) -> tuple[float, float]:

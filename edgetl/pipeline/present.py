@@ -10,13 +10,15 @@ import numpy as np
 
 from edgetl import __version__
 from edgetl.backends import torch as torch_backend
-from edgetl.benchmark.latency import Latency as Measured
+from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.summary import Latency as Measured
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.gates import accepted
-from edgetl.pipeline.proof import FP32, PYTORCH, Decision
+from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
+from edgetl.pipeline.timing import FP32, PYTORCH
 from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch
 from edgetl.report import model
@@ -69,17 +71,20 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         reference=model.Baseline(
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),
-            latency=_latency(latencies.get(PYTORCH)),
+            latency=_latency(latencies.get(PYTORCH), record.timings.cold.get(PYTORCH)),
             size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
         ),
         fp32=model.Baseline(
             name=FP32,
             score=float_engine.proven.comparison.score if float_engine and float_engine.proven.comparison else None,
-            latency=_latency(latencies.get(FP32)),
+            latency=_latency(latencies.get(FP32), record.timings.cold.get(FP32)),
             size_bytes=(record.exported / "model.onnx").stat().st_size,
             same_as=float_engine.proven.engine.candidate.name if float_engine else "",
         ),
-        engines=tuple(_engine(item, waived=_waived(record, item)) for item in record.decisions),
+        engines=tuple(
+            _engine(item, record.timings.cold.get(item.proven.engine.candidate.name), waived=_waived(record, item))
+            for item in record.decisions
+        ),
         confusions=_confusions(record),
         training=tuple(_phase(phase) for phase in record.history),
         calibration=_calibration(record),
@@ -93,7 +98,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         labels=record.dataset.classes,
         environment=_environment(record),
         transfer=_transfer(record),
-        distributions=spread.distributions(getattr(record.timings, "details", {})),
+        distributions=spread.distributions(record.timings.details),
         task=config.data.task,
         dataset=origin.dataset_name(record.session),
         dataset_id=origin.hub_id(config),
@@ -103,7 +108,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
     )
 
 
-def _engine(item: Decision, *, waived: bool) -> model.Engine:
+def _engine(item: Decision, cold: ColdStart | None, *, waived: bool) -> model.Engine:
     engine, comparison = item.proven.engine, item.proven.comparison
     budget = engine.candidate.entry.budget
     return model.Engine(
@@ -132,7 +137,7 @@ def _engine(item: Decision, *, waived: bool) -> model.Engine:
         )
         if comparison
         else None,
-        latency=_latency(item.latency),
+        latency=_latency(item.latency, cold),
         budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
         parity_gate=_parity_gate(item, waived=waived),
         budget_gate=_budget_gate(item),
@@ -185,10 +190,17 @@ def _budget_gate(item: Decision) -> model.Gate:
     return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
 
 
-def _latency(found: Measured | None) -> model.Latency | None:
+def _latency(found: Measured | None, cold: ColdStart | None) -> model.Latency | None:
     if found is None:
         return None
-    return model.Latency(p50_ms=found.p50_ms, p90_ms=found.p90_ms, p99_ms=found.p99_ms, samples=found.samples)
+    return model.Latency(
+        p50_ms=found.p50_ms,
+        p90_ms=found.p90_ms,
+        p99_ms=found.p99_ms,
+        samples=found.samples,
+        interval_ms=found.p50_interval_ms,
+        cold_ms=(cold.import_ms, cold.load_ms, cold.first_ms) if cold else None,
+    )
 
 
 def _confusions(record: Record) -> tuple[model.Confusion, ...]:

@@ -1,12 +1,10 @@
-"""The stages that prove: parity of every engine that runs here, latency side by side, and what is shipped."""
+"""The stage that proves: parity of every engine that runs here, and what is shipped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
-from edgetl.benchmark import environment, latency
+from edgetl.benchmark import environment
+from edgetl.benchmark.summary import Latency
 from edgetl.config import Budget, Parity
 from edgetl.data.dataset import Dataset, Sample, digest_of_samples
 from edgetl.data.loader import Samples, batches
@@ -26,13 +25,11 @@ from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.gates import accepted, tolerance
 from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
+from edgetl.pipeline.timing import Timings
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
-from edgetl.runtime.preprocessing import Array
-from edgetl.runtime.runner import Runner, run_batch
+from edgetl.runtime.runner import run_batch
 from edgetl.store import Artifact, code_digest, versions_of
-
-PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,26 +48,11 @@ class Proven:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timings:
-    """The benchmark of a build."""
-
-    latencies: dict[str, latency.Latency]
-    """By engine's name, :data:`PYTORCH` and :data:`FP32`."""
-    environment: dict[str, Any]
-    created: str
-    """When it was measured: ISO 8601, UTC."""
-
-
-NO_TIMINGS = Timings(latencies={}, environment={}, created="")
-"""Of a build that stops before its benchmark."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Decision:
     """What becomes of an engine."""
 
     proven: Proven
-    latency: latency.Latency | None
+    latency: Latency | None
     shipped: bool
     reason: str
     """Why it is not shipped, or why nothing is known of it here."""
@@ -185,59 +167,6 @@ def _order(samples: Sequence[Sample], *, shuffled: bool) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(len(samples))
 
 
-def bench(
-    session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact, engines: list[Engine]
-) -> Timings:
-    """Time PyTorch, the float graph and every engine that runs here, interleaved."""
-    ready = [engine for engine in engines if engine.record.status == "ready"]
-    config = session.config.bench
-    threads = config.threads or environment.usable_cores()
-    inputs = {
-        "engines": {engine.candidate.name: engine.artifact.digest for engine in ready},
-        "checkpoint": checkpoint.digest,
-        "model": exported.digest,
-        "config": session.config_digest("bench"),
-        "batch": session.config.export.batch.model_dump(),
-        "environment": environment.environment(),
-        "code": code_digest("benchmark", "runtime", "backends", "pipeline/proof.py"),
-    }
-
-    def make(folder: Path) -> None:
-        module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
-        size = config.batch_size
-        arrays = _timed_batch(Samples(dataset.test, deploy.preprocessing), size)
-        facts = {**environment.environment(), "load_average": environment.load_average()}
-        with ExitStack() as stack:
-            torch_runner = torch_backend.TorchRunner(module, deploy.input, deploy.output, threads=threads)
-            runners: dict[str, Runner] = {PYTORCH: stack.enter_context(torch_runner)}
-            runners[FP32] = stack.enter_context(_float_baseline(exported, threads))
-            for engine in ready:
-                opened = backends.backend(engine.record.backend).open(engine.artifact.folder, threads=threads)
-                runners[engine.candidate.name] = stack.enter_context(opened)
-            times = latency.measure(
-                {name: _call(runner, arrays) for name, runner in runners.items()},
-                samples=config.samples,
-                warmup=config.warmup,
-                progress=lambda done, total: session.reporter.progress("timed calls", done, total),
-            )
-        document = {
-            "schema": 1,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "environment": {**facts, "threads": threads, "batch_size": size},
-            "latency": {name: latency.summarise(found).to_json() for name, found in times.items()},
-            "times_ms": {name: [round(value, 5) for value in found] for name, found in times.items()},
-        }
-        (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
-
-    artifact = session.stage("bench", f"{len(ready) + 2} engines, interleaved", inputs, make)
-    document = json.loads((artifact / "bench.json").read_text(encoding="utf-8"))
-    return Timings(
-        latencies={name: latency.Latency(**found) for name, found in document["latency"].items()},
-        environment=document["environment"],
-        created=document["created"],
-    )
-
-
 def decide(proven: list[Proven], timings: Timings, parity: Parity) -> list[Decision]:
     """Choose per target: of the precisions that pass parity, the fastest; a budget narrows the choice first.
 
@@ -308,43 +237,23 @@ def _decide_target(items: list[Proven], timings: Timings, parity: Parity) -> lis
     return decisions
 
 
-def _missed(budget: Budget, found: latency.Latency | None) -> tuple[str, ...]:
+def _missed(budget: Budget, found: Latency | None) -> tuple[str, ...]:
     if found is None:
         return ()
-    limits = budget.model_dump(exclude_none=True)
-    return tuple(
-        f"{name.removesuffix('_ms')} {getattr(found, name):.2f} ms, allowed {limit:g} ms"
-        for name, limit in limits.items()
-        if getattr(found, name) > limit
-    )
+    missed = []
+    for field, limit in budget.model_dump(exclude_none=True).items():
+        name = field.removesuffix("_ms")
+        measured = found.percentile(name)
+        if measured is None:
+            missed.append(f"{name} is not known from {found.samples} calls, allowed {limit:g} ms")
+        elif measured > limit:
+            missed.append(f"{name} {measured:.2f} ms, allowed {limit:g} ms")
+    return tuple(missed)
 
 
-def _p50(found: latency.Latency | None) -> float:
+def _p50(found: Latency | None) -> float:
     return found.p50_ms if found else float("inf")
 
 
-def _than(fast: latency.Latency | None, slow: latency.Latency | None) -> str:
+def _than(fast: Latency | None, slow: Latency | None) -> str:
     return f": {fast.p50_ms:.2f} against {slow.p50_ms:.2f} ms" if fast and slow else ""
-
-
-def _timed_batch(samples: Samples, size: int) -> Array:
-    """Test samples to time with; where they differ in length, those around the median."""
-    contract = samples.preprocessing
-    if all(isinstance(side, int) for side in contract.input_shape):
-        arrays, _ = next(batches(samples, min(size, len(samples))))
-        whole: Array = arrays[np.arange(size) % len(arrays)]
-        return whole
-    ordered = sorted((samples[index][0] for index in range(len(samples))), key=len)
-    first = max(0, min(len(ordered) // 2 - size // 2, len(ordered) - size))
-    return contract.together([ordered[(first + place) % len(ordered)] for place in range(size)])
-
-
-def _call(runner: Runner, arrays: Array) -> Callable[[], object]:
-    feeds = {runner.inputs[0].name: arrays}
-    return lambda: runner.run(feeds)
-
-
-def _float_baseline(exported: Artifact, threads: int) -> Runner:
-    from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
-
-    return OnnxRuntimeRunner(exported / "model.onnx", threads=threads)

@@ -12,7 +12,7 @@ from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import EdgetlError
-from edgetl.pipeline import origin, present, quantized, schemas, tasks
+from edgetl.pipeline import origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
 from edgetl.report.formats import FORMATS
@@ -138,10 +138,11 @@ def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None)
     )
     latencies = {name: speed.to_json() for name, speed in record.timings.latencies.items()}
     bench = {
-        "schema": 1,
+        "schema": timing.SCHEMA,
         "created": record.timings.created,
         "environment": record.timings.environment,
         "latency": latencies,
+        **record.timings.details,
     }
     (folder / "bench.json").write_text(json.dumps(bench, indent=1), encoding="utf-8")
     found = quantized.document(record)

@@ -127,9 +127,9 @@ def latency_table(report: Report) -> str:
         return ""
     timed = [each.latency for each in baselines] + [each.latency for each in report.engines]
     sure = any(median_interval(latency) for latency in timed)
-    heads = ("timed", "p50 (95 % interval), ms" if sure else "p50, ms", "p90, ms", "p99, ms", "calls",
+    heads = ("timed", "p50 (95 % interval), ms" if sure else "p50, ms", "p90, ms", "p99, ms", "calls", "cold start, ms",
              "speed-up over PyTorch", "budget")  # fmt: skip
-    return "### Latency\n\n" + table(heads, rows, right=(1, 2, 3, 4, 5))
+    return "### Latency\n\n" + table(heads, rows, right=(1, 2, 3, 4, 5, 6))
 
 
 def conditions(report: Report) -> str:
@@ -164,14 +164,16 @@ def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
 
 def _latency_row(report: Report, name: str, latency: Latency | None, budget: str) -> tuple[str, ...]:
     if latency is None:
-        return (escape(name), DASH, DASH, DASH, DASH, DASH, budget)
+        return (escape(name), *[DASH] * 6, budget)
     reference: Baseline = report.reference
     factor = speed_up(latency, reference)
     times = DASH if factor is None else f"{significant(factor)}{TIMES}"
     percentiles = (significant(value) for value in (latency.p90_ms, latency.p99_ms))
     interval = median_interval(latency)
     bounds = f" ({significant(interval[0])} to {significant(interval[1])})" if interval else ""
-    return (escape(name), significant(latency.p50_ms) + bounds, *percentiles, integer(latency.samples), times, budget)
+    start = significant(sum(latency.cold_ms)) if latency.cold_ms else DASH
+    p50 = significant(latency.p50_ms) + bounds
+    return (escape(name), p50, *percentiles, integer(latency.samples), start, times, budget)
 
 
 def _budget(engine: Engine) -> str:

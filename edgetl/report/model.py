@@ -43,10 +43,15 @@ class Latency:
     """Percentiles of the time of one call, batch as in the environment."""
 
     p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    p90_ms: float | None
+    """None, as p99_ms, where there were too few calls to speak of it."""
+    p99_ms: float | None
     samples: int
-    """Timed calls."""
+    """Calls that count."""
+    interval_ms: tuple[float, float] | None = None
+    """95% interval of the median; None where it is not known."""
+    cold_ms: tuple[float, float, float] | None = None
+    """Import of the library, load of the engine, first inference; None where they were not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

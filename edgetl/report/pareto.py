@@ -70,12 +70,10 @@ def _steps(points: Sequence[tuple[float, float]], right: float) -> list[tuple[fl
 
 def median_interval(latency: Latency | None) -> tuple[float, float] | None:
     """Of the median, in ms; None where it is not known."""
-    # Reports of builds that measured in one process have none.
-    found = getattr(latency, "interval_ms", None)
-    if not found or not all(is_number(bound) and bound > 0 for bound in found):
+    found = latency.interval_ms if latency else None
+    if found is None or not all(is_number(bound) and bound > 0 for bound in found):
         return None
-    low, high = sorted(found)
-    return (low, high)
+    return (min(found), max(found))
 
 
 def level_whisker(y: float, interval: tuple[float, float], x_scale: Scale, precision: str) -> Markup:

@@ -107,7 +107,12 @@ def _contender(engine: Engine) -> Contender:
 
 def _drawable(latency: Latency) -> bool:
     low, high = _PLOTTED_MS
-    return all(low <= value <= high for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms))
+    return all(low <= value <= high for value in _percentiles(latency))
+
+
+def _percentiles(latency: Latency) -> list[float]:
+    """Those that there were calls enough for, ascending by their share."""
+    return [value for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms) if value is not None]
 
 
 def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
@@ -217,7 +222,7 @@ def _ranges(shown: list[Contender], width: int) -> Markup:
 def _spread(each: Contender) -> list[float]:
     latency = each.latency
     limits = [limit for limit in _limits(each.budget) if _PLOTTED_MS[0] <= limit <= _PLOTTED_MS[1]]
-    return limits + ([latency.p50_ms, latency.p90_ms, latency.p99_ms] if latency else [])
+    return limits + (_percentiles(latency) if latency else [])
 
 
 def _limits(budget: Budget) -> list[float]:
@@ -244,11 +249,15 @@ def _range_axis(x_scale: Scale, top: float, bottom: float, log: bool, wide: bool
 def _bar(each: Contender, x_scale: Scale, y: float) -> Iterator[Markup]:
     if each.latency is None:
         return
-    p50, p90, p99 = (x_scale(value) for value in (each.latency.p50_ms, each.latency.p90_ms, each.latency.p99_ms))
-    kind = each.precision
-    yield line(min(p50, p99), y, max(p50, p99), y, f"whisker {kind}")
-    yield line(p99, y - 5, p99, y + 5, f"whisker {kind}")
-    yield el("rect", x=min(p50, p90), y=y - 5, width=max(1.5, abs(p90 - p50)), height=10, class_=f"range {kind}")
+    places = [x_scale(value) for value in _percentiles(each.latency)]
+    p50, kind = places[0], each.precision
+    if each.latency.p99_ms is not None:
+        p99 = places[-1]
+        yield line(min(p50, p99), y, max(p50, p99), y, f"whisker {kind}")
+        yield line(p99, y - 5, p99, y + 5, f"whisker {kind}")
+    if each.latency.p90_ms is not None:
+        p90 = places[1]
+        yield el("rect", x=min(p50, p90), y=y - 5, width=max(1.5, abs(p90 - p50)), height=10, class_=f"range {kind}")
     yield line(p50, y - 8, p50, y + 8, f"median {kind}")
     for limit in _limits(each.budget):
         if _PLOTTED_MS[0] <= limit <= _PLOTTED_MS[1]:

@@ -111,8 +111,10 @@ def _latency(report: Report) -> Markup | None:
     limit = any(engine.shipped and engine.latency and engine.budget != Budget() for engine in report.engines)
     words = "Stroke: median; bar: p50 to p90; line: to p99" + ("; triangle: a limit of the budget." if limit else ".")
     note = (
-        f"Time of one call with {integer(batch)} sample{'' if batch == 1 else 's'}, after warm-up, all engines "
-        "interleaved on this machine. Speed-ups are ratios of medians."
+        f"Time of one call with {integer(batch)} sample{'' if batch == 1 else 's'} in the steady state, all engines "
+        "interleaved in fresh processes on this machine; a percentile that too few calls back is left out. The "
+        "interval of the median tells how much processes differ. Cold start: importing the library, loading the "
+        "engine, the first inference. Speed-ups are ratios of medians."
     )
     figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
     return join([figure, rows, el("p", note, class_="note"), _single_calls(report)])

@@ -151,9 +151,9 @@ def latency_table(report: Report) -> Markup | None:
     if not shown and not baselines:
         return None
     columns = [
-        Column("engine"), Column("p50", "ms", numeric=True), Column("p90", "ms", numeric=True),
-        Column("p99", "ms", numeric=True), Column("calls", numeric=True),
-        Column("speed-up", f"over {report.reference.name}", numeric=True),
+        Column("engine"), Column("p50", "ms", numeric=True), Column("95 % interval", "ms"),
+        Column("p90", "ms", numeric=True), Column("p99", "ms", numeric=True), Column("calls", numeric=True),
+        Column("cold start", "ms"), Column("speed-up", f"over {report.reference.name}", numeric=True),
     ]  # fmt: skip
     references = [report.reference]
     if report.fp32 is not None:
@@ -253,9 +253,12 @@ def _baseline_figures(report: Report, base: Baseline) -> list[str]:
 
 def _latency_cells(latency: Latency | None, references: Sequence[Baseline]) -> list[str]:
     if latency is None:
-        return [DASH] * (4 + len(references))
-    percentiles = [significant(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms)]
-    return [*percentiles, integer(latency.samples), *(times(speed_up(latency, base)) for base in references)]
+        return [DASH] * (6 + len(references))
+    p50, p90, p99 = (significant(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms))
+    interval = " to ".join(significant(bound) for bound in latency.interval_ms) if latency.interval_ms else DASH
+    cold = " + ".join(significant(part) for part in latency.cold_ms) if latency.cold_ms else DASH
+    ups = [times(speed_up(latency, base)) for base in references]
+    return [p50, interval, p90, p99, integer(latency.samples), cold, *ups]
 
 
 def _aligned_columns(columns: Sequence[Column], rows: list[list[str]]) -> list[list[str]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edgetl.errors import BundleError, MissingExtraError, ModelError, TargetError, UnknownNameError, UsageError
 from edgetl.runtime.decision import Prediction, Similarity, cosines
 from edgetl.runtime.decision import from_json as read_decision
+from edgetl.runtime.opening import open_engine
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.preprocessing import from_json as read_preprocessing
 from edgetl.runtime.runner import Runner, run_batch
@@ -248,36 +249,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not as_written:
         raise BundleError(f"{path} was changed after it was written")
     return manifest
-
-
-def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
-    """Open the engine that ``engine.json`` in a folder describes, with the one library that it needs.
-
-    Raises:
-        BundleError: There is no such record, or its backend is unknown.
-    """
-    try:
-        record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-        backend, name, provider = record["backend"], record["files"][0], record["provider"]
-        if PurePosixPath(name).name != name or name in ("", ".."):
-            raise ValueError(f"it names a file outside its folder: {name}")
-        file, options = folder / name, record.get("options", {})
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
-    if backend == "onnxruntime":
-        from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
-
-        return OnnxRuntimeRunner(file, provider=provider, threads=threads)
-    if backend == "openvino":
-        from edgetl.runtime.openvino import OpenVinoRunner
-
-        precision = str(options.get("inference_precision", "f32"))
-        return OpenVinoRunner(file, device=provider, inference_precision=precision, threads=threads)
-    if backend in ("tensorrt", "tensorrt_rtx"):
-        from edgetl.runtime.tensorrt import TensorRTRunner
-
-        return TensorRTRunner(file, library=backend, provider=provider)
-    raise BundleError(f"{folder}: the runtime cannot open engines of '{backend}'")
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:

@@ -232,10 +232,16 @@ def test_too_few_test_samples_say_how_many_are_needed(edgetl, variant):
 
 
 def test_a_latency_budget_that_is_missed(edgetl, variant):
-    variant.edit(('precisions = ["int8", "fp32"]', 'precisions = ["int8", "fp32"]\nbudget = { p99_ms = 0.001 }'))
+    variant.edit(('precisions = ["int8", "fp32"]', 'precisions = ["int8", "fp32"]\nbudget = { p50_ms = 0.001 }'))
     done = edgetl("build", variant.folder, "--json")
-    done.failed(5, "x86-64-cpu", "p99", "allowed 0.001 ms", hint="budget")
+    done.failed(5, "x86-64-cpu", "p50", "allowed 0.001 ms", hint="budget")
     assert done.document["result"]["type"] == "BudgetError"
+    variant.assert_unpublished()
+
+
+def test_a_budget_that_the_timed_calls_cannot_back_is_refused_before_anything_is_made(edgetl, variant):
+    variant.edit(('precisions = ["int8", "fp32"]', 'precisions = ["int8", "fp32"]\nbudget = { p99_ms = 8 }'))
+    edgetl("build", variant.folder).failed(2, "x86-64-cpu", "p99", "at least 662", "20", hint="bench.samples = 662")
     variant.assert_unpublished()
 
 

@@ -140,12 +140,36 @@ def test_report_names_a_page_that_needs_nothing_else(edgetl, built):
 
 def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
     graph = built.bundle / "model.onnx"
-    done = edgetl("bench", graph, "--against", built.bundle, "--samples", "20", "--threads", "1", "--json")
+    quick = ("--samples", "70", "--processes", "2", "--threads", "1")
+    done = edgetl("bench", graph, "--against", built.bundle, *quick, "--json")
     assert done.code == 0, done.err
     measured = done.document["result"]["measured"]
     assert [item["name"] for item in measured] == [str(graph), str(built.bundle)]
-    assert all(item["p50_ms"] > 0 and item["samples"] == 20 for item in measured)
+    for item in measured:
+        assert item["samples"] >= 70 and item["processes"] == 2
+        assert 0 < item["p50_ms"] <= item["p90_ms"] and item["p99_ms"] is None
+        assert item["p50_interval_ms"][0] <= item["p50_ms"] <= item["p50_interval_ms"][1]
+        assert all(part["load_ms"] > 0 and part["first_ms"] > 0 for part in item["cold_start"])
     assert measured[0]["ratio_p50"] == 1
+    (comparison,) = done.document["result"]["comparisons"]
+    assert (comparison["name"], comparison["against"]) == (str(graph), str(built.bundle))
+    assert comparison["lower"] <= comparison["ratio"] <= comparison["upper"]
+
+
+def test_bench_gates_a_release_against_its_baseline(edgetl, built):
+    graph = built.bundle / "model.onnx"
+    quick = ("--samples", "40", "--processes", "3", "--threads", "1")
+    engines = {"--target": "x86-64-cpu", "--precision": "int8"}
+    arguments = [part for pair in engines.items() for part in pair]
+    passed = edgetl("bench", built.bundle, "--baseline", built.bundle, "--max-slowdown", "9900%", *arguments, *quick)
+    assert passed.code == 0, passed.err
+    assert "is slower by no more than 9900.0%" in passed.out
+    checkpoint = next((built.store / "finetune").glob("*/deploy.json")).parent
+    failed = edgetl("bench", checkpoint, "--baseline", graph, "--max-slowdown", "0.1%", *quick, "--json")
+    failed.failed(5, "slower than allowed", "is slower by more than 0.1%")
+    assert failed.document["result"]["slowdowns"][0]["outcome"] == "failed"  # and the figures are told all the same
+    edgetl("bench", graph, "--max-slowdown", "3%").failed(2, "slower than what", hint="--baseline")
+    edgetl("bench", graph, "--baseline", graph, "--max-slowdown", "lots").failed(2, "--max-slowdown lots", "3%")
 
 
 @pytest.mark.parametrize("verb", ["verify", "inspect", "report", "run"])

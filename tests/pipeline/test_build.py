@@ -62,7 +62,8 @@ def test_the_small_network_learned_and_int8_kept_it(built):
     for engine in proven:
         assert engine["parity"]["score_reference"] > 0.95
         assert engine["parity"]["passed"]
-        assert engine["latency"]["samples"] == 20
+        assert engine["latency"]["samples"] >= 20
+        assert engine["latency"]["p99_ms"] is None  # so few calls tell nothing about it
 
 
 def test_int8_engines_show_what_runs_in_int8_and_what_each_layer_loses(built):

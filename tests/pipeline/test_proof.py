@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetl.backends.base import EngineRecord
-from edgetl.benchmark.latency import Latency
+from edgetl.benchmark.summary import Latency
 from edgetl.config import Budget, Config, Finetune, Parity, TargetEntry
-from edgetl.errors import BudgetError, ConfigError, ParityError
+from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
 from edgetl.pipeline import proof, transfer
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.gates import check_gate, gate, tolerance
-from edgetl.pipeline.proof import NO_TIMINGS, Decision, Proven, Timings
+from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, tolerance
+from edgetl.pipeline.proof import Decision, Proven
 from edgetl.pipeline.source_task import SourceChange
+from edgetl.pipeline.timing import NO_TIMINGS, Timings
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
 
@@ -30,8 +31,9 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 
 def speed(p50_ms: float, p99_ms: float | None = None) -> Latency:
     return Latency(
-        p50_ms=p50_ms, p90_ms=p50_ms, p99_ms=p99_ms or p50_ms, mean_ms=p50_ms, min_ms=p50_ms, max_ms=p99_ms or p50_ms,
-        samples=200, p99_backed=False,
+        p50_ms=p50_ms, p90_ms=p50_ms, p99_ms=p99_ms or p50_ms, p999_ms=None, p50_interval_ms=None,
+        p90_interval_ms=None, p99_interval_ms=None, p999_interval_ms=None, confidence=0.95, mean_ms=p50_ms,
+        min_ms=p50_ms, max_ms=p99_ms or p50_ms, samples=700, processes=5,
     )  # fmt: skip
 
 
@@ -192,6 +194,33 @@ def test_where_all_miss_the_budget_the_fastest_is_the_candidate() -> None:
 def test_a_budget_that_is_met_to_the_point() -> None:
     found = decide([proven("int8", budget=Budget(p50_ms=2.0))], timings(cpu_int8=2.0))
     assert found[0].missed == ()
+
+
+def test_a_percentile_that_is_not_known_does_not_meet_its_budget() -> None:
+    few = replace(speed(1.0), p99_ms=None, samples=100)
+    found = decide([proven("int8", budget=Budget(p99_ms=8))], timings(cpu_int8=few))
+    assert found[0].missed == ("p99 is not known from 100 calls, allowed 8 ms",)
+
+
+@pytest.mark.parametrize(("field", "samples"), [("p50_ms", 20), ("p90_ms", 64), ("p99_ms", 662)])
+def test_a_budget_needs_the_calls_that_back_it(field: str, samples: int) -> None:
+    item = proven("int8", budget=Budget.model_validate({field: 8}))
+    values = config().model_dump(by_alias=True)
+    check_budgets(Config.model_validate({**values, "bench": {"samples": samples}}), [item.engine.candidate])
+    if samples > 20:
+        with pytest.raises(ConfigError, match=rf"at least {samples} timed calls; bench\.samples is {samples - 1}"):
+            few = Config.model_validate({**values, "bench": {"samples": samples - 1}})
+            check_budgets(few, [item.engine.candidate])
+
+
+def test_an_engine_whose_measurement_cannot_be_true_is_not_shipped() -> None:
+    measured = timings(cpu_int8=1.0, cpu_fp32=2.0)
+    found = decide([proven("int8"), proven("fp32")], measured)
+    refuse_implausible(measured, found)
+    refuse_implausible(replace(measured, details={"implausible": {"cpu fp32": ["too fast"]}}), found)
+    with pytest.raises(MeasurementError, match="cpu int8: too fast") as caught:
+        refuse_implausible(replace(measured, details={"implausible": {"cpu int8": ["too fast"]}}), found)
+    assert caught.value.exit_code == 5
 
 
 def test_without_timings_something_that_passes_is_shipped() -> None:

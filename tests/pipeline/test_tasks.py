@@ -34,6 +34,7 @@ samples = 64
 max_drop = {max_drop}
 [bench]
 samples = 20
+processes = 1
 warmup = 2
 threads = 1
 [bundle]

@@ -144,6 +144,20 @@ def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
     assert slug not in ids and len(ids) == 14
 
 
+def test_percentiles_without_the_calls_that_back_them_are_left_out() -> None:
+    def few(latency: model.Latency | None) -> model.Latency | None:
+        return latency and dataclasses.replace(latency, p90_ms=None, p99_ms=None, interval_ms=None, cold_ms=None)
+
+    bare = dataclasses.replace(
+        SAMPLE,
+        engines=tuple(dataclasses.replace(engine, latency=few(engine.latency)) for engine in SAMPLE.engines),
+        reference=dataclasses.replace(SAMPLE.reference, latency=few(SAMPLE.reference.latency)),
+    )
+    assert "81.2 + 44.1 + 6.03" in check(SAMPLE).words and "2.31 to 2.45" in check(SAMPLE).words
+    words = check(bare).words
+    assert "2.31 to 2.45" not in words and "2.38" in words and "2.46" not in words
+
+
 def test_without_a_benchmark_no_latency_and_no_speed_up() -> None:
     untimed = dataclasses.replace(
         SAMPLE,

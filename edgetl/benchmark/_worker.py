@@ -1,0 +1,170 @@
+"""The process that times one thing: ``python -m edgetl.benchmark._worker PARENT``; see :mod:`edgetl.benchmark.process`.
+
+It takes commands from stdin and answers on what was its stdout when it started; whatever a library prints goes to
+stderr. It imports no library before it is told what to open, because importing is part of what it times.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from array import array
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from edgetl.benchmark._frames import read_frame, write_frame
+from edgetl.benchmark.feeds import Feeds, described, make_feeds, other_feeds
+from edgetl.benchmark.things import Thing, open_thing
+
+if TYPE_CHECKING:
+    from edgetl.benchmark.feeds import Arrays
+    from edgetl.runtime.runner import Runner
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
+_TIMER_TRIES = 201
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+def main() -> None:
+    """Obey until the parent closes stdin."""
+    _die_with(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    write_frame(answers, {"ready": True})
+    _obey(sys.stdin.buffer, answers)
+
+
+def _obey(commands: BinaryIO, answers: BinaryIO) -> None:
+    timed = _Timed()
+    while (frame := read_frame(commands)) is not None:
+        command = frame[0]
+        try:
+            document, payload = getattr(timed, command.pop("do"))(**command)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to tell the user
+            document, payload = {"error": _told(error)}, b""
+        write_frame(answers, document, payload)
+
+
+class _Timed:
+    """One opened thing; its public methods are the commands."""
+
+    def __init__(self) -> None:
+        self._runner: Runner | None = None
+        self._feeds: Arrays = {}
+
+    def open(self, thing: dict[str, Any], feeds: dict[str, Any], threads: int | None) -> Answer:
+        """Import, load, and make the first inference, each timed."""
+        known, clock = Thing.from_json(thing), time.perf_counter_ns
+        began = clock()
+        _import(known)
+        imported = clock()
+        self._runner = open_thing(known, threads=threads).__enter__()
+        loaded = clock()
+        self._feeds = make_feeds(Feeds.from_json(feeds), self._runner.inputs, known.name)
+        fed = clock()
+        self._runner.run(self._feeds)
+        first = clock() - fed
+        return {
+            "import_ms": (imported - began) / 1e6,
+            "load_ms": (loaded - imported) / 1e6,
+            "first_ms": first / 1e6,
+            "inputs": described(self._feeds),
+            "timer_ns": _timer_ns(),
+        }, b""
+
+    def block(self, calls: int) -> Answer:
+        """Time calls in a row: start of each on the system's clock, then how long each took, int64 nanoseconds."""
+        assert self._runner is not None
+        run, feeds, clock = self._runner.run, self._feeds, time.perf_counter_ns
+        starts, times = array("q", bytes(8 * calls)), array("q", bytes(8 * calls))
+        gc.disable()  # a collection in the middle of a call is Python's latency, not the engine's
+        try:
+            for index in range(calls):
+                began = clock()
+                run(feeds)
+                times[index] = clock() - began
+                starts[index] = began
+        finally:
+            gc.enable()
+        gc.collect(0)
+        return {"calls": calls}, starts.tobytes() + times.tobytes()
+
+    def check(self) -> Answer:
+        """What makes a measurement plausible: whether outputs depend on inputs, and how much there is to compute."""
+        assert self._runner is not None
+        return {
+            "depends_on_input": _depends(self._runner, self._feeds),
+            "multiply_adds": _multiply_adds(self._runner),
+        }, b""
+
+
+def _import(thing: Thing) -> None:
+    from importlib import import_module
+
+    for name in thing.imports:
+        try:
+            import_module(name)
+        except ImportError:  # opening it says what is missing, and how to install it
+            return
+
+
+def _depends(runner: Runner, feeds: Arrays) -> bool | None:
+    """Whether any output changes with the inputs; None where the engine takes no others."""
+    import numpy as np
+
+    before = {name: np.array(found) for name, found in runner.run(feeds).items()}
+    try:
+        after = runner.run(other_feeds(feeds))
+    except Exception:  # noqa: BLE001 - a library's refusal of made-up identifiers proves nothing
+        return None
+    return any(
+        not np.array_equal(found, after[name], equal_nan=found.dtype.kind == "f") for name, found in before.items()
+    )
+
+
+def _multiply_adds(runner: Runner) -> dict[str, int]:
+    """By precision; none where the engine cannot be asked: dynamic dimensions of 1 are too small for some models."""
+    try:
+        return dict(runner.placement().multiply_adds)
+    except Exception:  # noqa: BLE001 - it was timed without this, and what is not known is told as such
+        return {}
+
+
+def _timer_ns() -> int:
+    """What timing nothing takes: the median of two readings of the clock in a row."""
+    clock = time.perf_counter_ns
+    return sorted(-(clock() - clock()) for _ in range(_TIMER_TRIES))[_TIMER_TRIES // 2]
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    import traceback
+
+    return {
+        "kinds": [kind.__name__ for kind in type(error).__mro__],
+        "message": str(error),
+        "hint": getattr(error, "hint", None),
+        "name": getattr(error, "name", None) if isinstance(error, ImportError) else None,
+        "trace": traceback.format_exc(),
+    }
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, even in the middle of a call (Linux).
+
+    Elsewhere it ends where it next looks for a command.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

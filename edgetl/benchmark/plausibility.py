@@ -1,0 +1,70 @@
+"""Results that cannot be: what is refused instead of being reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from edgetl.benchmark.process import Check
+from edgetl.benchmark.summary import PERCENTILES, Latency
+
+_TIMER = 3.0
+"""A call shorter than so many times what timing nothing takes was not measured."""
+_FASTEST_CLOCK_HZ = 7e9
+"""No processor runs faster."""
+_CORE_PRODUCTS = {"int8": 1024, "bf16": 512, "fp16": 512, "fp32": 64, "fp64": 32}
+"""Precision → multiply-adds per cycle of a core with AMX tiles, or with two 512-bit units where tiles cannot: no core
+of today has more."""
+
+
+def generous_ceilings(threads: int) -> dict[str, float]:
+    """Multiply-adds per second that no processor's engine with so many threads exceeds, by precision.
+
+    A machine's own measured ceilings are much lower; give those to :func:`implausible` where they are known.
+    """
+    return {precision: threads * _FASTEST_CLOCK_HZ * number for precision, number in _CORE_PRODUCTS.items()}
+
+
+def implausible(
+    latency: Latency, check: Check, *, timer_ns: int, ceilings: Mapping[str, float] | None = None
+) -> tuple[str, ...]:
+    """Why a result cannot be true.
+
+    Args:
+        latency: Of one thing.
+        check: What its process found out about it.
+        timer_ns: What timing nothing takes.
+        ceilings: Precision → multiply-adds per second that the machine cannot exceed; None: nothing is known of it, as
+            of a GPU.
+
+    Returns:
+        Clauses; none for a plausible result.
+    """
+    found = []
+    if latency.p50_ms * 1e6 < _TIMER * timer_ns:
+        found.append(f"a call takes {latency.p50_ms * 1e6:.0f} ns, and timing nothing takes {timer_ns} ns")
+    if check.depends_on_input is False:
+        found.append("its outputs are the same whatever it is fed")
+    found += _disorder(latency)
+    least_s = sum(
+        number / ceilings[precision] for precision, number in check.multiply_adds.items() if precision in ceilings
+    ) if ceilings else 0.0  # fmt: skip
+    if latency.p50_ms < least_s * 1e3:
+        total = sum(check.multiply_adds.values())
+        found.append(
+            f"a call takes {latency.p50_ms:.4f} ms, and this machine needs at least {least_s * 1e3:.4f} ms for"
+            f" {total / 1e6:.1f} million multiply-adds"
+        )
+    return tuple(found)
+
+
+def _disorder(latency: Latency) -> list[str]:
+    """Percentiles that are not in order."""
+    named = [(name, latency.percentile(name)) for name in PERCENTILES]
+    known = [("least", latency.min_ms), *((name, value) for name, value in named if value is not None)]
+    known.append(("greatest", latency.max_ms))
+    return [
+        f"its {first} ({low:.4f} ms) is above its {second} ({high:.4f} ms)"
+        for (first, low), (second, high) in pairwise(known)
+        if low > high
+    ]

@@ -1,0 +1,240 @@
+"""A fresh process that opens one thing and times it on command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import errors
+from edgetl.benchmark._frames import read_frame, write_frame
+from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.things import Thing
+from edgetl.errors import EdgetlError, MeasurementError, ModelError
+
+_LEAVE_S = 10.0
+"""An engine may take so long to give back its memory before its process is killed."""
+_TOLD = 2000
+"""Characters of a dead process's last words that are repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStart:
+    """What happens before the second inference of a process, each part in milliseconds. Files are in the page cache."""
+
+    start_ms: float
+    """Until Python runs and edgetl's own modules are there."""
+    import_ms: float
+    """Until the engine's library is imported."""
+    load_ms: float
+    """Until the engine is loaded."""
+    first_ms: float
+    """The first inference."""
+
+    def to_json(self) -> dict[str, float]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """Calls in a row."""
+
+    starts_ns: NDArray[np.int64]
+    """(n,): when each began, on the system's monotonic clock, which all processes share."""
+    times_ns: NDArray[np.int64]
+    """(n,): how long each took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What tells whether a measurement is plausible."""
+
+    depends_on_input: bool | None
+    """Whether outputs change with inputs; None where the engine took no other inputs than the timed ones."""
+    multiply_adds: dict[str, int]
+    """Precision → multiply-adds of one inference; empty where the engine does not tell."""
+
+
+class Process:
+    """A living process with one opened thing; made by :func:`started`."""
+
+    def __init__(self, thing: Thing, child: subprocess.Popen[bytes], words: IO[bytes]) -> None:
+        self._thing = thing
+        self._child = child
+        self._words = words
+        self.cold: ColdStart
+        """How long it took to open."""
+        self.inputs: tuple[str, ...] = ()
+        """What it is fed with, as "input float32[1, 3, 224, 224]"."""
+        self.timer_ns = 0
+        """What timing nothing takes there."""
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._child.pid
+
+    def open(self, feeds: Feeds, *, threads: int | None, began: float) -> None:
+        """Open the thing, and make the first inference.
+
+        Args:
+            feeds: What it is fed with.
+            threads: For the engine.
+            began: When the process was started, by :func:`time.perf_counter`.
+
+        Raises:
+            EdgetlError: What opening it in this process would raise.
+        """
+        self._read()
+        start_ms = 1e3 * (time.perf_counter() - began)
+        found, _ = self._ask(do="open", thing=self._thing.to_json(), feeds=feeds.to_json(), threads=threads)
+        parts = {name: float(found[name]) for name in ("import_ms", "load_ms", "first_ms")}
+        self.cold = ColdStart(start_ms=start_ms, **parts)
+        self.inputs, self.timer_ns = tuple(found["inputs"]), int(found["timer_ns"])
+
+    def block(self, calls: int) -> Block:
+        """Time some calls in a row.
+
+        Raises:
+            EdgetlError: The engine failed, or its process died.
+        """
+        _, payload = self._ask(do="block", calls=calls)
+        starts, times = np.frombuffer(payload, dtype=np.int64).reshape(2, calls)
+        return Block(starts_ns=starts, times_ns=times)
+
+    def check(self) -> Check:
+        """Find out what tells whether a measurement is plausible; not to be called while others are timed.
+
+        Raises:
+            EdgetlError: The engine failed, or its process died.
+        """
+        found, _ = self._ask(do="check")
+        return Check(**found)
+
+    def end(self, *, at_once: bool) -> None:
+        """End the process; afterwards there is none.
+
+        Args:
+            at_once: Kill it, and do not wait until it has given back its memory.
+        """
+        if at_once:
+            self._child.kill()
+        with suppress(OSError):  # it died with something of ours unread
+            self._stdin.close()
+        try:
+            self._child.wait(timeout=_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        finally:
+            if self._child.poll() is None:  # a second Ctrl-C came while we waited
+                self._child.kill()
+                self._child.wait()
+            self._stdout.close()
+
+    @property
+    def _stdin(self) -> BinaryIO:
+        return cast(BinaryIO, self._child.stdin)
+
+    @property
+    def _stdout(self) -> BinaryIO:
+        return cast(BinaryIO, self._child.stdout)
+
+    def _ask(self, **command: Any) -> tuple[dict[str, Any], bytes]:
+        try:
+            write_frame(self._stdin, command)
+        except BrokenPipeError:
+            raise self._died() from None
+        return self._read()
+
+    def _read(self) -> tuple[dict[str, Any], bytes]:
+        frame = read_frame(self._stdout)
+        if frame is None:
+            raise self._died()
+        if "error" in frame[0]:
+            raise _restored(self._thing, frame[0]["error"])
+        return frame
+
+    def _died(self) -> MeasurementError:
+        """What to raise for a process that ended by itself."""
+        try:
+            code = self._child.wait(timeout=_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            return MeasurementError(f"the process that timed {self._thing.name} answers no more")
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        hint = "memory may have run out: a smaller batch, or fewer things at once" if code == -signal.SIGKILL else None
+        self._words.seek(0)
+        words = self._words.read().decode(errors="replace").strip()[-_TOLD:]
+        return MeasurementError(
+            f"the process that timed {self._thing.name} {how}" + (f"; it said:\n{words}" if words else ""), hint=hint
+        )
+
+
+@contextmanager
+def started(thing: Thing, feeds: Feeds, *, threads: int | None) -> Iterator[Process]:
+    """A fresh process with one opened thing, which is gone when the context is left, however that happens.
+
+    The context must be entered and left in the same thread: the kernel ends the process with the thread that started
+    it.
+
+    Args:
+        thing: To open.
+        feeds: What it is fed with.
+        threads: For the engine; None: as many as it takes by itself.
+
+    Raises:
+        EdgetlError: What opening it in this process would raise; :class:`edgetl.errors.MeasurementError` where the
+            process died.
+    """
+    with tempfile.TemporaryFile() as words:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "edgetl.benchmark._worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            cwd=os.sep,  # where Python looks for modules first: no folder of a stranger's
+            env=_environment(),
+        )
+        process = Process(thing, child, words)
+        at_once = True
+        try:
+            process.open(feeds, threads=threads, began=began)
+            yield process
+            at_once = False
+        finally:
+            process.end(at_once=at_once)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the places where it finds modules."""
+    places = os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)
+    return {**os.environ, "PYTHONPATH": places}
+
+
+def _restored(thing: Thing, found: dict[str, Any]) -> Exception:
+    """The exception that a process told of."""
+    message, hint = str(found["message"]), found["hint"]
+    for name in found["kinds"]:
+        kind = getattr(errors, name, None)
+        if isinstance(kind, type) and issubclass(kind, EdgetlError):
+            error = kind.__new__(kind)
+            EdgetlError.__init__(error, message, hint=hint)
+            return error
+        if name == "MemoryError":
+            return MemoryError(message)
+        if name == "ModuleNotFoundError":
+            return ModuleNotFoundError(message, name=found["name"])
+    return ModelError(f"{thing.name} failed while it was timed: {found['kinds'][0]}: {message}\n{found['trace']}")

@@ -1,0 +1,231 @@
+"""Time several things side by side: in fresh processes, in turn, and keep every single time.
+
+A round is one fresh process of each thing, all alive at once. Within a round they are timed in passes: every pass
+visits all of them in a new random order, with a block of calls each, so that a machine that slows down slows all of
+them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.benchmark.comparison import Series
+from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.process import Block, Check, ColdStart, Process, started
+from edgetl.benchmark.steady import Steady, steady_state
+from edgetl.benchmark.things import Thing
+from edgetl.errors import UsageError
+
+SETTLING = 1
+"""Calls at the beginning of each block that do not count, because they pay for what the other things left in caches and
+for threads that slept meanwhile: docs/benchmarking.md shows how much that is. They are kept like all others."""
+_PATIENCE = 2
+"""A process that is not steady, or not for long enough, is given so many times the calls that were planned, at most."""
+
+Progress = Callable[[int, int], None]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured."""
+
+    samples: int = 700
+    """Calls that count per thing, over all processes, at least where all of them become steady."""
+    processes: int = 5
+    """Fresh processes per thing."""
+    warmup: int = 20
+    """Calls per process that are planned for warming up. Where it is over is found out."""
+    block: int = 10
+    """Calls in a row that count: long enough for caches and threads to settle, short against drift."""
+    threads: int | None = None
+    """Per thing; None: as many as each takes by itself."""
+    seed: int = 0
+    """Of the order."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sampled:
+    """All times of one thing, in the order in which they were measured."""
+
+    thing: Thing
+    inputs: tuple[str, ...]
+    """What it was fed with, as "input float32[1, 3, 224, 224]"."""
+    times_ns: Integers
+    """(n,): how long each call took."""
+    starts_ns: Integers
+    """(n,): when it began, on the system's monotonic clock."""
+    process: Integers
+    """(n,): its round, from 0."""
+    block: Integers
+    """(n,): its pass within the round, from 0."""
+    place: Integers
+    """(n,): its place within the block, from 0."""
+    steady: tuple[Steady, ...]
+    """Per process: where the calls that are not settling become steady."""
+    cold: tuple[ColdStart, ...]
+    """Per process."""
+    timer_ns: int
+    """What timing nothing takes."""
+    check: Check
+
+    @property
+    def settling(self) -> NDArray[np.bool_]:
+        """(n,): calls at the beginning of a block, which pay for the others."""
+        return np.asarray(self.place < SETTLING)
+
+    @property
+    def warmup(self) -> NDArray[np.bool_]:
+        """(n,): calls before the steady state of their process; none where it was not found."""
+        found = np.zeros(len(self.times_ns), dtype=bool)
+        for index, steady in enumerate(self.steady):
+            mine = np.flatnonzero((self.process == index) & ~self.settling)
+            if steady.start:
+                found[(self.process == index) & (np.arange(len(found)) < mine[steady.start])] = True
+        return found
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """(n,): the others. Nothing is left out for being slow."""
+        return ~self.settling & ~self.warmup
+
+    def series(self) -> Series:
+        """The calls that count."""
+        keep = self.counted
+        return Series(
+            name=self.thing.name, times_ns=self.times_ns[keep], process=self.process[keep], block=self.block[keep]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every call, as plain values: per process its times and starts, and what they are."""
+        return {
+            "thing": {**self.thing.to_json(), "path": self.thing.path.name},
+            "inputs": list(self.inputs),
+            "timer_ns": self.timer_ns,
+            "depends_on_input": self.check.depends_on_input,
+            "multiply_adds": self.check.multiply_adds,
+            "processes": [self._process(index) for index in range(len(self.cold))],
+        }
+
+    def _process(self, index: int) -> dict[str, Any]:
+        mine = self.process == index
+        return {
+            "cold_start": self.cold[index].to_json(),
+            "steady": self.steady[index].to_json(),
+            "times_ns": self.times_ns[mine].tolist(),
+            "starts_ns": self.starts_ns[mine].tolist(),
+            "block": self.block[mine].tolist(),
+            "counted": self.counted[mine].astype(int).tolist(),
+        }
+
+
+def measure(
+    things: Sequence[Thing], feeds: Feeds, plan: Plan, *, progress: Progress | None = None
+) -> tuple[Sampled, ...]:
+    """Time things side by side.
+
+    Args:
+        things: With names of their own.
+        feeds: What they are fed with.
+        plan: How much is measured.
+        progress: Called with the passes so far and their planned number.
+
+    Returns:
+        Per thing, in their order.
+
+    Raises:
+        UsageError: There is nothing to time, a name twice, or less than one of what the plan counts.
+        EdgetlError: Something cannot be opened or run, or its process died.
+    """
+    counts = (plan.samples, plan.processes, plan.block)
+    if not things or min(counts) < 1 or plan.warmup < 0:
+        raise UsageError("a measurement needs a thing, and at least one call, process and call per block")
+    names = [thing.name for thing in things]
+    if len(set(names)) < len(names):
+        raise UsageError("things that are timed together need names of their own")
+    order = random.Random(plan.seed)
+    takings = [_Taking(thing=thing) for thing in things]
+    for number in range(plan.processes):
+        _round(takings, feeds, plan, order, number, progress)
+    return tuple(taking.done() for taking in takings)
+
+
+@dataclass(kw_only=True)
+class _Taking:
+    """What was measured of one thing so far."""
+
+    thing: Thing
+    rounds: list[list[Block]] = field(default_factory=list)
+    """Per process, its blocks."""
+    steady: list[Steady] = field(default_factory=list)
+    cold: list[ColdStart] = field(default_factory=list)
+    process: Process | None = None
+    check: Check | None = None
+
+    def enough(self, wanted: int) -> bool:
+        """Whether the living process is steady, for so many calls; where too few to tell are wanted, has made them."""
+        found = self.look()
+        if found.outcome == "unknown":
+            return found.samples >= wanted
+        return found.start is not None and found.samples - found.start >= wanted
+
+    def look(self) -> Steady:
+        """Where the living process became steady."""
+        return steady_state(np.concatenate([block.times_ns[SETTLING:] for block in self.rounds[-1]]))
+
+    def living(self) -> Process:
+        """The process of this round."""
+        assert self.process is not None
+        return self.process
+
+    def done(self) -> Sampled:
+        """All of it."""
+        assert self.check is not None
+        blocks = [
+            (number, index, block) for number, round_ in enumerate(self.rounds) for index, block in enumerate(round_)
+        ]
+        sizes = [len(block.times_ns) for _, _, block in blocks]
+        return Sampled(
+            thing=self.thing,
+            inputs=self.living().inputs,
+            times_ns=np.concatenate([block.times_ns for _, _, block in blocks]),
+            starts_ns=np.concatenate([block.starts_ns for _, _, block in blocks]),
+            process=np.repeat([number for number, _, _ in blocks], sizes),
+            block=np.repeat([index for _, index, _ in blocks], sizes),
+            place=np.concatenate([np.arange(size) for size in sizes]),
+            steady=tuple(self.steady),
+            cold=tuple(self.cold),
+            timer_ns=self.living().timer_ns,
+            check=self.check,
+        )
+
+
+def _round(
+    takings: list[_Taking], feeds: Feeds, plan: Plan, order: random.Random, number: int, progress: Progress | None
+) -> None:
+    """One fresh process of each thing."""
+    wanted = -(-plan.samples // plan.processes)
+    passes = -(-(plan.warmup + wanted) // plan.block)
+    with ExitStack() as stack:
+        for taking in order.sample(takings, len(takings)):
+            taking.process = stack.enter_context(started(taking.thing, feeds, threads=plan.threads))
+            taking.cold.append(taking.process.cold)
+            taking.rounds.append([])
+        done = 0
+        while done < passes or (done < _PATIENCE * passes and not all(taking.enough(wanted) for taking in takings)):
+            for taking in order.sample(takings, len(takings)):
+                taking.rounds[-1].append(taking.living().block(SETTLING + plan.block))
+            done += 1
+            if progress:
+                progress(number * passes + min(done, passes), plan.processes * passes)
+        for taking in takings:
+            taking.steady.append(taking.look())
+            if number == plan.processes - 1:
+                taking.check = taking.living().check()

@@ -1,0 +1,192 @@
+"""What measured times come to: percentiles that there are enough calls for, each with its interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.benchmark import bootstrap
+from edgetl.benchmark.bootstrap import Grouping
+from edgetl.errors import MissingExtraError, UsageError
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+"""Name → share of the calls."""
+SURE = 0.99
+"""Confidence with which a percentile must be backed to be given at all: MLPerf LoadGen's."""
+
+_HOUR_NS = 3_600_000_000_000
+_DIGITS = 3
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Latency of one thing in its steady state, in milliseconds per call."""
+
+    p50_ms: float
+    p90_ms: float | None
+    """None where there are fewer calls than :func:`needed_samples`."""
+    p99_ms: float | None
+    """Likewise."""
+    p999_ms: float | None
+    """Likewise."""
+    p50_interval_ms: Bounds | None
+    """Two-sided, at ``confidence``; None where one block of calls tells nothing about others."""
+    p90_interval_ms: Bounds | None
+    p99_interval_ms: Bounds | None
+    p999_interval_ms: Bounds | None
+    confidence: float
+    mean_ms: float
+    min_ms: float
+    max_ms: float
+    samples: int
+    """Calls that count."""
+    processes: int
+    """Fresh processes that they are from. The intervals of one process do not know what another would have measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the inverse of :meth:`from_json`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Latency:
+        """From :meth:`to_json`."""
+        made: dict[str, Any] = {
+            field.name: tuple(value) if isinstance(value := values[field.name], list) else value
+            for field in fields(cls)
+        }
+        return cls(**made)
+
+    def percentile(self, name: str) -> float | None:
+        """One of :data:`PERCENTILES` in milliseconds; None where there are too few calls."""
+        found: float | None = getattr(self, f"{name}_ms")
+        return found
+
+    def interval(self, name: str) -> Bounds | None:
+        """Of one of :data:`PERCENTILES`, in milliseconds."""
+        found: Bounds | None = getattr(self, f"{name}_interval_ms")
+        return found
+
+
+def summarise(
+    times_ns: NDArray[np.integer],
+    process: NDArray[np.integer],
+    block: NDArray[np.integer],
+    *,
+    confidence: float = 0.95,
+    draws: int = bootstrap.DRAWS,
+) -> Latency:
+    """Percentiles of measured times, with their intervals.
+
+    A percentile is the smallest measured time that at least that share of the calls did not exceed (nearest rank). None
+    is left out as an outlier.
+
+    Args:
+        times_ns: (n,) nanoseconds of the calls that count.
+        process: (n,) which process made each.
+        block: (n,) the block of each, within its process.
+        confidence: Of the intervals.
+        draws: Resamples per level; see :mod:`edgetl.benchmark.bootstrap`.
+
+    Raises:
+        UsageError: There are fewer calls than a median needs, or the arrays are not of one length.
+    """
+    if not len(times_ns) == len(process) == len(block):
+        raise UsageError("every time needs its process and its block")
+    least = needed_samples(PERCENTILES["p50"])
+    if len(times_ns) < least:
+        raise UsageError(f"a median needs at least {least} calls; there are {len(times_ns)}", hint="--samples 100")
+    backed = {name: share for name, share in PERCENTILES.items() if len(times_ns) >= needed_samples(share)}
+    ordered, shares = np.sort(times_ns), list(backed.values())
+    found = dict(zip(backed, [nearest_rank(ordered, share) / 1e6 for share in shares], strict=True))
+    grouping = Grouping.of(process, block)
+    factors = bootstrap.relative_interval(
+        lambda weights: bootstrap.weighted_percentiles(times_ns, grouping.cells, weights, shares),
+        grouping,
+        confidence=confidence,
+        draws=draws,
+    )
+    values: dict[str, Any] = {f"{name}{end}": None for name in PERCENTILES for end in ("_ms", "_interval_ms")}
+    for (name, value), factor in zip(found.items(), factors.tolist(), strict=True):
+        values[f"{name}_ms"] = value
+        values[f"{name}_interval_ms"] = (value / factor, value * factor) if math.isfinite(factor) else None
+    return Latency(
+        **values,
+        confidence=confidence,
+        mean_ms=float(np.mean(times_ns)) / 1e6,
+        min_ms=int(ordered[0]) / 1e6,
+        max_ms=int(ordered[-1]) / 1e6,
+        samples=len(ordered),
+        processes=len(grouping.blocks),
+    )
+
+
+def nearest_rank(ordered: NDArray[np.integer], share: float) -> int:
+    """The smallest value that at least a share of them does not exceed.
+
+    Args:
+        ordered: (n,) ascending, n ≥ 1.
+        share: Between 0 and 1.
+    """
+    return int(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])
+
+
+def needed_samples(share: float, *, confidence: float = SURE, over: int = 1) -> int:
+    """Calls without which a percentile is not given: MLPerf LoadGen's rule of early stopping.
+
+    The smallest n for which, were the true share of fast calls only ``share``, as few as ``over`` slow ones among n
+    independent calls would have a probability below 1 − confidence: Σ_{k ≤ over} C(n, k) share^(n−k) (1 − share)^k
+    < 1 − confidence (loadgen/early_stopping.cc, where n is h + t). 64 for p90, 662 for p99, 6,636 for p99.9.
+
+    Args:
+        share: The percentile, between 0 and 1.
+        confidence: Between 0 and 1.
+        over: Calls that may be slower than the percentile's estimate.
+
+    Raises:
+        UsageError: A number outside its range.
+    """
+    if not (0 < share < 1 and 0 < confidence < 1 and over >= 0):
+        raise UsageError("share and confidence lie between 0 and 1, and the number of slow calls is not negative")
+    low, high = over, max(1, 2 * over)
+    while _as_few(high, share, over) >= 1 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _as_few(middle, share, over) >= 1 - confidence else (low, middle)
+    return high
+
+
+def _as_few(count: int, share: float, over: int) -> float:
+    """Probability of at most ``over`` slow calls among ``count``."""
+    slow = math.log1p(-share)
+    chances = (
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) + (count - k) * math.log(share)
+        + k * slow
+        for k in range(min(over, count) + 1)
+    )  # fmt: skip
+    return math.fsum(math.exp(chance) for chance in chances)
+
+
+def histogram(times_ns: NDArray[np.integer]) -> str:
+    """All times as an HdrHistogram in its V2 encoding, compressed, base64: from 1 ns to an hour, to three digits.
+
+    Args:
+        times_ns: (n,) nanoseconds.
+
+    Raises:
+        MissingExtraError: The package hdrhistogram is not installed.
+    """
+    try:
+        from hdrh.histogram import HdrHistogram
+    except ImportError:
+        raise MissingExtraError("hdrh", extra="bench", needed_for="writing an HdrHistogram") from None
+    made = HdrHistogram(1, _HOUR_NS, _DIGITS)
+    for value, count in zip(*(found.tolist() for found in np.unique(times_ns, return_counts=True)), strict=True):
+        made.record_value(min(max(1, value), _HOUR_NS), count)
+    return str(made.encode().decode("ascii"))

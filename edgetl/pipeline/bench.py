@@ -1,0 +1,202 @@
+"""Time whatever can be opened, side by side: what ``edgetl bench`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgetl.benchmark import environment, sampling
+from edgetl.benchmark.comparison import Comparison, Slowdown, compare, slowdown
+from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.summary import Latency
+from edgetl.benchmark.things import thing_at
+from edgetl.errors import BudgetError, MeasurementError
+from edgetl.pipeline.session import Reporter, Silent
+from edgetl.pipeline.timing import SCHEMA, details_of, doubts, latency_of, median_cold, steadiness
+from edgetl.store import storage_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found out about one thing."""
+
+    sampled: Sampled
+    latency: Latency
+    cold: ColdStart
+    """Median over the processes, part by part."""
+    steadiness: dict[str, Any]
+    """See :func:`edgetl.pipeline.timing.steadiness`."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.sampled.thing.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Several things side by side."""
+
+    measured: tuple[Measured, ...]
+    comparisons: tuple[Comparison, ...]
+    slowdowns: tuple[Slowdown, ...]
+    """Against the baseline; empty where none was given."""
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the single calls."""
+        first = self.measured[0].latency.p50_ms
+        return {
+            "environment": self.environment,
+            "measured": [
+                {
+                    "name": item.name,
+                    "inputs": list(item.sampled.inputs),
+                    "ratio_p50": item.latency.p50_ms / first,
+                    **item.latency.to_json(),
+                    "cold_start": [each.to_json() for each in item.sampled.cold],
+                    **item.steadiness,
+                }
+                for item in self.measured
+            ],
+            "comparisons": [item.to_json() for item in self.comparisons],
+            "slowdowns": [item.to_json() for item in self.slowdowns],
+        }
+
+
+def bench_things(
+    things: Sequence[Path],
+    *,
+    against: Sequence[Path] = (),
+    baseline: Path | None = None,
+    max_slowdown: float = 0.0,
+    target: str | None = None,
+    precision: str | None = None,
+    provider: str = "CPUExecutionProvider",
+    feeds: Feeds | None = None,
+    plan: Plan | None = None,
+    confidence: float = 0.95,
+    output: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Benchmark:
+    """Time things side by side, in fresh processes, on the same inputs.
+
+    Args:
+        things: .onnx, .xml and .engine files, bundles, checkpoints, folders of engines.
+        against: What each of them is compared with; empty: the first of them.
+        baseline: What each of them may be slower than by ``max_slowdown`` at most.
+        max_slowdown: As a share.
+        target: Of bundles: the target whose engine is meant.
+        precision: Of bundles: likewise.
+        provider: ONNX Runtime's, for .onnx files.
+        feeds: What they are fed with; None: one random sample.
+        plan: How much is measured.
+        confidence: Of all intervals.
+        output: Where every single call is written, as JSON; None: nowhere.
+        reporter: Is told how it goes.
+
+    Raises:
+        UsageError: Something cannot be timed, or has a dynamic dimension for which no size was given.
+        MeasurementError: A result cannot be true, or a process died.
+    """
+    plan, feeds, reporter = plan or Plan(), feeds or Feeds(), reporter or Silent()
+    paths = [*things, *against, *([baseline] if baseline else [])]
+    opened = [
+        thing_at(path, name=name, target=target, precision=precision, provider=provider)
+        for path, name in zip(paths, _names(paths), strict=True)
+    ]
+    sampled = sampling.measure(
+        opened, feeds, plan, progress=lambda done, total: reporter.progress("passes", done, total)
+    )
+    threads = plan.threads or environment.usable_cores()
+    facts = {
+        **environment.environment(),
+        "threads": threads,
+        "load_average": environment.load_average(),
+        "processes": plan.processes,
+    }
+    if output is not None:
+        _write(output, sampled, facts, threads)
+    measured = tuple(_measured(each, confidence) for each in sampled)
+    _refuse_implausible(measured, threads)
+    series = {each.thing.name: each.series() for each in sampled}
+    names = [thing.name for thing in opened]
+    others = names[len(things) : len(things) + len(against)] or names[:1]
+    pairs = [(name, other) for name in names[: len(things)] for other in others if name != other]
+    return Benchmark(
+        measured=measured,
+        comparisons=tuple(compare(series[name], series[other], confidence=confidence) for name, other in pairs),
+        slowdowns=tuple(
+            slowdown(compare(series[name], series[names[-1]], confidence=confidence), max_slowdown)
+            for name in (names[: len(things)] if baseline else [])
+        ),
+        environment=facts,
+    )
+
+
+def gate(benchmark: Benchmark, *, undecided: Literal["fail", "allow"] = "fail") -> None:
+    """Fail where something is slower than the baseline by more than it may be.
+
+    Args:
+        benchmark: With its slowdowns.
+        undecided: What becomes of one of which the measurement shows neither.
+
+    Raises:
+        BudgetError: There is one.
+    """
+    refused = ("failed", "undecided") if undecided == "fail" else ("failed",)
+    found = [item for item in benchmark.slowdowns if item.outcome in refused]
+    if found:
+        worst = "failed" if any(item.outcome == "failed" for item in found) else "undecided"
+        raise BudgetError(
+            "\n  ".join(["slower than allowed:" if worst == "failed" else "undecided:"]
+                        + [item.statement for item in found]),
+            hint="more calls (--samples) or processes (--processes), a quieter machine, or --undecided allow"
+            if worst == "undecided"
+            else None,
+        )  # fmt: skip
+
+
+def _measured(sampled: Sampled, confidence: float) -> Measured:
+    return Measured(
+        sampled=sampled,
+        latency=latency_of(sampled, confidence=confidence),
+        cold=median_cold(sampled.cold),
+        steadiness=steadiness(sampled),
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """One for each, even of a thing that is timed against itself."""
+    names: list[str] = []
+    for path in paths:
+        name, times = str(path), 1
+        while name in names:
+            times += 1
+            name = f"{path} ({times})"
+        names.append(name)
+    return names
+
+
+def _refuse_implausible(measured: Sequence[Measured], threads: int) -> None:
+    found = [
+        f"{item.name}: {doubt}" for item in measured for doubt in doubts(item.sampled, item.latency, threads=threads)
+    ]
+    if found:
+        raise MeasurementError("a measurement cannot be true:\n  " + "\n  ".join(found))
+
+
+def _write(output: Path, sampled: Sequence[Sampled], facts: dict[str, Any], threads: int) -> None:
+    document = {
+        "schema": SCHEMA,
+        "environment": facts,
+        "details": details_of(sampled, threads=threads),
+        "sampled": {each.thing.name: each.to_json() for each in sampled},
+    }
+    with storage_errors(output.parent):
+        output.write_text(json.dumps(document), encoding="utf-8")

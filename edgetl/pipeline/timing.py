@@ -1,0 +1,197 @@
+"""The stage that times: PyTorch, the float graph and every engine that runs here, in fresh processes, in turn."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetl.backends import torch as torch_backend
+from edgetl.benchmark import environment, plausibility, sampling
+from edgetl.benchmark.comparison import compare
+from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.summary import Latency, histogram, summarise
+from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_thing
+from edgetl.data.dataset import Dataset
+from edgetl.data.loader import Samples, batches
+from edgetl.errors import MissingExtraError
+from edgetl.pipeline.engines import Engine
+from edgetl.pipeline.session import Session
+from edgetl.runtime.preprocessing import Array
+from edgetl.store import Artifact, code_digest
+
+PYTORCH, FP32 = "PyTorch eager", "ONNX Runtime fp32"
+SCHEMA = 2
+"""Of bench.json. 1 had percentiles alone, whatever the number of calls, and no intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """The benchmark of a build."""
+
+    latencies: dict[str, Latency]
+    """By engine's name, :data:`PYTORCH` and :data:`FP32`."""
+    environment: dict[str, Any]
+    created: str
+    """When it was measured: ISO 8601, UTC."""
+    cold: dict[str, ColdStart] = field(default_factory=dict)
+    """Median over the processes, part by part."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else stands in bench.json; see :func:`details_of`."""
+
+
+NO_TIMINGS = Timings(latencies={}, environment={}, created="")
+"""Of a build that stops before its benchmark."""
+
+
+def bench(
+    session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact, engines: list[Engine]
+) -> Timings:
+    """Time PyTorch, the float graph and every engine that runs here."""
+    ready = [engine for engine in engines if engine.record.status == "ready"]
+    config = session.config.bench
+    threads = config.threads or environment.usable_cores()
+    inputs = {
+        "engines": {engine.candidate.name: engine.artifact.digest for engine in ready},
+        "checkpoint": checkpoint.digest,
+        "model": exported.digest,
+        "config": session.config_digest("bench"),
+        "batch": session.config.export.batch.model_dump(),
+        "environment": environment.environment(),
+        "code": code_digest("benchmark", "runtime", "backends", "pipeline/timing.py"),
+    }
+    things = [
+        checkpoint_thing(checkpoint.folder, name=PYTORCH),
+        onnx_thing(exported / "model.onnx", name=FP32),
+        *(engine_thing(engine.artifact.folder, name=engine.candidate.name) for engine in ready),
+    ]
+    plan = Plan(samples=config.samples, processes=config.processes, warmup=config.warmup, threads=threads)
+
+    def make(folder: Path) -> None:
+        deploy = torch_backend.read_deploy(checkpoint.folder)
+        arrays = _timed_batch(Samples(dataset.test, deploy.preprocessing), config.batch_size)
+        facts = {**environment.environment(), "load_average": environment.load_average()}
+        sampled = _measure(session, things, arrays, plan)
+        document = {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "environment": {**facts, "threads": threads, "batch_size": config.batch_size},
+            "latency": {each.thing.name: latency_of(each).to_json() for each in sampled},
+            "details": details_of(sampled, threads=threads, references=(PYTORCH, FP32)),
+            "sampled": {each.thing.name: each.to_json() for each in sampled},
+        }
+        (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
+
+    artifact = session.stage("bench", f"{len(things)} engines, {plan.processes} processes each", inputs, make)
+    document = json.loads((artifact / "bench.json").read_text(encoding="utf-8"))
+    details = document["details"]
+    for name, steady in details["steady"].items():
+        if steady["not_steady"]:
+            session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {plan.processes} processes")
+    return Timings(
+        latencies={name: Latency.from_json(found) for name, found in document["latency"].items()},
+        environment=document["environment"],
+        created=document["created"],
+        cold={name: ColdStart(**found) for name, found in details["cold_start"].items()},
+        details=details,
+    )
+
+
+def latency_of(sampled: Sampled, *, confidence: float = 0.95) -> Latency:
+    """Percentiles of the calls that count."""
+    series = sampled.series()
+    return summarise(series.times_ns, series.process, series.block, confidence=confidence)
+
+
+def details_of(
+    sampled: Sequence[Sampled], *, threads: int, references: Sequence[str] = (), confidence: float = 0.95
+) -> dict[str, Any]:
+    """What a measurement says besides latencies, as plain values, each by the thing's name.
+
+    Args:
+        sampled: Every thing's.
+        threads: Per thing.
+        references: Names of things that every other one is compared with.
+        confidence: Of the comparisons.
+
+    Returns:
+        cold_start: median over processes, in ms, part by part. steady: calls that did not count, and why processes were
+        not steady. histogram: of the calls that count, as HdrHistogram; None without the package. comparisons: with
+        each of the references. implausible: why a result cannot be true.
+    """
+    series = {each.thing.name: each.series() for each in sampled}
+    return {
+        "cold_start": {each.thing.name: median_cold(each.cold).to_json() for each in sampled},
+        "steady": {each.thing.name: steadiness(each) for each in sampled},
+        "histogram": {name: _histogram(found.times_ns) for name, found in series.items()},
+        "comparisons": {
+            name: [
+                compare(found, series[other], confidence=confidence).to_json() for other in references if other != name
+            ]
+            for name, found in series.items()
+        },
+        "implausible": {each.thing.name: list(doubts(each, latency_of(each), threads=threads)) for each in sampled},
+    }
+
+
+def steadiness(sampled: Sampled) -> dict[str, Any]:
+    """How many calls did not count, and how many processes never became steady, with the reasons."""
+    never = [each.reason for each in sampled.steady if each.outcome == "never"]
+    return {
+        "warmup_samples": int((sampled.warmup & ~sampled.settling).sum()),
+        "settling_samples": int(sampled.settling.sum()),
+        "not_steady": len(never),
+        "reasons": sorted(set(never)),
+    }
+
+
+def doubts(sampled: Sampled, latency: Latency, *, threads: int) -> tuple[str, ...]:
+    """Why a result cannot be true; see :func:`edgetl.benchmark.plausibility.implausible`."""
+    ceilings = None if environment.gpu_names() else plausibility.generous_ceilings(threads)
+    return plausibility.implausible(latency, sampled.check, timer_ns=sampled.timer_ns, ceilings=ceilings)
+
+
+def median_cold(cold: Sequence[ColdStart]) -> ColdStart:
+    """Median over processes, part by part."""
+    parts = [asdict(each) for each in cold]
+    return ColdStart(**{name: statistics.median(each[name] for each in parts) for name in parts[0]})
+
+
+def _measure(session: Session, things: list[Thing], arrays: Array, plan: Plan) -> tuple[Sampled, ...]:
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as place:
+        file = Path(place) / "feeds.npy"
+        np.save(file, arrays)
+        return sampling.measure(
+            things,
+            Feeds(file=file),
+            plan,
+            progress=lambda done, total: session.reporter.progress("passes", done, total),
+        )
+
+
+def _histogram(times_ns: sampling.Integers) -> str | None:
+    try:
+        return histogram(times_ns)
+    except MissingExtraError:  # the times themselves are kept: nothing is lost but this form of them
+        return None
+
+
+def _timed_batch(samples: Samples, size: int) -> Array:
+    """Test samples to time with; where they differ in length, those around the median."""
+    contract = samples.preprocessing
+    if all(isinstance(side, int) for side in contract.input_shape):
+        arrays, _ = next(batches(samples, min(size, len(samples))))
+        whole: Array = arrays[np.arange(size) % len(arrays)]
+        return whole
+    ordered = sorted((samples[index][0] for index in range(len(samples))), key=len)
+    first = max(0, min(len(ordered) // 2 - size // 2, len(ordered) - size))
+    return contract.together([ordered[(first + place) % len(ordered)] for place in range(size)])

@@ -1,0 +1,39 @@
+"""Open the engine in a folder with the one library that it needs, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+
+from edgetl.errors import BundleError
+from edgetl.runtime.runner import Runner
+
+
+def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
+    """Open the engine that ``engine.json`` in a folder describes, with the one library that it needs.
+
+    Raises:
+        BundleError: There is no such record, or its backend is unknown.
+    """
+    try:
+        record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
+        backend, name, provider = record["backend"], record["files"][0], record["provider"]
+        if PurePosixPath(name).name != name or name in ("", ".."):
+            raise ValueError(f"it names a file outside its folder: {name}")
+        file, options = folder / name, record.get("options", {})
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
+    if backend == "onnxruntime":
+        from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(file, provider=provider, threads=threads)
+    if backend == "openvino":
+        from edgetl.runtime.openvino import OpenVinoRunner
+
+        precision = str(options.get("inference_precision", "f32"))
+        return OpenVinoRunner(file, device=provider, inference_precision=precision, threads=threads)
+    if backend in ("tensorrt", "tensorrt_rtx"):
+        from edgetl.runtime.tensorrt import TensorRTRunner
+
+        return TensorRTRunner(file, library=backend, provider=provider)
+    raise BundleError(f"{folder}: the runtime cannot open engines of '{backend}'")

@@ -1,0 +1,129 @@
+"""Intervals: how often they hold the truth, on series whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edgetl.benchmark import bootstrap
+from edgetl.benchmark.bootstrap import Grouping, student_quantile, weighted_percentiles
+
+CASES, DRAWS, PER_BLOCK, BLOCKS = 1000, 100, 10, 8
+
+
+def simulated(
+    generator: np.random.Generator, processes: int, blocks: int, *, memory: float, between: float, spread: float = 0.05
+) -> NDArray[np.float64]:
+    """Logarithms of times, (CASES, processes, blocks · PER_BLOCK): noise with a memory, and processes that differ."""
+    count = blocks * PER_BLOCK
+    steps = generator.normal(0, spread * np.sqrt(1 - memory**2), (CASES, processes, count))
+    found = np.empty_like(steps)
+    found[..., 0] = generator.normal(0, spread, (CASES, processes))
+    for index in range(1, count):
+        found[..., index] = memory * found[..., index - 1] + steps[..., index]
+    return found + generator.normal(0, between, (CASES, processes, 1))
+
+
+def grouping_of(processes: int, blocks: int) -> Grouping:
+    process = np.repeat(np.arange(processes), blocks * PER_BLOCK)
+    block = np.tile(np.repeat(np.arange(blocks), PER_BLOCK), processes)
+    return Grouping.of(process, block)
+
+
+def covered(logs: NDArray[np.float64], blocks: int, share: float, truth: float) -> float:
+    """Share of the cases whose 95% interval holds the truth."""
+    grouping, hits = grouping_of(logs.shape[1], blocks), 0
+    for case in logs:
+        times = np.rint(np.exp(case.reshape(-1)) * 1e7).astype(np.int64)
+        ordered = np.sort(times)
+        middle = ordered[int(np.ceil(share * len(ordered))) - 1]
+        factor = bootstrap.relative_interval(
+            lambda weights, times=times: weighted_percentiles(times, grouping.cells, weights, [share]),
+            grouping, confidence=0.95, draws=DRAWS,
+        )[0]  # fmt: skip
+        hits += middle / factor <= 1e7 * np.exp(truth) <= middle * factor
+    return hits / len(logs)
+
+
+@pytest.mark.parametrize(
+    ("memory", "between"), [(0.0, 0.0), (0.7, 0.0), (0.9, 0.01), (0.7, 0.03)], ids=["iid", "memory", "both", "between"]
+)
+def test_the_interval_of_a_median_holds_the_truth_in_95_of_100_cases(memory: float, between: float) -> None:
+    logs = simulated(np.random.default_rng(11), 5, BLOCKS, memory=memory, between=between)
+    assert 0.93 <= covered(logs, BLOCKS, 0.5, 0.0) <= 0.97
+
+
+def test_the_interval_of_a_90th_percentile_does_too() -> None:
+    logs = simulated(np.random.default_rng(12), 5, BLOCKS, memory=0.7, between=0.02)
+    truth = 1.2815515655446004 * np.hypot(0.05, 0.02)
+    assert 0.93 <= covered(logs, BLOCKS, 0.9, float(truth)) <= 0.97
+
+
+def test_the_interval_of_one_process_holds_the_truth_of_that_process() -> None:
+    logs = simulated(np.random.default_rng(13), 1, 20, memory=0.5, between=0.0)
+    assert 0.92 <= covered(logs, 20, 0.5, 0.0) <= 0.97
+
+
+def test_one_block_tells_nothing() -> None:
+    grouping = grouping_of(1, 1)
+    times = np.arange(1, 11)
+    factor = bootstrap.relative_interval(
+        lambda weights: weighted_percentiles(times, grouping.cells, weights, [0.5]), grouping, confidence=0.95
+    )
+    assert np.isnan(factor).all()
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (9, 2.2622),
+                              (30, 2.0423), (1000, 1.95996)],
+)  # fmt: skip
+def test_students_quantiles_are_those_of_the_tables(freedom: int, expected: float) -> None:
+    assert student_quantile(0.95, freedom) == pytest.approx(expected, abs=1e-4)
+    assert student_quantile(0.99, 4) == pytest.approx(4.6041, abs=1e-4)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 3)), min_size=1, max_size=60),
+    st.sampled_from([0.1, 0.5, 0.9, 0.99]),
+)
+def test_weights_count_as_copies(calls: list[tuple[int, int]], share: float) -> None:
+    values, cells = (np.array(column) for column in zip(*calls, strict=True))
+    weights = np.random.default_rng(len(calls)).integers(0, 3, (5, 4))
+    found = weighted_percentiles(values, cells, weights, [share])[:, 0]
+    for row, got in zip(weights, found, strict=True):
+        copies = np.sort(np.repeat(values, row[cells]))
+        if len(copies):
+            assert got == copies[max(0, int(np.ceil(share * len(copies) - 1e-9)) - 1)]
+        else:
+            assert np.isnan(got)
+
+
+def test_many_calls_are_resampled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    values, cells = generator.integers(1, 10**6, 300), generator.integers(0, 7, 300)
+    weights = generator.integers(0, 4, (40, 7))
+    whole = weighted_percentiles(values, cells, weights, [0.5, 0.9])
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 700)
+    assert np.array_equal(weighted_percentiles(values, cells, weights, [0.5, 0.9]), whole)
+
+
+@pytest.mark.parametrize("processes", [2, 5, 6, 9])
+def test_processes_are_resampled_as_by_chance(processes: int) -> None:
+    grouping = grouping_of(processes, 2)
+    weights, chances = bootstrap._across(grouping, 20_000, np.random.default_rng(0))
+    shares = np.full(len(weights), 1 / len(weights)) if chances is None else chances
+    mine = weights[:, ::2]
+    assert (weights[:, 1::2] == mine).all() and (mine.sum(axis=1) == processes).all()
+    assert shares.sum() == pytest.approx(1)
+    assert shares @ mine == pytest.approx(np.ones(processes), abs=0.03)
+    assert shares @ (mine - 1.0) ** 2 == pytest.approx(np.full(processes, 1 - 1 / processes), rel=0.05)
+
+
+def test_groups_are_counted_over_all_processes() -> None:
+    grouping = Grouping.of(np.array([3, 3, 5, 5, 5]), np.array([0, 0, 0, 0, 2]))
+    assert grouping.cells.tolist() == [0, 0, 1, 1, 2]
+    assert grouping.processes.tolist() == [0, 1, 1]
+    assert grouping.blocks.tolist() == [1, 2]

@@ -1,0 +1,132 @@
+"""Percentiles, how many calls they take, and the histogram."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetl.benchmark.summary import PERCENTILES, Latency, histogram, needed_samples, summarise
+from edgetl.errors import MissingExtraError, UsageError
+
+TIMES = st.lists(st.integers(1000, 10**10), min_size=11, max_size=300)
+
+
+def summary_of(times: list[int], processes: int = 2, block: int = 5, **given_: float) -> Latency:
+    places = np.arange(len(times))
+    return summarise(np.array(times), places % processes, places // processes // block, draws=50, **given_)
+
+
+def nearest_rank(times: list[int], share: float) -> float:
+    """By definition: the smallest measured time that at least that share of the calls did not exceed."""
+    return min(one for one in times if sum(other <= one for other in times) >= share * len(times) - 1e-9) / 1e6
+
+
+# --- how many calls --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.9, 64), (0.99, 662), (0.999, 6636)])
+def test_calls_that_a_percentile_takes_are_loadgens(share: float, needed: int) -> None:
+    assert needed_samples(share) == needed
+
+
+@given(st.floats(0.05, 0.995), st.floats(0.5, 0.999), st.integers(0, 6))
+def test_needed_samples_are_the_fewest_by_the_binomial_distribution(share: float, sure: float, over: int) -> None:
+    def chance(count: int) -> float:
+        return sum(math.comb(count, k) * share ** (count - k) * (1 - share) ** k for k in range(over + 1))
+
+    found = needed_samples(share, confidence=sure, over=over)
+    assert chance(found) < 1 - sure + 1e-9
+    assert found == over + 1 or chance(found - 1) >= 1 - sure - 1e-9
+
+
+@pytest.mark.parametrize("bad", [{"share": 0.0}, {"share": 1.0}, {"share": 0.5, "over": -1},
+                                 {"share": 0.5, "confidence": 1.0}])  # fmt: skip
+def test_shares_that_there_are_not(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        needed_samples(**bad)  # type: ignore[arg-type]
+
+
+# --- percentiles -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(TIMES)
+def test_percentiles_are_nearest_rank_and_only_where_calls_back_them(times: list[int]) -> None:
+    found = summary_of(times)
+    assert found.p50_ms == nearest_rank(times, 0.5)
+    assert found.p90_ms == (nearest_rank(times, 0.9) if len(times) >= 64 else None)
+    assert (found.p99_ms, found.p999_ms) == (None, None)
+    assert found.min_ms <= found.p50_ms <= (found.p90_ms or found.max_ms) <= found.max_ms
+    assert found.mean_ms == pytest.approx(math.fsum(times) / len(times) / 1e6)
+    for name in PERCENTILES:
+        value, interval = found.percentile(name), found.interval(name)
+        assert (value is None) <= (interval is None)
+        assert value is None or interval is None or interval[0] <= value <= interval[1]
+    assert Latency.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_p99_needs_662_calls_and_the_slowest_of_them_counts() -> None:
+    times = [1_000_000] * 655 + [9_000_000] * 7
+    assert summary_of(times[1:]).p99_ms is None
+    assert summary_of(times).p99_ms == 9.0
+    assert summary_of(times).max_ms == 9.0
+
+
+def test_an_interval_grows_with_confidence_and_with_what_processes_differ_by() -> None:
+    generator = np.random.default_rng(0)
+    alike = generator.normal(5e6, 1e5, (5, 140))
+    process, block = np.repeat(np.arange(5), 140), np.tile(np.arange(140) // 10, 5)
+
+    def width(times: object, **more: float) -> float:
+        interval = summarise(np.rint(times).astype(np.int64).reshape(-1), process, block, **more).p50_interval_ms
+        assert interval is not None
+        return interval[1] / interval[0] - 1
+
+    apart = alike + np.array([-4, -2, 0, 2, 4])[:, None] * 1e5
+    assert width(alike) < 0.02 < 0.05 < width(apart)
+    assert width(apart, confidence=0.8) < width(apart) < width(apart, confidence=0.99)
+
+
+def test_too_few_calls_for_a_median() -> None:
+    assert needed_samples(0.5) == 11
+    with pytest.raises(UsageError, match="a median needs at least 11 calls; there are 10"):
+        summary_of([1_000_000] * 10)
+    with pytest.raises(UsageError, match="there are 0"):
+        summary_of([])
+    with pytest.raises(UsageError, match="its process and its block"):
+        summarise(np.arange(20), np.zeros(19, int), np.zeros(20, int))
+
+
+def test_equal_times_have_an_interval_of_no_width() -> None:
+    found = summary_of([2_000_000] * 100)
+    assert found.p50_interval_ms == (2.0, 2.0)
+
+
+# --- the histogram ---------------------------------------------------------------------------------------------------
+
+
+def test_the_histogram_keeps_every_time_to_three_digits() -> None:
+    hdrh = pytest.importorskip("hdrh.histogram", reason="the extra bench is not installed")
+    times = np.random.default_rng(0).lognormal(15, 1, 5000).astype(np.int64)
+    found = hdrh.HdrHistogram.decode(histogram(times))
+    assert found.get_total_count() == 5000
+    for share in (0.5, 0.9, 0.99):
+        assert found.get_value_at_percentile(100 * share) == pytest.approx(np.quantile(times, share), rel=5e-3)
+    assert found.get_max_value() == pytest.approx(times.max(), rel=2e-3)
+
+
+def test_a_time_of_nothing_and_one_of_days_are_counted_at_the_ends() -> None:
+    hdrh = pytest.importorskip("hdrh.histogram", reason="the extra bench is not installed")
+    assert hdrh.HdrHistogram.decode(histogram(np.array([0, 10**16]))).get_total_count() == 2
+
+
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "hdrh.histogram", None)
+    with pytest.raises(MissingExtraError, match="hdrh") as caught:
+        histogram(np.array([1]))
+    assert caught.value.hint == "pip install 'edgetl[bench]'"
