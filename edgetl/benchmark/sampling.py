@@ -23,7 +23,7 @@ from edgetl.benchmark.steady import Steady, steady_state
 from edgetl.benchmark.things import Thing
 from edgetl.errors import UsageError
 
-SETTLING = 1
+SETTLING = 3
 """Calls at the beginning of each block that do not count, because they pay for what the other things left in caches and
 for threads that slept meanwhile: docs/benchmarking.md shows how much that is. They are kept like all others."""
 _PATIENCE = 2
