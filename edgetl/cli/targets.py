@@ -72,7 +72,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _schema(
-    of: Annotated[str, typer.Option("--of", metavar="NAME", help="config (edgetl.toml), report or parity.")] = "config",
+    of: Annotated[
+        str, typer.Option("--of", metavar="NAME", help="config (edgetl.toml), report, parity or bench.")
+    ] = "config",
     json: Json = False,
 ) -> None:
     if of == "config":

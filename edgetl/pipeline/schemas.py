@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.summary import Latency
 from edgetl.errors import UnknownNameError
 from edgetl.parity.compare import Comparison
+from edgetl.pipeline import timing
 from edgetl.report import document
 from edgetl.tomlfile import did_you_mean
 
@@ -19,7 +22,7 @@ def schema(name: str) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a file of a bundle's ``reports`` folder.
 
     Args:
-        name: report (report.json) or parity (parity.json).
+        name: report (report.json), parity (parity.json) or bench (bench.json).
 
     Raises:
         UnknownNameError: There is none of that name.
@@ -50,4 +53,31 @@ def _parity() -> dict[str, Any]:
     }
 
 
-_SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = MappingProxyType({"report": document.schema, "parity": _parity})
+def _bench() -> dict[str, Any]:
+    from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
+
+    latency, cold = TypeAdapter(Latency).json_schema(), TypeAdapter(ColdStart).json_schema()
+    texts = {"type": "array", "items": {"type": "string"}}
+    each = {
+        "latency": latency,
+        "cold_start": cold,
+        "steady": {"type": "object", "required": ["warmup_samples", "settling_samples", "not_steady", "reasons"]},
+        "histogram": {"type": ["string", "null"], "description": "HdrHistogram of nanoseconds: V2, compressed, base64"},
+        "comparisons": {"type": "array", "items": {"type": "object", "required": ["name", "against", "ratio"]}},
+        "implausible": texts,
+    }
+    kept = {name: {"type": "object", "additionalProperties": found} for name, found in each.items()}
+    plain = {"schema": {"const": timing.SCHEMA}, "created": {"type": "string"}, "environment": {"type": "object"}}
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "title": "bench.json",
+        "type": "object",
+        "required": [*plain, "latency"],
+        "properties": {**plain, **kept},
+    }
+
+
+_SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = MappingProxyType(
+    {"report": document.schema, "parity": _parity, "bench": _bench}
+)

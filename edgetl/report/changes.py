@@ -66,7 +66,7 @@ def _plot(engine: Engine, shown: Sequence[Regression], width: int) -> Markup:
     bottom = top + row * len(shown)
     x_scale = linear([0.0, *(-100.0 * each.drop for each in shown)], left, right, pad=0.08, least=2.0)
     # In a narrow window texts stand between the rows: no line may run through them.
-    spans = [(top, bottom)] if wide else [(top + row * (at + 0.5), top + row * (at + 1)) for at in range(len(shown))]
+    spans = [(top, bottom)] if wide else [(top + row * (at + 0.56), top + row * (at + 1)) for at in range(len(shown))]
     parts = [_axis(x_scale, spans, bottom, 6 if wide else 4)]
     if wide:
         parts.append(label(width - 8.0, 14, "lost / won of decisions, adjusted p", anchor="end", class_="note"))

@@ -29,7 +29,9 @@ def test_every_format_of_what_was_read_back_is_the_same(bad):
 
 
 def test_the_schema_in_docs_is_the_one_of_this_version():
-    assert json.loads(SHIPPED.read_text(encoding="utf-8")) == schema(), "python -m edgetl schema --of report"
+    assert json.loads(SHIPPED.read_text(encoding="utf-8")) == schema(), (
+        "edgetl schema --of report > docs/schemas/report-1.json"
+    )
 
 
 def test_documents_are_what_the_schema_says(sample, good, bad):
