@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgetl.report.markup import Markup, el, join
@@ -125,7 +125,9 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     ends = [bound for each in shown for bound in intervals.get(each.name, ())]
     y_scale = linear([value * 100 for value in accuracies + near_gate + ends], bottom, top, pad=0.09, least=0.5)
     # Room for a name on either side.
-    x_scale = logarithmic([each.latency.p50_ms for each in shown if each.latency], left, right, pad=0.18)
+    medians = [each.latency.p50_ms for each in shown if each.latency]
+    medians += [bound for each in shown for bound in _interval_of(each)]
+    x_scale = logarithmic(medians, left, right, pad=0.18)
     parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), 6 if width > 500 else 4, report.metric)]
     taken = []
     if near_gate:
@@ -143,16 +145,37 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     parts.append(front_line(best, right))
     lines = front_boxes(best, right)
     for each, (x, y) in zip(shown, points, strict=True):
-        of_median = median_interval(each.latency)
-        if of_median is not None:
+        of_median = _interval_of(each)
+        if of_median:
             parts.append(level_whisker(y, of_median, x_scale, each.precision))
             lines.append(Box(x_scale(of_median[0]), y - 4, x_scale(of_median[1]), y + 4))
         if each.name in intervals:
             low, high = intervals[each.name]
             parts.append(whisker(x, (low, high), y_scale, each.precision))
             lines.append(Box(x - 4, y_scale(high * 100), x + 4, y_scale(low * 100)))
+    parts += _names(shown, points, Box(left + 2, 2, width - 2, bottom - 2), taken, lines)
+    parts += [_point(report, each, x, y) for each, (x, y) in zip(shown, points, strict=True)]
+    return drawing(width, height, f"Test {report.metric} over median latency, one point per engine", *parts)
+
+
+def _interval_of(each: Contender) -> tuple[float, float] | tuple[()]:
+    """Of the median, where it can be drawn."""
+    found = median_interval(each.latency)
+    low, high = _PLOTTED_MS
+    return found if found is not None and all(low <= bound <= high for bound in found) else ()
+
+
+def _names(
+    shown: Sequence[Contender],
+    points: Sequence[tuple[float, float]],
+    frame: Box,
+    taken: Sequence[Box],
+    lines: Sequence[Box],
+) -> list[Markup]:
+    """The name of each point where there is room, and how many have none."""
+    parts = []
     names = [shortened(each.name, 34) for each in shown]
-    places = place_labels(points, names, Box(left + 2, 2, width - 2, bottom - 2), 11.5, taken, lines)
+    places = place_labels(points, names, frame, 11.5, taken, lines)
     for (x, y), place, name in zip(points, places, names, strict=True):
         if place is not None:
             if place.far:
@@ -161,10 +184,8 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     nameless = places.count(None)
     if nameless:
         text = f"no room for {nameless} of the names: see the tables"
-        parts.append(label(left + 4, bottom - 5, text, class_="note"))
-    for each, (x, y) in zip(shown, points, strict=True):
-        parts.append(_point(report, each, x, y))
-    return drawing(width, height, f"Test {report.metric} over median latency, one point per engine", *parts)
+        parts.append(label(frame.left + 2, frame.bottom - 3, text, class_="note"))
+    return parts
 
 
 def _point(report: Report, each: Contender, x: float, y: float) -> Markup:
