@@ -124,11 +124,11 @@ def _single_calls(report: Report) -> Markup:
     ridges = distributions.ridges(report)
     if ridges is None:
         return Markup()
-    return join([el("h3", "Every single call"), el("figure", ridges, el("figcaption", _RIDGES, class_="below"))])
+    return join([el("h3", "The time of single calls"), el("figure", ridges, el("figcaption", _RIDGES, class_="below"))])
 
 
 _RIDGES = (
-    "How often a call took how long: heights are square roots, so that single slow calls show; none is left out. "
+    "How often a call took how long: heights are square roots, so that single slow calls show; no call after warm-up is left out. "
     "Strokes, from tall to short: p50, p90 and p99, each only where there were calls enough for it (64 for p90, 662 "
     "for p99)."
 )

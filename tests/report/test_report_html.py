@@ -381,11 +381,11 @@ def test_a_percentile_is_marked_where_calls_back_it() -> None:
         times = tuple(1.0 + index / samples for index in range(samples))
         kept = model.Distribution(name="PyTorch eager", times_ms=times, samples=samples)
         text = render(dataclasses.replace(SAMPLE, distributions=(kept,)))
-        return text[text.index("Every single call") :].count('class="percentile')
+        return text[text.index("The time of single calls") :].count('class="percentile')
 
     assert [marks(samples) for samples in (20, 63, 64, 661, 662)] == [2, 2, 4, 4, 6]
     text = render(dataclasses.replace(SAMPLE, distributions=()))
-    assert "Every single call" not in text
+    assert "The time of single calls" not in text
 
 
 @settings(max_examples=200, deadline=None)
