@@ -118,8 +118,8 @@ def _share(text: str) -> float:
 
 def _print(found: Benchmark) -> None:
     first = found.measured[0].latency
-    columns = ["", "p50 ms", f"{first.confidence:.0%} interval", "p90 ms", "p99 ms", "calls", "import ms", "load ms",
-               "first ms", "p50 / first"]  # fmt: skip
+    columns = ["", "p50 ms", f"{first.confidence:.0%} interval", "p90 ms", "p99 ms", "calls", "warm-up", "import ms",
+               "load ms", "first ms", "p50 / first"]  # fmt: skip
     print_table(columns, [_row(item, first.p50_ms) for item in found.measured], right=tuple(range(1, len(columns))))
     facts = found.environment
     print_text(
@@ -128,7 +128,8 @@ def _print(found: Benchmark) -> None:
     )
     for item in found.measured:
         for reason in item.steadiness["reasons"]:
-            print_text(f"{item.name} was not steady in {item.steadiness['not_steady']} processes: {reason}")
+            unsteady = f"{item.steadiness['not_steady']} of {facts['processes']} processes"
+            print_text(f"{item.name} was not steady in {unsteady}: {reason}")
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
 
@@ -143,6 +144,7 @@ def _row(item: Measured, first_ms: float) -> list[str]:
         _milliseconds(latency.p90_ms),
         _milliseconds(latency.p99_ms),
         str(latency.samples),
+        str(item.steadiness["warmup_samples"]),
         f"{cold.import_ms:.0f}",
         f"{cold.load_ms:.0f}",
         f"{cold.first_ms:.1f}",

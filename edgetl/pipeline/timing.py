@@ -95,6 +95,8 @@ def bench(
     document = json.loads((artifact / "bench.json").read_text(encoding="utf-8"))
     details = document["details"]
     for name, steady in details["steady"].items():
+        if steady["warmup_samples"]:
+            session.reporter.note(f"{name}: {steady['warmup_samples']} calls of warm-up do not count")
         if steady["not_steady"]:
             session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {plan.processes} processes")
     return Timings(

@@ -1,0 +1,145 @@
+"""Things side by side, in processes as they are, on graphs that take microseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl.benchmark.comparison import Comparison, slowdown
+from edgetl.benchmark.process import Check, ColdStart
+from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.steady import steady_state
+from edgetl.benchmark.things import Thing
+from edgetl.errors import BudgetError, MeasurementError, UsageError
+from edgetl.pipeline.bench import Benchmark, bench_things, gate
+from edgetl.pipeline.timing import details_of, doubts, latency_of, median_cold, steadiness
+from edgetl.runtime.onnxruntime import _IDENTITY
+
+QUICK = Plan(samples=70, processes=2, warmup=5, threads=1)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """y = x."""
+    path = tmp_path / "identity.onnx"
+    path.write_bytes(_IDENTITY)
+    return path
+
+
+def test_a_thing_against_itself_gets_two_names_and_is_compared(graph: Path, tmp_path: Path) -> None:
+    output = tmp_path / "calls.json"
+    found = bench_things([graph], against=[graph], plan=QUICK, output=output)
+    assert [item.name for item in found.measured] == [str(graph), f"{graph} (2)"]
+    assert [(item.name, item.against) for item in found.comparisons] == [(str(graph), f"{graph} (2)")]
+    assert found.slowdowns == ()
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["measured"][0]["inputs"] == ["x float32[1]"]
+    assert document["environment"]["processes"] == 2
+    written = json.loads(output.read_text(encoding="utf-8"))
+    for item in found.measured:
+        kept = written["sampled"][item.name]["processes"]
+        assert sum(map(sum, (each["counted"] for each in kept))) == item.latency.samples >= 70
+        assert len(kept) == 2
+    gate(found)
+
+
+def test_without_anything_to_compare_with_the_first_one_is_it(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.onnx").write_bytes(_IDENTITY)
+    found = bench_things([graph, tmp_path / "other.onnx"], baseline=graph, max_slowdown=1000.0, plan=QUICK)
+    assert [item.against for item in found.comparisons] == [str(graph)]
+    assert [item.comparison.against for item in found.slowdowns] == [f"{graph} (2)"] * 2
+    assert {item.outcome for item in found.slowdowns} == {"passed"}
+    gate(found)
+
+
+def test_an_engine_whose_outputs_do_not_depend_on_its_inputs_is_refused(tmp_path: Path) -> None:
+    record = {"schema": 1, "backend": "null", "provider": "none", "precision": "fp32", "status": "ready",
+              "files": ["null.json"]}  # fmt: skip
+    (tmp_path / "engine.json").write_text(json.dumps(record), encoding="utf-8")
+    ports = {"inputs": [{"name": "x", "shape": ["batch", 4], "dtype": "float32"}],
+             "outputs": [{"name": "y", "shape": ["batch", 2], "dtype": "float32"}]}  # fmt: skip
+    (tmp_path / "null.json").write_text(json.dumps(ports), encoding="utf-8")
+    with pytest.raises(MeasurementError, match="the same whatever it is fed") as caught:
+        bench_things([tmp_path], plan=QUICK)
+    assert caught.value.exit_code == 5
+
+
+def test_what_cannot_be_timed_is_known_before_any_process_starts(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no"):
+        bench_things([graph], baseline=tmp_path / "nowhere")
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+def benchmark(*spans: tuple[float, float]) -> Benchmark:
+    made = [
+        Comparison(
+            name=f"new {index}", against="old", ratio=(low + high) / 2, lower=low, upper=high, confidence=0.95,
+            verdict="no difference", rounds=5,
+        )
+        for index, (low, high) in enumerate(spans)
+    ]  # fmt: skip
+    slowdowns = tuple(slowdown(each, 0.03) for each in made)
+    return Benchmark(measured=(), comparisons=(), slowdowns=slowdowns, environment={})
+
+
+def test_what_is_undecided_fails_unless_it_is_allowed() -> None:
+    found = benchmark((0.9, 1.0), (1.0, 1.1))
+    with pytest.raises(BudgetError, match="undecided:\n  new 1 may or may not be slower") as caught:
+        gate(found)
+    assert "--undecided allow" in (caught.value.hint or "")
+    assert "new 0" not in caught.value.message
+    gate(found, undecided="allow")
+
+
+def test_what_is_slower_fails_whatever_is_allowed() -> None:
+    for undecided in ("fail", "allow"):
+        with pytest.raises(BudgetError, match=r"slower than allowed:\n  new 1 is slower by more than 3\.0%") as caught:
+            gate(benchmark((0.9, 1.0), (1.2, 1.4)), undecided=undecided)  # type: ignore[arg-type]
+        assert caught.value.exit_code == 5
+
+
+# --- what a build keeps ----------------------------------------------------------------------------------------------
+
+
+def sampled(name: str, level: int, warm: int = 0, **check: Any) -> Sampled:
+    """Two processes of 10 blocks each."""
+    number = np.arange(2 * 130)
+    times = level + number % 7 * 1000 + np.where(number % 130 < warm, level, 0)
+    process, place = number // 130, number % 13
+    steady = tuple(steady_state(times[(process == index) & (place >= 3)]) for index in (0, 1))
+    cold = tuple(ColdStart(start_ms=1, import_ms=2, load_ms=part, first_ms=4) for part in (3, 5))
+    return Sampled(
+        thing=Thing(name=name, opener="engine", path=Path("/x")), inputs=(), times_ns=times,
+        starts_ns=np.cumsum(times), process=process, block=number % 130 // 13, place=place, steady=steady, cold=cold,
+        timer_ns=60, check=Check(**{"depends_on_input": True, "multiply_adds": {}, **check}),
+    )  # fmt: skip
+
+
+def test_the_details_of_a_measurement_are_plain_and_complete() -> None:
+    things = [sampled("a", 2_000_000, warm=39), sampled("b", 1_000_000, depends_on_input=False)]
+    found = json.loads(json.dumps(details_of(things, threads=1, references=("b",))))
+    assert found["steady"]["a"] == {
+        "warmup_samples": 60, "settling_samples": 60, "not_steady": 0, "reasons": []
+    }  # fmt: skip
+    assert found["cold_start"]["a"]["load_ms"] == 4
+    assert found["comparisons"]["b"] == []
+    assert found["comparisons"]["a"][0]["verdict"] == "slower"
+    assert found["implausible"] == {"a": [], "b": ["its outputs are the same whatever it is fed"]}
+    assert latency_of(things[0]).samples == 140
+
+
+def test_what_never_becomes_steady_is_told_with_its_reason() -> None:
+    series = sampled("a", 1_000_000)
+    rising = np.linspace(1e6, 2e6, 100).astype(np.int64)
+    restless = Sampled(**{**vars(series), "steady": (steady_state(rising), series.steady[1])})
+    found = steadiness(restless)
+    assert found["not_steady"] == 1 and "still changed" in found["reasons"][0]
+    assert restless.counted.sum() == 200  # all but what settles
+    assert doubts(restless, latency_of(restless), threads=1) == ()
+    assert median_cold(restless.cold).first_ms == 4
