@@ -129,8 +129,8 @@ def _single_calls(report: Report) -> Markup:
 
 _RIDGES = (
     "How often a call took how long: heights are square roots, so that single slow calls show; no call after warm-up "
-    "is left out. Strokes, from tall to short: p50, p90 and p99, each only where there were calls enough for it (64 for "
-    "p90, 662 for p99)."
+    "is left out. Strokes, from tall to short: p50, p90 and p99, each only where there were calls enough for it (64 "
+    "for p90, 662 for p99)."
 )
 
 
