@@ -61,7 +61,21 @@ def line_of(path: Path, key: Sequence[str | int]) -> int | None:
         path: A TOML file that parses.
         key: Tables, array indices and the key itself, as ``("finetune", "phases", 0, "epohs")``.
     """
+    return lines_of(path, [key])[0]
+
+
+def lines_of(path: Path, keys: Iterable[Sequence[str | int]]) -> list[int | None]:
+    """The line of each of several keys, as :func:`line_of` tells it.
+
+    Args:
+        path: A TOML file that parses; it is read once.
+        keys: Each as for :func:`line_of`.
+    """
     documents = list(_prefixes(_text(path).split("\n")))
+    return [_line_in(documents, key) for key in keys]
+
+
+def _line_in(documents: Sequence[dict[str, Any] | None], key: Sequence[str | int]) -> int | None:
     for length in range(len(key), 0, -1):
         for number, document in enumerate(documents, 1):
             if document is not None and holds(document, key[:length]):

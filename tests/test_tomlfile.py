@@ -184,6 +184,7 @@ def test_every_key_is_found_on_the_line_on_which_it_was_written(
     path.write_text("\n".join(lines), encoding="utf-8")
     assert tomlfile.read(path) == tables
     assert {key: tomlfile.line_of(path, key) for key in where} == where
+    assert tomlfile.lines_of(path, where) == list(where.values())
 
 
 @settings(max_examples=40, deadline=None)
@@ -200,6 +201,7 @@ def test_arrays_of_tables_and_lists_of_inline_tables_agree(
             where["item", index, name] = len(tables)
     path.write_text("\n".join(tables), encoding="utf-8")
     assert {key: tomlfile.line_of(path, key) for key in where} == where
+    assert tomlfile.lines_of(path, where) == list(where.values())
     inline = ["item = ["]
     inline += ["  {" + ", ".join(f"{name} = {value}" for name, value in item.items()) + "}," for item in items]
     path.write_text("\n".join([*inline, "]"]), encoding="utf-8")

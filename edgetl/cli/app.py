@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetl import __version__
-from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, run_, targets, train, verify
+from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, report, run_, targets, train, verify
 from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, UsageError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 # ClickException, by way of typer: newer ones bring their own copy of click, older ones import the package.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
-for module in (init, build, train, calibrate, quantize, bench, verify, run_, inspect, targets, doctor):
+for module in (init, build, train, calibrate, quantize, bench, verify, report, run_, inspect, targets, doctor):
     module.register(app)
 
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetl.cli.options import ConfigPath, Json, Set, StorePath, load_config, store_folder
+from edgetl.cli.report import GitHub, handler
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgetl.pipeline import Outcome
 
 Target = Annotated[list[str] | None, typer.Option("--target", help="Only this target of the project; may be repeated.")]
@@ -69,9 +72,15 @@ def _build(
     store: StorePath = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
     force: Force = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option("--reports", help="Folder for copies of all reports, also where nothing is published."),
+    ] = None,
+    github: GitHub = None,
     json: Json = False,
 ) -> None:
-    outcome = run_until(path, target, assignments, store, until="bundle", dry_run=dry_run, force=force)
+    told = handler(reports, github, dry_run=dry_run)
+    outcome = run_until(path, target, assignments, store, until="bundle", dry_run=dry_run, force=force, on_report=told)
     if json:
         print_json("build", _document(outcome))
         return
@@ -117,6 +126,7 @@ def run_until(
     until: str,
     dry_run: bool = False,
     force: list[str] | None,
+    on_report: Callable[[Path], None] | None = None,
 ) -> Outcome:
     """Build a project until after a stage; see :func:`edgetl.pipeline.build`."""
     config = load_config(path, assignments)
@@ -131,6 +141,8 @@ def run_until(
         until=until,
         force=frozenset(force or ()),
         dry_run=dry_run,
+        config_file=path / "edgetl.toml" if path.is_dir() else path,
+        on_report=on_report,
     )
 
 

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="targets", help="The devices that engines are built for.")(_targets)
     app.command(name="recipes", help="The ways to choose quantization ranges.")(_recipes)
     app.command(name="presets", help="Ways to fine-tune, as values to start from.")(_presets)
-    app.command(name="schema", help="The JSON Schema of edgetl.toml.")(_schema)
+    app.command(name="schema", help="The JSON Schema of edgetl.toml, or of a report.")(_schema)
 
 
 def _targets(name: Name = None, json: Json = False) -> None:
@@ -71,13 +71,24 @@ def _first_sentence(text: str) -> str:
     return " ".join(line.lstrip("# ") for line in comment).split(". ")[0].split(" (")[0].rstrip(".") + "."
 
 
-def _schema(json: Json = False) -> None:
-    from edgetl import config
+def _schema(
+    of: Annotated[
+        str, typer.Option("--of", metavar="NAME", help="config (edgetl.toml), report, parity or bench.")
+    ] = "config",
+    json: Json = False,
+) -> None:
+    if of == "config":
+        from edgetl import config
 
-    if json:
-        print_json("schema", config.json_schema())
+        found = config.json_schema()
     else:
-        print_text(jsonlib.dumps(config.json_schema(), indent=2))
+        from edgetl.pipeline.schemas import schema
+
+        found = schema(of)
+    if json:
+        print_json("schema", found)
+    else:
+        print_text(jsonlib.dumps(found, indent=2, ensure_ascii=False))
 
 
 def _show(values: dict[str, object], indent: str = "") -> None:

@@ -1,4 +1,4 @@
-"""edgetl verify and report: is a bundle what it says?"""
+"""edgetl verify: is a bundle what it says?"""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from edgetl.cli.terminal import print_json, print_text
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to the command line."""
+    """Add the verb to the command line."""
     app.command(name="verify", help="Check a bundle's files and signature, and replay its golden inputs.")(_verify)
-    app.command(name="report", help="Where a bundle's HTML report is.")(_report)
 
 
 def _verify(
@@ -47,17 +46,3 @@ def _verify(
         )
         if layers:
             print_text(f"  layers: {item.layers.statement if item.layers else f'not looked at: {item.layers_skipped}'}")
-
-
-def _report(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
-    json: Json = False,
-) -> None:
-    from edgetl.runtime.bundle import open_bundle
-
-    folder = open_bundle(bundle).folder
-    path = folder / "reports" / "report.html"
-    if json:
-        print_json("report", {"path": str(path)})
-    else:
-        print_text(str(path))

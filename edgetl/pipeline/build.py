@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edgetl.config import Config
-from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError, UnknownNameError
+from edgetl.errors import BudgetError, ConfigError, EdgetlError, MeasurementError, ParityError, UnknownNameError
 from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.reference import ask_reference, decide
@@ -60,6 +61,8 @@ def build(
     until: str = "bundle",
     force: frozenset[str] = frozenset(),
     dry_run: bool = False,
+    config_file: Path | None = None,
+    on_report: Callable[[Path], None] | None = None,
 ) -> Outcome:
     """Build a project, or the first part of it.
 
@@ -71,12 +74,14 @@ def build(
         until: The last stage to run, of :data:`STAGES`.
         force: Stages of the store to make again.
         dry_run: Make nothing; find out what would be made.
+        config_file: Where the configuration was read from: reports point at its lines.
+        on_report: Is called with the folder of the reports, of a published bundle as of one that is refused.
 
     Raises:
         EdgetlError: See :mod:`edgetl.errors`; nothing is published then.
     """
     told = Silent() if rank() or reporter is None else reporter
-    session = Session(config=config, store=store, reporter=told, force=force, dry_run=dry_run)
+    session = Session(config=config, store=store, reporter=told, force=force, dry_run=dry_run, config_file=config_file)
     unknown = sorted(force - set(FORCEABLE))
     if unknown:
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
@@ -96,7 +101,7 @@ def build(
         gates.check_budgets(config, candidates)
     try:
         with interruptible():
-            return _route(session, candidates, until)
+            return _route(session, candidates, until, on_report or _nobody)
     except WouldRun as stop:
         return Outcome(stopped_after=stop.stage, would_run=f"{stop.stage}: {stop.what}")
 
@@ -129,7 +134,13 @@ def judge(
         return transfer.compare(session, dataset, seeds=seeds, confidence=confidence)
 
 
-def _route(session: Session, candidates: list[engines.Candidate], until: str) -> Outcome:
+def _nobody(reports: Path) -> None:
+    """Is told of reports, and does nothing."""
+
+
+def _route(
+    session: Session, candidates: list[engines.Candidate], until: str, on_report: Callable[[Path], None]
+) -> Outcome:
     """The stages one after the other, as far as they were asked for."""
     config = session.config
     artifacts: dict[str, Path] = {}
@@ -200,22 +211,27 @@ def _route(session: Session, candidates: list[engines.Candidate], until: str) ->
         timings=timings,
         decisions=tuple(proof.decide(proven, timings, config.parity)),
     )
-    _gate(record)
+    _gate(record, on_report)
     summary = publish.summary(record)
     if until in ("verify", "bench"):
         return Outcome(stopped_after=until, artifacts=artifacts, summary=summary)
 
     sealed, bundle = publish.bundle(record)
+    on_report(bundle / "reports")
     artifacts["bundle"] = sealed.folder
     return Outcome(stopped_after="bundle", bundle=bundle, artifacts=artifacts, summary=summary)
 
 
-def _gate(record: Record) -> None:
-    """Stop a build whose engines are not good enough, with a report that shows why."""
+def _gate(record: Record, on_report: Callable[[Path], None]) -> None:
+    """Stop a build whose engines are not good enough, with reports that show why."""
     try:
         gates.gate(record.session.config, list(record.decisions), record.judged)
         gates.refuse_implausible(record.timings, list(record.decisions))
     except (ParityError, BudgetError, MeasurementError) as error:
-        report = publish.report_failure(record, error)
-        record.session.reporter.note(f"nothing was published; the report of this build is {report}")
+        reports = publish.report_failure(record, error)
+        record.session.reporter.note(f"nothing was published; the report of this build is {reports / 'report.html'}")
+        try:
+            on_report(reports)
+        except EdgetlError as trouble:  # the build fails because of its gates, and with their exit code
+            record.session.reporter.note(f"the reports were not delivered: {trouble.message}")
         raise

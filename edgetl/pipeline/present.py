@@ -13,7 +13,8 @@ from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.summary import Latency as Measured
 from edgetl.data.dataset import Sample
-from edgetl.pipeline import precisions, quantized, tasks, transfer
+from edgetl.parity.slices import Slice
+from edgetl.pipeline import origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.gates import accepted
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
@@ -97,6 +98,13 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         labels=record.dataset.classes,
         environment=_environment(record),
         transfer=_transfer(record),
+        distributions=spread.distributions(record.timings.details),
+        task=config.data.task,
+        dataset=origin.dataset_name(record.session),
+        dataset_id=origin.hub_id(config),
+        weights=config.model.weights.rsplit("/", 1)[-1],
+        config_file=origin.config_name(record.session.config_file),
+        settings=origin.settings(record.session),
     )
 
 
@@ -121,19 +129,8 @@ def _engine(item: Decision, cold: ColdStart | None, *, waived: bool) -> model.En
             drop_upper=comparison.drop_upper,
             interval=comparison.interval,
             detectable_drop=comparison.detectable_drop,
-            regressions=tuple(
-                model.Regression(
-                    column=each.column,
-                    value=each.value,
-                    decisions=each.decisions,
-                    worse=each.worse,
-                    better=each.better,
-                    drop=each.drop,
-                    p_adjusted=each.p_adjusted,
-                )
-                for each in comparison.slices
-                if each.regressed
-            ),
+            regressions=tuple(_change(each) for each in comparison.slices if each.regressed),
+            slices=tuple(_change(each) for each in comparison.slices),
             max_abs_error=comparison.max_abs_error,
             mean_abs_error=comparison.mean_abs_error,
             sqnr_db=comparison.sqnr_db,
@@ -144,6 +141,19 @@ def _engine(item: Decision, cold: ColdStart | None, *, waived: bool) -> model.En
         budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
         parity_gate=_parity_gate(item, waived=waived),
         budget_gate=_budget_gate(item),
+    )
+
+
+def _change(each: Slice) -> model.Regression:
+    return model.Regression(
+        column=each.column,
+        value=each.value,
+        decisions=each.decisions,
+        worse=each.worse,
+        better=each.better,
+        drop=each.drop,
+        p_adjusted=each.p_adjusted,
+        regressed=each.regressed,
     )
 
 

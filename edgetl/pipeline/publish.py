@@ -12,11 +12,10 @@ from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import EdgetlError
-from edgetl.pipeline import present, quantized, tasks, timing
+from edgetl.pipeline import origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
-from edgetl.report.html import render
-from edgetl.report.junit import render_junit
+from edgetl.report.formats import FORMATS
 from edgetl.report.model import Verdict
 from edgetl.runtime.runner import TensorSpec
 from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
@@ -66,6 +65,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "graphs": {name: graph.digest for name, graph in record.graphs.items()},
         "config": session.config_digest(),
         "signer": signer,
+        "origin": _origin(record),
         "code": code_digest("bundle", "report", "pipeline", "runtime/bundle.py"),
         "version": __version__,
     }
@@ -82,7 +82,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
 
 
 def report_failure(record: Record, error: EdgetlError) -> Path:
-    """Write the report of a build that must not be published, and return its path.
+    """Write the reports of a build that must not be published, and return their folder.
 
     It lies in the store, beside what was made: nothing that was measured is lost.
     """
@@ -92,13 +92,20 @@ def report_failure(record: Record, error: EdgetlError) -> Path:
         "config": record.session.config_digest(),
         "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest],
         "graphs": {name: graph.digest for name, graph in record.graphs.items()},
+        "origin": _origin(record),
         "code": code_digest("report", "pipeline"),
     }
 
     def make(folder: Path) -> None:
         _reports(folder, record, Verdict(published=False, reason=error.message.splitlines()[0].rstrip(":")), None)
 
-    return record.session.stage("report", "of a build that is not published", inputs, make) / "report.html"
+    return record.session.stage("report", "of a build that is not published", inputs, make).folder
+
+
+def _origin(record: Record) -> list[object]:
+    """What reports tell of the configuration's file, which moves where its content does not."""
+    found = origin.settings(record.session)
+    return [origin.config_name(record.session.config_file), *([each.key, each.target, each.line] for each in found)]
 
 
 def _fill(folder: Path, record: Record, signer: str) -> None:
@@ -118,14 +125,17 @@ def _fill(folder: Path, record: Record, signer: str) -> None:
 
 def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None) -> None:
     report = present.report(record, verdict, signer)
-    (folder / "report.html").write_text(render(report), encoding="utf-8")
-    (folder / "junit.xml").write_text(render_junit(report), encoding="utf-8")
+    for form in FORMATS.values():
+        if verdict.published or not form.of_bundles:
+            (folder / form.file).write_text(form.render(report), encoding="utf-8")
     found = {
         item.proven.engine.candidate.name: item.proven.comparison.to_json()
         for item in record.decisions
         if item.proven.comparison
     }
-    (folder / "parity.json").write_text(json.dumps({"schema": 1, "engines": found}, indent=1), encoding="utf-8")
+    (folder / "parity.json").write_text(
+        json.dumps({"schema": schemas.PARITY, "engines": found}, indent=1), encoding="utf-8"
+    )
     latencies = {name: speed.to_json() for name, speed in record.timings.latencies.items()}
     bench = {
         "schema": timing.SCHEMA,

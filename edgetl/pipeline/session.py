@@ -108,6 +108,8 @@ class Session:
     """Stages that are made even where their results are there."""
     dry_run: bool = False
     """Make nothing: stop with :class:`WouldRun` at the first stage without a result."""
+    config_file: Path | None = None
+    """Where the configuration was read from, for reports; None where it did not come from a file."""
 
     def config_digest(self, *sections: str) -> str:
         """SHA-256 of sections of the configuration; of all of it without any."""

@@ -28,7 +28,9 @@ def render_junit(report: Report) -> str:
         "errors": "0",
         "skipped": str(sum(gate.outcome in ("waived", "not-run") for _, _, gate in gates)),
     }
-    root = ElementTree.Element("testsuites", {"name": "edgetl", **counts})
+    # The schema that Jenkins publishes has no "skipped" there.
+    totals = {name: count for name, count in counts.items() if name != "skipped"}
+    root = ElementTree.Element("testsuites", {"name": "edgetl", **totals})
     name = clean(f"{report.project} {report.version}")
     suite = ElementTree.SubElement(root, "testsuite", {"name": name, "timestamp": clean(report.created), **counts})
     properties = ElementTree.SubElement(suite, "properties")

@@ -1,4 +1,4 @@
-"""The values that a report is made from: filled by the pipeline, rendered by :mod:`html` and :mod:`junit`.
+"""The values that a report is made from: filled by the pipeline, rendered by :mod:`html`, :mod:`junit` and the others.
 
 Every share is 0 to 1 and every latency is in milliseconds per call. A float that is not finite, or None, prints as a
 dash. Speed-ups, drops in size and the figures of the summary are derived when the page is rendered.
@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgetl.report.learning import Epoch as Epoch
+from edgetl.report.learning import Method as Method
+from edgetl.report.learning import SourceTask as SourceTask
+from edgetl.report.learning import TrainingPhase as TrainingPhase
+from edgetl.report.learning import Transfer as Transfer
 from edgetl.report.quantized import Fusion, LayerReport
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
@@ -67,7 +72,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A class, or a value of a column of the manifest, on which an engine is worse than the reference."""
+    """A class, or a value of a column of the manifest, and how an engine's answers on it changed."""
 
     column: str
     """"class", or the column."""
@@ -82,6 +87,8 @@ class Regression:
     """As a share of the decisions."""
     p_adjusted: float
     """How often chance alone would show so much anywhere among all classes and values."""
+    regressed: bool = True
+    """Whether that is rare enough to say that the engine is worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +110,9 @@ class ParityFigures:
     detectable_drop: float
     """The smallest drop that these samples would probably have shown, as a share."""
     regressions: tuple[Regression, ...] = ()
-    """The likeliest first."""
+    """Those on which the engine is worse, the likeliest first."""
+    slices: tuple[Regression, ...] = ()
+    """All that were looked at, the regressions among them."""
     max_abs_error: float
     """Largest absolute difference of any output value."""
     mean_abs_error: float
@@ -175,68 +184,6 @@ class Confusion:
     """Of the classes, in the order of the model's outputs."""
     counts: tuple[tuple[int, ...], ...]
     """Shape (classes, classes): rows are the true class, columns the predicted one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One pass over the training split."""
-
-    number: int
-    """Counted from 1 within its phase."""
-    train_loss: float
-    """Mean cross-entropy over the training samples, in nats."""
-    val_score: float
-    """The metric on the validation split, as a share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPhase:
-    """One phase of fine-tuning."""
-
-    name: str
-    """What was trained: "head", "all"."""
-    epochs: tuple[Epoch, ...]
-    best_epoch: int | None
-    """Number of the epoch whose weights were kept; None where it kept none of them."""
-    seconds: float | None = None
-    """Wall time of the phase."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One way to train, in a comparison of several."""
-
-    name: str
-    """fine-tuned, linear-probe or scratch."""
-    epochs: int
-    """Passes over the training samples."""
-    scores: tuple[float, ...]
-    """The metric on test, per seed, as a share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceTask:
-    """The change on the task that the pretrained network came from."""
-
-    before: float
-    """The metric on the source task's test split before fine-tuning, as a share."""
-    scores: tuple[float, ...]
-    """And after it, per seed."""
-    samples: int
-    """Of that split."""
-    statements: tuple[str, ...]
-    """The change, how it was measured, and the gate where there was one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """Whether transfer helped."""
-
-    methods: tuple[Method, ...]
-    statements: tuple[str, ...]
-    """The verdict first."""
-    source: SourceTask | None = None
-    """None where no test split of the source task was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +292,30 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """The times of single calls of one engine or baseline."""
+
+    name: str
+    """:attr:`Engine.name`, or :attr:`Baseline.name`."""
+    times_ms: tuple[float, ...]
+    """Ascending, the smallest and the largest among them; of many calls, some at even distances in rank."""
+    samples: int
+    """Calls that were timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where a key of the configuration stands."""
+
+    key: str
+    """Dotted, as "parity.max_drop"; within the table of a target "target.budget"."""
+    target: str = ""
+    """The target whose table it is; empty for keys of the project."""
+    line: int
+    """In :attr:`Report.config_file`, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything on the page. A part that is None or empty is left out of it."""
 
@@ -389,6 +360,20 @@ class Report:
     transfer: Transfer | None = None
     """Whether transfer helped; None where it was not judged."""
     environment: Environment | None = None
+    distributions: tuple[Distribution, ...] = ()
+    """Of what was timed, where single times were kept."""
+    task: str = ""
+    """As in the configuration: "image-classification"."""
+    dataset: str = ""
+    """What the model learned from: a data set's name on the hub, or the name of its folder or file."""
+    dataset_id: str = ""
+    """Its id on the Hugging Face hub; empty where it is not from there."""
+    weights: str = ""
+    """What training began with, as in the configuration; a file's name without its folder."""
+    config_file: str = ""
+    """Path of the configuration in its repository, with "/"; its bare name where there is none."""
+    settings: tuple[Setting, ...] = ()
+    """Lines of the keys that decide about gates."""
 
     @property
     def bundle(self) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Budget, Engine, Latency, Report
 from edgetl.report.numbers import MINUS, percent, plain, points_of, significant
+from edgetl.report.pareto import (
+    front,
+    front_boxes,
+    front_line,
+    level_whisker,
+    median_interval,
+    score_intervals,
+    whisker,
+)
 from edgetl.report.svg import (
     Box,
     Scale,
@@ -68,10 +77,17 @@ def scatter_legend(report: Report) -> Markup:
     entries = [("reference", True, report.reference.name)] if "reference" in present else []
     entries += [(name, True, name) for name in ("int8", "fp16", "bf16", "fp32") if name in present]
     entries.append(("fp32" if "fp32" in present else "int8", False, "hollow: not shipped"))
-    items = [
-        el("li", el("svg", marker(sign, 8, 8, filled=filled), width=16, height=16, aria_hidden="true"), f" {text}")
-        for sign, filled, text in entries
-    ]
+    signs = [(marker(sign, 8, 8, filled=filled), text) for sign, filled, text in entries]
+    signs.append((line(0, 8, 16, 8, "front"), "Pareto front: nothing is both faster and better"))
+    if score_intervals(report):
+        bar = join([line(8, 1, 8, 15, "whisker"), line(4, 1, 12, 1, "whisker"), line(4, 15, 12, 15, "whisker")])
+        signs.append(
+            (bar, f"{plain(report.confidence * 100)} % interval of the change against {report.reference.name}")
+        )
+    if any(median_interval(each.latency) for each in contenders(report)):
+        bar = join([line(1, 8, 15, 8, "whisker"), line(1, 4, 1, 12, "whisker"), line(15, 4, 15, 12, "whisker")])
+        signs.append((bar, "95 % interval of the median"))
+    items = [el("li", el("svg", sign, width=16, height=16, aria_hidden="true"), f" {text}") for sign, text in signs]
     return el("ul", join(items), class_="legend")
 
 
@@ -105,8 +121,13 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     accuracies = [each.score for each in shown if each.score is not None]
     gate = (report.reference.score or max(accuracies)) - report.max_drop
     near_gate = [gate] if min(accuracies) - 0.05 < gate < max(accuracies) + 0.05 else []
-    y_scale = linear([value * 100 for value in accuracies + near_gate], bottom, top, pad=0.09, least=0.5)
-    x_scale = logarithmic([each.latency.p50_ms for each in shown if each.latency], left, right)
+    intervals = score_intervals(report)
+    ends = [bound for each in shown for bound in intervals.get(each.name, ())]
+    y_scale = linear([value * 100 for value in accuracies + near_gate + ends], bottom, top, pad=0.09, least=0.5)
+    # Room for a name on either side.
+    medians = [each.latency.p50_ms for each in shown if each.latency]
+    medians += [bound for each in shown for bound in _interval_of(each)]
+    x_scale = logarithmic(medians, left, right, pad=0.18)
     parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), 6 if width > 500 else 4, report.metric)]
     taken = []
     if near_gate:
@@ -120,8 +141,41 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
         for each in shown
         if each.latency is not None and each.score is not None
     ]
+    best = [points[index] for index in front([(x, -y) for x, y in points])]
+    parts.append(front_line(best, right))
+    lines = front_boxes(best, right)
+    for each, (x, y) in zip(shown, points, strict=True):
+        of_median = _interval_of(each)
+        if of_median:
+            parts.append(level_whisker(y, of_median, x_scale, each.precision))
+            lines.append(Box(x_scale(of_median[0]), y - 4, x_scale(of_median[1]), y + 4))
+        if each.name in intervals:
+            low, high = intervals[each.name]
+            parts.append(whisker(x, (low, high), y_scale, each.precision))
+            lines.append(Box(x - 4, y_scale(high * 100), x + 4, y_scale(low * 100)))
+    parts += _names(shown, points, Box(left + 2, 2, width - 2, bottom - 2), taken, lines)
+    parts += [_point(report, each, x, y) for each, (x, y) in zip(shown, points, strict=True)]
+    return drawing(width, height, f"Test {report.metric} over median latency, one point per engine", *parts)
+
+
+def _interval_of(each: Contender) -> tuple[float, float] | tuple[()]:
+    """Of the median, where it can be drawn."""
+    found = median_interval(each.latency)
+    low, high = _PLOTTED_MS
+    return found if found is not None and all(low <= bound <= high for bound in found) else ()
+
+
+def _names(
+    shown: Sequence[Contender],
+    points: Sequence[tuple[float, float]],
+    frame: Box,
+    taken: Sequence[Box],
+    lines: Sequence[Box],
+) -> list[Markup]:
+    """The name of each point where there is room, and how many have none."""
+    parts = []
     names = [shortened(each.name, 34) for each in shown]
-    places = place_labels(points, names, Box(left + 2, 2, width - 2, bottom - 2), 11.5, taken)
+    places = place_labels(points, names, frame, 11.5, taken, lines)
     for (x, y), place, name in zip(points, places, names, strict=True):
         if place is not None:
             if place.far:
@@ -129,11 +183,9 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
             parts.append(label(place.x, place.y, name, anchor=place.anchor, class_="name"))
     nameless = places.count(None)
     if nameless:
-        text = f"no room for the names of {nameless} points: see the tables"
-        parts.append(label(left + 4, bottom - 5, text, class_="note"))
-    for each, (x, y) in zip(shown, points, strict=True):
-        parts.append(_point(report, each, x, y))
-    return drawing(width, height, f"Test {report.metric} over median latency, one point per engine", *parts)
+        text = f"no room for {nameless} of the names: see the tables"
+        parts.append(label(frame.left + 2, frame.bottom - 3, text, class_="note"))
+    return parts
 
 
 def _point(report: Report, each: Contender, x: float, y: float) -> Markup:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import fusion, heatmap, layers, panels, plots
+from edgetl.report import changes, distributions, fusion, heatmap, layers, panels, plots
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
@@ -64,9 +64,13 @@ def _accuracy(report: Report) -> Markup | None:
     plot = plots.scatter(report)
     if plot is None:
         return None
-    return el(
-        "figure", plots.scatter_legend(report), plot, el("figcaption", "Up and to the left is better.", class_="below")
-    )
+    return el("figure", plots.scatter_legend(report), plot, el("figcaption", _UP_LEFT, class_="below"))
+
+
+_UP_LEFT = (
+    "Up and to the left is better. The front is that of the figures as they were measured: points whose intervals "
+    "overlap may change places."
+)
 
 
 def _parity(report: Report) -> Markup | None:
@@ -85,6 +89,9 @@ def _parity(report: Report) -> Markup | None:
         note += f" A drop of {points_of(least)} or more would probably have shown on these samples."
     regressed = regressions_table(report)
     parts = [rows, el("p", note, class_="note")]
+    by_class = changes.figures(report)
+    if by_class:
+        parts += [el("h3", "Change by class"), by_class]
     if regressed:
         parts += [el("h3", "Where an engine is worse"), regressed, el("p", _REGRESSED, class_="note")]
     return join(parts)
@@ -110,7 +117,21 @@ def _latency(report: Report) -> Markup | None:
         "engine, the first inference. Speed-ups are ratios of medians."
     )
     figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
-    return join([figure, rows, el("p", note, class_="note")])
+    return join([figure, rows, el("p", note, class_="note"), _single_calls(report)])
+
+
+def _single_calls(report: Report) -> Markup:
+    ridges = distributions.ridges(report)
+    if ridges is None:
+        return Markup()
+    return join([el("h3", "The time of single calls"), el("figure", ridges, el("figcaption", _RIDGES, class_="below"))])
+
+
+_RIDGES = (
+    "How often a call took how long: heights are square roots, so that single slow calls show; no call after warm-up "
+    "is left out. Strokes, from tall to short: p50, p90 and p99, each only where there were calls enough for it (64 "
+    "for p90, 662 for p99)."
+)
 
 
 def _confusion(report: Report) -> Markup | None:

@@ -199,7 +199,12 @@ class PlacedLabel:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float]], texts: Sequence[str], frame: Box, size: float, taken: Sequence[Box] = ()
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    frame: Box,
+    size: float,
+    taken: Sequence[Box] = (),
+    lines: Sequence[Box] = (),
 ) -> list[PlacedLabel | None]:
     """Find room for a label at each point, clear of all points, of the other labels and of the frame.
 
@@ -212,6 +217,7 @@ def place_labels(
         frame: Where labels may stand.
         size: Of the font.
         taken: Rectangles that must stay free.
+        lines: Thin ones that no label may cover, but a line that ties a label to its point may cross.
 
     Returns:
         One place per point; None where there is no room.
@@ -224,7 +230,7 @@ def place_labels(
         candidates = [
             place
             for place in _candidates(*points[index], text_width(texts[index], size), size)
-            if frame.holds(place.box) and not any(place.box.overlaps(box) for box in [*labels, *others])
+            if frame.holds(place.box) and not any(place.box.overlaps(box) for box in [*labels, *others, *lines])
         ]
         near = (place for place in candidates if not place.far and _is_nearest(place.box, index, points))
         tied = (place for place in candidates if place.far and not _crosses(points[index], place, [*labels, *others]))

@@ -91,7 +91,7 @@ def engines_table(report: Report) -> Markup:
             percent(engine.parity.score if engine.parity else None, report.test_samples),
             significant(engine.latency.p50_ms if engine.latency else None),
             share_floor(engine.placement_share),
-            decision(engine),
+            decision(engine, published=report.verdict.published),
         ))  # fmt: skip
     return table(columns, rows, stack=True)
 
@@ -190,9 +190,11 @@ def engine_name(engine: Engine) -> Markup:
     )
 
 
-def decision(engine: Engine) -> Markup:
-    """Shipped or not, and why."""
+def decision(engine: Engine, *, published: bool = True) -> Markup:
+    """Shipped or not, and why; of a build that is not published, what would be."""
     why = [Markup(" "), el("span", engine.reason, class_="muted")] if engine.reason else []
+    if engine.shipped and not published:
+        return join([el("span", "would be shipped", class_="plain"), *why])
     if engine.shipped and engine.status == "ready":
         return join([el("span", "✓ shipped", class_="good"), *why])
     if engine.shipped:

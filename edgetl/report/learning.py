@@ -1,0 +1,67 @@
+"""The values of a report's sections about training, and about whether transfer helped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training split."""
+
+    number: int
+    """Counted from 1 within its phase."""
+    train_loss: float
+    """Mean cross-entropy over the training samples, in nats."""
+    val_score: float
+    """The metric on the validation split, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPhase:
+    """One phase of fine-tuning."""
+
+    name: str
+    """What was trained: "head", "all"."""
+    epochs: tuple[Epoch, ...]
+    best_epoch: int | None
+    """Number of the epoch whose weights were kept; None where it kept none of them."""
+    seconds: float | None = None
+    """Wall time of the phase."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to train, in a comparison of several."""
+
+    name: str
+    """fine-tuned, linear-probe or scratch."""
+    epochs: int
+    """Passes over the training samples."""
+    scores: tuple[float, ...]
+    """The metric on test, per seed, as a share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTask:
+    """The change on the task that the pretrained network came from."""
+
+    before: float
+    """The metric on the source task's test split before fine-tuning, as a share."""
+    scores: tuple[float, ...]
+    """And after it, per seed."""
+    samples: int
+    """Of that split."""
+    statements: tuple[str, ...]
+    """The change, how it was measured, and the gate where there was one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Whether transfer helped."""
+
+    methods: tuple[Method, ...]
+    statements: tuple[str, ...]
+    """The verdict first."""
+    source: SourceTask | None = None
+    """None where no test split of the source task was given."""

@@ -1,0 +1,193 @@
+"""The report in Markdown (GitHub's dialect): verdict, findings and tables, for summaries and comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from edgetl.report.findings import Finding, findings
+from edgetl.report.markup import clean
+from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
+from edgetl.report.numbers import (
+    DASH,
+    TIMES,
+    fixed,
+    integer,
+    megabytes,
+    percent,
+    plain,
+    points_of,
+    signed_points,
+    significant,
+)
+from edgetl.report.pareto import median_interval
+from edgetl.report.tables import budget_text, speed_up
+
+_SIGNS = {"error": "❌", "warning": "⚠️", "note": "▫️"}
+_OUTCOMES = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**", "waived": "not met, not needed"}
+_DECISIONS = {"ready": "**shipped**", "built": "in the bundle, not run here", "build-on-device": "build on device"}
+_ACTIVE = re.compile(r"([\\`*_\[\]<>|~&@$#]|:(?=\S))")
+"""Where emphasis, code, links, HTML, cells, mathematics, mentions, emoji or bare addresses could begin."""
+_FINDINGS = 50
+
+
+def render_markdown(report: Report) -> str:
+    """The report as one Markdown document.
+
+    Text from users is escaped: names with pipes, brackets, HTML or line breaks stay names.
+
+    Args:
+        report: What it tells; parts that are None or empty are left out.
+
+    Returns:
+        Markdown, to be written as UTF-8.
+    """
+    verdict = report.verdict
+    head = "✅ published" if verdict.published else "❌ not published"
+    blocks = [
+        f"## edgetl: {escape(report.project)} {escape(report.version)}",
+        f"**{head}** {DASH} {escape(verdict.reason)}",
+        findings_list(findings(report)),
+        engines_table(report),
+        parity_note(report),
+        latency_table(report),
+        conditions(report),
+        f"configuration `{code(report.config_digest[:16])}`, edgetl {escape(report.edgetl_version)}, "
+        f"{escape(report.created)}, {_signature(report)}",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text as one line that Markdown shows as it is, in a paragraph as in a table's cell."""
+    return _ACTIVE.sub(r"\\\1", " ".join(clean(text).split()))
+
+
+def code(text: str) -> str:
+    """Text for between backticks: a digest or a name, whose own backticks and pipes would end it."""
+    return " ".join(clean(text).split()).replace("`", "'").replace("|", "/") or DASH
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """A table; heads and cells are Markdown already.
+
+    Args:
+        heads: Of the columns.
+        rows: As many cells each.
+        right: Indices of columns with numbers.
+    """
+    rule = ["---:" if index in right else "---" for index in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows))
+
+
+def findings_list(found: Sequence[Finding]) -> str:
+    """The findings as a list, errors first; empty where there is none."""
+    lines = [f"- {_SIGNS[each.level]} `{each.rule.id}` {escape(each.message)}" for each in found[:_FINDINGS]]
+    left = len(found) - len(lines)
+    return "\n".join([*lines, *([f"- … and {integer(left)} more"] if left > 0 else [])])
+
+
+def engines_table(report: Report) -> str:
+    """Every engine with its parity, or why it has none."""
+    if not report.engines:
+        return ""
+    sure = plain(report.confidence * 100)
+    heads = (
+        "engine", f"{escape(report.metric)}, %", "drop, points", f"{sure} % interval", f"{sure} % bound", "parity",
+        "p50, ms", "size, MB", "decision",
+    )  # fmt: skip
+    rows = [
+        ("PyTorch", percent(report.reference.score, report.test_samples), DASH, DASH, DASH, "the reference",
+         _median(report.reference.latency), megabytes(report.reference.size_bytes), ""),
+        *(_engine_row(report, engine) for engine in report.engines),
+    ]  # fmt: skip
+    return "### Engines\n\n" + table(heads, rows, right=(1, 2, 3, 4, 6, 7))
+
+
+def parity_note(report: Report) -> str:
+    """What the gate asks, in a sentence."""
+    return (
+        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in "
+        f"{escape(report.metric)}, on the same {integer(report.test_samples)} raw test samples as PyTorch, is at most "
+        f"{points_of(report.max_drop)}."
+        if any(engine.parity for engine in report.engines)
+        else ""
+    )
+
+
+def latency_table(report: Report) -> str:
+    """Percentiles of what was timed, with budgets; empty where nothing was."""
+    baselines = [each for each in (report.reference, report.fp32) if each is not None and each.latency is not None]
+    known = {engine.name for engine in report.engines}
+    rows = [_latency_row(report, each.name, each.latency, DASH) for each in baselines if each.same_as not in known]
+    for engine in report.engines:
+        if engine.latency is not None:
+            rows.append(_latency_row(report, engine.name, engine.latency, _budget(engine)))
+    if not rows:
+        return ""
+    timed = [each.latency for each in baselines] + [each.latency for each in report.engines]
+    sure = any(median_interval(latency) for latency in timed)
+    heads = ("timed", "p50 (95 % interval), ms" if sure else "p50, ms", "p90, ms", "p99, ms", "calls", "cold start, ms",
+             "speed-up over PyTorch", "budget")  # fmt: skip
+    return "### Latency\n\n" + table(heads, rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def conditions(report: Report) -> str:
+    """The machine of the measurement, in a sentence; empty where none is known."""
+    machine = report.environment
+    if machine is None:
+        return ""
+    parts = [machine.cpu, f"{integer(machine.threads)} threads per engine", f"batch {integer(machine.batch_size)}"]
+    parts += [f"GPU {machine.gpu}"] if machine.gpu else []
+    parts += [f"load {significant(machine.load_average, 2)}"] if machine.load_average is not None else []
+    libraries = ", ".join(f"{each.name} {each.value}" for each in machine.libraries)
+    return "Measured on: " + "; ".join(escape(part) for part in [*parts, machine.system, libraries] if part)
+
+
+def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
+    figures = engine.parity
+    numbers = (DASH, DASH, DASH, DASH) if figures is None else (
+        percent(figures.score, report.test_samples),
+        signed_points(figures.drop, report.test_samples),
+        f"{fixed(100.0 * figures.interval[0], 2)} to {fixed(100.0 * figures.interval[1], 2)}",
+        fixed(100.0 * figures.drop_upper, 2),
+    )  # fmt: skip
+    decision = _DECISIONS[engine.status] if engine.shipped else "not shipped"
+    if engine.shipped and not report.verdict.published:
+        decision = "would be shipped"
+    why = f": {escape(engine.reason)}" if engine.reason else ""
+    return (
+        escape(engine.name), *numbers, _outcome(engine.parity_gate), _median(engine.latency),
+        megabytes(engine.size_bytes), decision + why,
+    )  # fmt: skip
+
+
+def _latency_row(report: Report, name: str, latency: Latency | None, budget: str) -> tuple[str, ...]:
+    if latency is None:
+        return (escape(name), *[DASH] * 6, budget)
+    reference: Baseline = report.reference
+    factor = speed_up(latency, reference)
+    times = DASH if factor is None else f"{significant(factor)}{TIMES}"
+    percentiles = (significant(value) for value in (latency.p90_ms, latency.p99_ms))
+    interval = median_interval(latency)
+    bounds = f" ({significant(interval[0])} to {significant(interval[1])})" if interval else ""
+    start = significant(sum(latency.cold_ms)) if latency.cold_ms else DASH
+    p50 = significant(latency.p50_ms) + bounds
+    return (escape(name), p50, *percentiles, integer(latency.samples), start, times, budget)
+
+
+def _budget(engine: Engine) -> str:
+    limits = escape(budget_text(engine.budget))
+    return f"{limits}: {_outcome(engine.budget_gate)}" if limits else "none"
+
+
+def _outcome(gate: Gate) -> str:
+    return _OUTCOMES.get(gate.outcome, "not checked")
+
+
+def _median(latency: Latency | None) -> str:
+    return significant(latency.p50_ms if latency else None)
+
+
+def _signature(report: Report) -> str:
+    return f"signed by `{code(report.signed_by)}`" if report.signed_by else "unsigned"
