@@ -6,6 +6,7 @@ or a script, as if a shell had started it: with its own arguments, environment, 
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 asked: dict[str, Any] = globals()["asked"]
+
+gc.freeze()  # the libraries are there to stay, and memory that is not looked through is not copied
 
 os.environ.clear()
 os.environ.update(asked["environment"])
