@@ -219,7 +219,8 @@ def environment(common: Path) -> dict[str, str]:
 HEAVY = (
     "typer", "rich.progress", "pydantic", "cryptography.hazmat.primitives.serialization", "numpy", "PIL.Image",
     "safetensors.numpy", "torch", "torch.export", "torch._dynamo", "torch.onnx", "torch.utils.data", "timm",
-    "accelerate", "onnx", "onnxscript", "onnxslim", "onnx_ir", "onnxruntime", "openvino",
+    "accelerate", "onnx", "onnxscript", "onnxslim", "onnx_ir", "onnxruntime", "openvino", "edgetl.cli.app",
+    "edgetl.pipeline.build", "edgetl.pipeline.check", "edgetl.pipeline.own_model", "edgetl.backends.onnxruntime",
 )  # fmt: skip
 """What `edgetl build` imports: seconds, once and not for every process. What is not installed is left out."""
 
