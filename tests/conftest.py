@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TextIO
@@ -422,19 +422,19 @@ def first_build(
 ) -> tuple[Project, Done]:
     """The small project, built once for all tests, and what its command line said; not to be changed.
 
-    Each process of pytest-xdist has a copy of its own: nobody sees a file that another one is just writing.
+    The processes of pytest-xdist that come later have a copy of its store, and a bundle of their own.
     """
-    folder = common / "built"
-    said = folder / "said.json"
-    with once(folder) as to_make:
+    project = Project(folder=common / "built" / "project")
+    with once(project.folder.parent) as to_make:
         if to_make:
-            done = edgetl("build", make_project(folder / "project").folder, "--json", new=True)
+            done = edgetl("build", make_project(project.folder).folder, "--json", new=True)
             assert done.code == 0, done.err
-            said.write_text(json.dumps(asdict(done)), encoding="utf-8")
-    project = Project(folder=tmp_path_factory.mktemp("built") / "project")
-    shutil.copytree(folder / "project", project.folder)
-    text = said.read_text(encoding="utf-8").replace(str(folder / "project"), str(project.folder))
-    return project, Done(**json.loads(text))
+            return project, done
+    mine = Project(folder=tmp_path_factory.mktemp("built") / "project")
+    shutil.copytree(project.folder, mine.folder, ignore=shutil.ignore_patterns("dist", "tmp"))
+    done = edgetl("build", mine.folder, "--json")
+    assert done.code == 0 and done.made <= {"bundle"}, done.err
+    return mine, done
 
 
 @pytest.fixture(scope="session")
