@@ -26,7 +26,7 @@ NETWORKS: dict[str, dict[str, object]] = {
     "mobilenetv3_small_050": {},
     "resnet18": {},
     "densenet121": {"block_config": (2, 2, 2, 2)},
-    "vit_tiny_patch16_224": {"img_size": SIZE, "depth": 3},
+    "vit_tiny_patch16_224": {"img_size": SIZE, "depth": 5},
 }
 """Depthwise and residual; squeeze-and-excitation and HardSwish; residual with downsampling; Concat; attention. Of each,
 a few blocks: all of a kind are alike to a parser."""
