@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import json
+import multiprocessing
 import os
+import runpy
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
@@ -93,6 +98,11 @@ class Done:
         """The JSON on stdout, which must be alone there."""
         return json.loads(self.out)
 
+    @property
+    def made(self) -> set[str]:
+        """The stages that were not cached."""
+        return {line.split()[0] for line in self.err.splitlines() if line.endswith(" s") and ": " in line}
+
     def failed(self, code: int, *words: str, hint: str = "") -> None:
         """It ended with this code, and its message names the words, carries the hint and is no traceback."""
         assert self.code == code, f"exit code {self.code}, not {code}:\n{self.err}"
@@ -119,6 +129,12 @@ class Project:
     @property
     def bundle(self) -> Path:
         return self.folder / "dist" / "shapes-1.0.0"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Of the bundle."""
+        found: dict[str, Any] = json.loads((self.bundle / "manifest.json").read_text(encoding="utf-8"))
+        return found
 
     def edit(self, *changes: tuple[str, str]) -> None:
         """Replace texts in edgetl.toml, each of which must be there; the first occurrence alone."""
@@ -154,13 +170,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> None:
+    """What was imported is there to stay: collecting garbage, once per training, need not look through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of pytest-xdist have in common."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def once(folder: Path) -> Iterator[bool]:
+    """Whether a folder still has to be made: true for the first process that asks; the others wait until it is there.
+
+    Where making it fails, the next process that asks has to.
+    """
+    done = folder.with_name(f"{folder.name}.done")
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if done.exists():
+            yield False
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        yield True
+        done.touch()
+
+
+@pytest.fixture(scope="session")
+def environment(common: Path) -> dict[str, str]:
     """For processes: no settings of the user's, and one OpenMP thread, because two of them spin on a busy machine."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("EDGETL_")}
     return {
         **mine,
-        "XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("config")),
+        "XDG_CONFIG_HOME": str(common / "config"),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "NO_COLOR": "1",
@@ -168,9 +217,111 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+HEAVY = (
+    "typer", "rich.progress", "pydantic", "cryptography.hazmat.primitives.serialization", "numpy", "PIL.Image",
+    "safetensors.numpy", "torch", "torch.export", "torch._dynamo", "torch.onnx", "torch.utils.data", "timm",
+    "accelerate", "onnx", "onnxscript", "onnxslim", "onnx_ir", "onnxruntime", "openvino", "edgetl.cli.app",
+    "edgetl.pipeline.build", "edgetl.pipeline.check", "edgetl.pipeline.own_model", "edgetl.backends.onnxruntime",
+)  # fmt: skip
+"""What `edgetl build` imports: seconds, once and not for every process. What is not installed is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forked:
+    """A process of the tests, with what they use of subprocess.Popen."""
+
+    process: BaseProcess
+    stderr: TextIO
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float = 240) -> int:
+        """Its exit code; the negative number of the signal that ended it."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"{self.process.name} did not end in {timeout} s")
+        return self.process.exitcode
+
+    def communicate(self, timeout: float = 240) -> tuple[None, str]:
+        """What it writes to stderr, to its end."""
+        said = self.stderr.read()
+        self.wait(timeout)
+        return None, said
+
+    def send_signal(self, number: int) -> None:
+        if self.process.pid is not None and self.process.exitcode is None:
+            os.kill(self.process.pid, number)
+
+
 @pytest.fixture(scope="session")
-def edgetl(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Edgetl:
-    """Run ``python -m edgetl`` with some arguments, and wait for it."""
+def fork(environment: dict[str, str], common: Path) -> Iterator[Callable[..., Forked]]:
+    """Start ``python -m edgetl``, or a script, in a process that is forked from one with :data:`HEAVY` imported.
+
+    A process of its own as any other, to be looked at from outside and killed, but it need not import for seconds what
+    the one before it has imported.
+    """
+    begun: list[Forked] = []
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(HEAVY))
+    mine = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(environment)  # some libraries read it when they are imported
+        from multiprocessing.forkserver import ensure_running
+
+        ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(mine)
+
+    def start(
+        arguments: Sequence[str | Path],
+        *,
+        program: str = "edgetl",
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        out: Path | str = os.devnull,
+    ) -> Forked:
+        reader, writer = context.Pipe(duplex=False)
+        asked = {
+            "program": program,
+            "arguments": [str(each) for each in arguments],
+            "environment": {**environment, **(env or {})},
+            "folder": str(folder or common),
+            "out": str(out),
+            "err": writer,
+        }
+        script = str(Path(__file__).with_name("forked.py"))
+        process = context.Process(target=runpy.run_path, args=(script, {"asked": asked}, "forked"))
+        process.start()
+        writer.close()
+        with reader:
+            forked = Forked(process=process, stderr=os.fdopen(os.dup(reader.fileno()), encoding="utf-8"))
+        begun.append(forked)
+        return forked
+
+    yield start
+    for forked in begun:
+        if forked.process.is_alive():
+            forked.process.kill()
+
+
+@pytest.fixture(scope="session")
+def edgetl(
+    environment: dict[str, str], fork: Callable[..., Forked], tmp_path_factory: pytest.TempPathFactory
+) -> Edgetl:
+    """Run ``python -m edgetl`` with some arguments, and wait for it.
+
+    Forked where that makes no difference: a Python with arguments of its own, or with a path of its own to find modules
+    on, is a new one; and so is any with ``new=True``.
+    """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def run(
@@ -178,41 +329,32 @@ def edgetl(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         python: tuple[str, ...] = (),
+        new: bool = False,
     ) -> Done:
-        done = subprocess.run(
-            [sys.executable, *python, "-m", "edgetl", *map(str, arguments)],
-            env={**environment, **(env or {})},
-            cwd=cwd or elsewhere,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        if new or python or "PYTHONPATH" in (env or {}):
+            done = subprocess.run(
+                [sys.executable, *python, "-m", "edgetl", *map(str, arguments)],
+                env={**environment, **(env or {})},
+                cwd=cwd or elsewhere,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+            return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+        out = elsewhere / "stdout"
+        out.unlink(missing_ok=True)
+        with (forked := fork(arguments, env=env, folder=cwd or elsewhere, out=out)).stderr:
+            _, err = forked.communicate()
+        return Done(code=forked.wait(), out=out.read_text(encoding="utf-8"), err=err)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def start(environment: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
+def start(fork: Callable[..., Forked]) -> Callable[..., Forked]:
     """Start ``python -m edgetl`` and return at once."""
-
-    def run(*arguments: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "edgetl", *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heed_interruptions,
-        )
-
-    return run
-
-
-def heed_interruptions() -> None:
-    """In a new process: end at Ctrl-C, which the workers of pytest-xdist ignore, and what they start with them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return lambda *arguments: fork(arguments)
 
 
 def draw_shape(kind: str, generator: np.random.Generator, size: int = 32) -> Image.Image:
@@ -231,17 +373,36 @@ def draw_shape(kind: str, generator: np.random.Generator, size: int = 32) -> Ima
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shapes(common: Path) -> Path:
     """Images of three classes in train, val and test; not to be changed."""
-    folder = tmp_path_factory.mktemp("shapes")
-    generator = np.random.default_rng(7)
-    for split, count in PER_CLASS.items():
-        for kind in SHAPES:
-            place = folder / split / kind
-            place.mkdir(parents=True)
-            for number in range(count):
-                draw_shape(kind, generator).save(place / f"{number:03}.png")
+    folder = common / "shapes"
+    with once(folder) as to_make:
+        if to_make:
+            generator = np.random.default_rng(7)
+            for split, count in PER_CLASS.items():
+                for kind in SHAPES:
+                    place = folder / split / kind
+                    place.mkdir(parents=True)
+                    for number in range(count):
+                        draw_shape(kind, generator).save(place / f"{number:03}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def example(common: Path) -> Callable[[str], Path]:
+    """The table or manifest of an example by its name, written once for all processes; not to be changed."""
+
+    def find(name: str) -> Path:
+        from edgetl.pipeline import start
+
+        folder = common / f"example-{name}"
+        with once(folder) as to_make:
+            if to_make:
+                start.init(folder, name)
+        [path] = (folder / "data").glob("*.csv")
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")
@@ -258,13 +419,23 @@ def make_project(shapes: Path) -> Callable[..., Project]:
 
 @pytest.fixture(scope="session")
 def first_build(
-    edgetl: Edgetl, make_project: Callable[..., Project], tmp_path_factory: pytest.TempPathFactory
+    edgetl: Edgetl, make_project: Callable[..., Project], common: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Project, Done]:
-    """The small project, built once for all tests, and what its command line said; not to be changed."""
-    project = make_project(tmp_path_factory.mktemp("built") / "project")
-    done = edgetl("build", project.folder, "--json")
-    assert done.code == 0, done.err
-    return project, done
+    """The small project, built once for all tests, and what its command line said; not to be changed.
+
+    The processes of pytest-xdist that come later have a copy of its store, and a bundle of their own.
+    """
+    project = Project(folder=common / "built" / "project")
+    with once(project.folder.parent) as to_make:
+        if to_make:
+            done = edgetl("build", make_project(project.folder).folder, "--json", new=True)
+            assert done.code == 0, done.err
+            return project, done
+    mine = Project(folder=tmp_path_factory.mktemp("built") / "project")
+    shutil.copytree(project.folder, mine.folder, ignore=shutil.ignore_patterns("dist", "tmp"))
+    done = edgetl("build", mine.folder, "--json")
+    assert done.code == 0 and done.made <= {"bundle"}, done.err
+    return mine, done
 
 
 @pytest.fixture(scope="session")

@@ -470,10 +470,20 @@ def assert_engines_agree(module: torch.nn.Module, path: Path, pad: int = 0) -> N
         np.testing.assert_allclose(run(short), expected[:-1], atol=1e-5, err_msg=name)
 
 
+SHALLOW = {"num_hidden_layers": 1, "n_layers": 1}
+"""By whatever name: layers of a kind are alike to exporters and engines."""
+
+
+def shallow(kind: str) -> dict[str, Any]:
+    """A network of one layer; ModernBERT of two, since its first one sees the whole text and its second a window."""
+    config = KINDS[kind]
+    return config if kind == "modernbert" else {**config, **{n: v for n, v in SHALLOW.items() if n in config}}
+
+
 @pytest.mark.slow
 class TestExport:
     def test_the_encoder(self, tmp_path: Path) -> None:
-        assert_engines_agree(network(), tmp_path / "bert.onnx")
+        assert_engines_agree(network(shallow("bert")), tmp_path / "bert.onnx")
 
     def test_the_recurrent_network(self, tmp_path: Path) -> None:
         """torch.export makes a constant of the length of nn.LSTM's input; and OpenVINO ignores sequence_lens."""
@@ -482,4 +492,4 @@ class TestExport:
     @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bert"])
     def test_other_encoders(self, tmp_path: Path, kind: str) -> None:
         pad = KINDS[kind]["pad_token_id"]
-        assert_engines_agree(network(KINDS[kind], pad=pad), tmp_path / "m.onnx", pad)
+        assert_engines_agree(network(shallow(kind), pad=pad), tmp_path / "m.onnx", pad)

@@ -99,7 +99,7 @@ def test_photos10_trains_and_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pytest.importorskip("timm", reason="pip install 'edgetl[train]'")
     if not zoo_images.PHOTOS10.is_dir():
         pytest.skip(f"there are no photographs at {zoo_images.PHOTOS10}")
-    spec = zoo_images.Photos10(backbone="timm:mobilenetv3_small_050", size=32, epochs=1, lr=3e-3, batch_size=64)
+    spec = zoo_images.Photos10(backbone="timm:test_efficientnet", size=32, epochs=1, lr=3e-3, batch_size=64)
     monkeypatch.setitem(zoo.ZOO, "small", spec)
     item = zoo.load("small", tmp_path)
     assert item.calibration["input"].shape == (300, 3, 32, 32) and item.test["input"].shape == (1000, 3, 32, 32)

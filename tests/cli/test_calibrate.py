@@ -204,7 +204,7 @@ sys.meta_path.insert(0, Missing())
 
 def test_without_safetensors_the_extra_that_has_it_is_named(edgetl, calibration, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SAFETENSORS, encoding="utf-8")
-    bare = {"PYTHONPATH": str(tmp_path)}
+    bare = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
     for arguments in (["--show", calibration], ["--diff", calibration, calibration]):
         edgetl("calibrate", *arguments, env=bare).failed(
             8, "safetensors", "not installed", hint="pip install 'edgetl[export]'"

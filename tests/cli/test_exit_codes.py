@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,7 +45,8 @@ def without(tmp_path):
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
 
-    return lambda *packages: {"PYTHONPATH": str(folder), "HIDDEN": ",".join(packages)}
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return lambda *packages: {"PYTHONPATH": path, "HIDDEN": ",".join(packages)}
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def named(runner_of: type, model: Path, name: str) -> int:
+def named(runner_of: Any, model: Path, name: str) -> int:
     from imagenet import PREPROCESSING
     from skimage import data
 
@@ -47,21 +47,24 @@ def named(runner_of: type, model: Path, name: str) -> int:
     return int(np.asarray(outputs[runner.outputs[0].name]).argmax())
 
 
+def names_both(model: Path) -> None:
+    """ONNX Runtime and OpenVINO see an espresso and a cat."""
+    for runner in (OnnxRuntimeRunner, OpenVinoRunner):
+        assert named(runner, model, "coffee") in ESPRESSO
+        assert named(runner, model, "chelsea") in CATS
+
+
+def test_the_float_graph_names_them(place: Path) -> None:
+    names_both(place / "lite0.onnx")
+
+
 @pytest.mark.parametrize("target", ["x86-64-cpu", "x86-64-vnni", "intel-cpu"])
-def test_the_espresso_and_the_cat_are_still_named(target: str, place: Path) -> None:
+def test_the_espresso_and_the_cat_are_still_named(target: str, place: Path, edgetl: Callable[..., Any]) -> None:
     output = place / f"{target}.onnx"
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "edgetl", "quantize", str(place / "lite0.onnx"), "--data", str(place / "photographs"),
-            "--samples", str(SAMPLES), "--target", target, "-o", str(output), "--json",
-        ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["result"]
+    data = ("--data", place / "photographs", "--samples", SAMPLES)
+    done = edgetl("quantize", place / "lite0.onnx", *data, "--target", target, "-o", output, "--json")
+    assert done.code == 0, done.err
+    found = done.document["result"]
     assert found["quantized"]["Conv"] == 49 and found["agreement"] > 0.8
     assert found["size_after_bytes"] < 0.4 * found["size_before_bytes"]
-    for runner in (OnnxRuntimeRunner, OpenVinoRunner):
-        for model in (place / "lite0.onnx", output):
-            assert named(runner, model, "coffee") in ESPRESSO
-            assert named(runner, model, "chelsea") in CATS
+    names_both(output)

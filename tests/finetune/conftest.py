@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,6 +35,10 @@ def coloured(count: int, seed: int, size: int = 32) -> Samples:
 
 @pytest.fixture(scope="session")
 def data() -> Data:
+    import accelerate  # noqa: F401 - the first training would import both, and each one after it collect garbage there
+    import torch._dynamo  # noqa: F401
+
+    gc.freeze()
     train, val = coloured(96, 0), coloured(30, 1)
     return Data(train=train, labels=train.labels.tolist(), val=val, val_labels=val.labels.tolist(), classes=3)
 

@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +21,6 @@ from edgetl.metrics import metric
 Network = Callable[..., torch.nn.Module]
 EVERYTHING = Phase(train="all", epochs=2, lr=3e-3)
 SETTINGS = Finetune(batch_size=16)
-HERE = Path(__file__).resolve().parent
 
 
 class Growing:
@@ -80,7 +75,7 @@ class TestWhatMoves:
     def test_the_head_learns_and_nothing_else_moves(self, data: Data, network: Network) -> None:
         module = network()
         before = tensors(module)
-        result = train(module, data, Phase(train="head", epochs=30, lr=3e-2, patience=30))
+        result = train(module, data, Phase(train="head", epochs=30, lr=3e-2, patience=30, until=0.61))
         assert result.best_val_score > 0.6
         assert changed(before, tensors(module)) == {"classifier.weight", "classifier.bias"}
         assert result.trained == sum(before[name].numel() for name in ("classifier.weight", "classifier.bias"))
@@ -97,8 +92,8 @@ class TestWhatMoves:
     def test_biases_and_the_head_alone(self, data: Data, network: Network) -> None:
         module = network()
         before = tensors(module)
-        result = train(module, data, Phase(train="biases", epochs=12, lr=5e-2, patience=12))
-        assert result.best_epoch > 0
+        result = train(module, data, Phase(train="biases", epochs=2, lr=5e-2), metric=Growing())
+        assert result.best_epoch == 2
         moved = changed(before, tensors(module))
         assert "classifier.weight" in moved
         assert all(name.endswith(".bias") for name in moved - {"classifier.weight"})
@@ -111,10 +106,10 @@ class TestWhatMoves:
         module = network()
         before = tensors(module)
         phase = Phase.model_validate(
-            {"train": "last-stages", "stages": 1, "epochs": 12, "lr": 1e-2, "patience": 12, "batchnorm": batchnorm}
+            {"train": "last-stages", "stages": 1, "epochs": 2, "lr": 1e-2, "batchnorm": batchnorm}
         )
-        result = train(module, data, phase)
-        assert result.best_epoch > 0
+        result = train(module, data, phase, metric=Growing())
+        assert result.best_epoch == 2
         trained = {name.rpartition(".")[0] for stage in stages(module)[-2:] for name in stage.parameters}
         moved = changed(before, tensors(module))
         assert moved
@@ -126,8 +121,8 @@ class TestWhatMoves:
         module = network()
         before, old = tensors(module, "named_parameters"), tensors(module, "named_buffers")
         # Without validation that beats the start, the old weights would come back and prove nothing.
-        result = train(module, data, EVERYTHING.model_copy(update={"epochs": 3, "batchnorm": batchnorm}))
-        assert result.best_epoch > 0
+        phase = EVERYTHING.model_copy(update={"epochs": 1, "batchnorm": batchnorm})
+        assert train(module, data, phase, metric=Growing()).best_epoch == 1
         moved = changed(before, tensors(module, "named_parameters"))
         assert bool(changed(old, tensors(module, "named_buffers"))) == (batchnorm == "train")
         assert bool(moved & norms(module)) == (batchnorm != "frozen")
@@ -169,10 +164,10 @@ class TestWhatIsKept:
         assert changed(before, tensors(module))
 
     def test_of_equal_epochs_the_first_is_kept(self, data: Data, network: Network) -> None:
-        one, three = network(), network()
+        one, two = network(), network()
         train(one, data, EVERYTHING.model_copy(update={"epochs": 1, "schedule": "constant"}), metric=Always(0.5))
-        train(three, data, EVERYTHING.model_copy(update={"epochs": 3, "schedule": "constant"}), metric=Always(0.5))
-        assert changed(tensors(one), tensors(three)) == set()
+        train(two, data, EVERYTHING.model_copy(update={"epochs": 2, "schedule": "constant"}), metric=Always(0.5))
+        assert changed(tensors(one), tensors(two)) == set()
 
     def test_it_stops_when_it_is_good_enough(self, data: Data, network: Network) -> None:
         phase = EVERYTHING.model_copy(update={"epochs": 30, "batchnorm": "train", "until": 0.8, "patience": 30})
@@ -183,7 +178,7 @@ class TestWhatIsKept:
 
     def test_a_moving_average_is_what_is_validated_and_kept(self, data: Data, network: Network) -> None:
         plain, averaged = network(), network()
-        phase = EVERYTHING.model_copy(update={"epochs": 4, "patience": 9})
+        phase = EVERYTHING.model_copy(update={"epochs": 2, "patience": 9})
         train(plain, data, phase, metric=Growing())
         result = train(averaged, data, phase, SETTINGS.model_copy(update={"ema": 0.9}))
         assert changed(tensors(plain), tensors(averaged))
@@ -192,7 +187,7 @@ class TestWhatIsKept:
         assert metric("top1")(logits, np.asarray(data.val_labels)) == pytest.approx(result.best_val_score, abs=0.04)
 
     def test_the_mean_of_the_last_epochs_where_it_is_no_worse(self, data: Data, network: Network) -> None:
-        phase = EVERYTHING.model_copy(update={"epochs": 8, "batchnorm": "train", "patience": 9})
+        phase = EVERYTHING.model_copy(update={"epochs": 5, "batchnorm": "train", "patience": 9})
         result = train(network(), data, phase, SETTINGS.model_copy(update={"average_last": 3}))
         assert result.averaged in (0, 3)
         assert result.best_val_score >= max(epoch.val_score for epoch in result.epochs)
@@ -256,11 +251,13 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "average_last": 2}, {"optimizer": "sgd"}])
     def test_after_any_step(self, settings: dict[str, Any], data: Data, network: Network, tmp_path: Path) -> None:
+        few = type(data.train)(data.train.images[:48], data.train.labels[:48])
+        data = replace(data, train=few, labels=few.labels.tolist())  # three steps in an epoch
         phase = EVERYTHING.model_copy(update={"epochs": 3, "batchnorm": "train"})
         chosen = SETTINGS.model_copy(update={**settings, "save_every_s": 1e-9, "label_smoothing": 0.1})
         whole = network()
         expected = train(whole, data, phase, chosen)
-        for stop in (1, 5, 6, 13):
+        for stop in (1, 2, 3, 7):
             module, place = network(), Place(state=tmp_path / str(stop))
 
             class Stopped(Exception):  # noqa: N818
@@ -283,29 +280,6 @@ class TestGoingOn:
                 (e.epoch, e.train_loss, e.val_score) for e in expected.epochs
             ]
 
-    @pytest.mark.slow
-    def test_after_kill_nine(self, data: Data, network: Network, tmp_path: Path) -> None:
-        script = HERE / "killed.py"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        whole = tmp_path / "whole.pt"
-        subprocess.run([sys.executable, script, whole, tmp_path / "unused"], check=True, env=environment)
-        random = np.random.default_rng(int(time.time()))
-        end, kept, kills = tmp_path / "end.pt", tmp_path / "state" / state.FILE, 0
-        while kills < 3 and not end.exists():
-            process = subprocess.Popen([sys.executable, script, end, kept.parent, "slowly"], env=environment)
-            for _ in range(random.integers(1, 4)):  # so many saves, and then a moment in the middle of something
-                before = kept.stat().st_mtime_ns if kept.exists() else 0
-                while process.poll() is None and (kept.stat().st_mtime_ns if kept.exists() else 0) == before:
-                    time.sleep(0.01)
-            time.sleep(float(random.uniform(0, 0.3)))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            process.wait()
-        subprocess.run([sys.executable, script, end, kept.parent], check=True, env=environment)
-        assert kills, "it was never killed: the test shows nothing"
-        assert changed(torch.load(whole), torch.load(end)) == set()
-
     @pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 half"])
     def test_a_damaged_state_is_none(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / state.FILE).write_bytes(content)
@@ -321,19 +295,6 @@ class TestGoingOn:
         (tmp_path / state.FILE).write_bytes(pickle.dumps(Evil()))
         assert state.load(tmp_path) is None
         assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_come_to_what_one_comes_to(tmp_path: Path) -> None:
-    script, environment = HERE / "killed.py", {**os.environ, "OMP_NUM_THREADS": "1"}
-    one, two = tmp_path / "one.pt", tmp_path / "two.pt"
-    subprocess.run([sys.executable, script, one, tmp_path / "a"], check=True, env=environment)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    subprocess.run([*launch, str(script), str(two), str(tmp_path / "b")], check=True, env=environment)
-    alone, together = torch.load(one), torch.load(two)
-    for name, tensor in alone.items():
-        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 class TestRefusals:

@@ -61,8 +61,7 @@ def test_a_build_from_shards_and_the_same_from_a_saved_data_set(edgetl, make_pro
     project.config.write_text("\n".join(kept), encoding="utf-8")
     again = edgetl("train", project.folder)
     assert again.code == 0, again.err
-    made = {line.split()[0] for line in again.err.splitlines() if line.endswith(" s") and ": " in line}
-    assert made == {"data"}, again.err  # the pixels, labels and order are the same: nothing is trained again
+    assert again.made == {"data"}, again.err  # the pixels, labels and order are the same: nothing is trained again
 
 
 def test_a_broken_shard_ends_with_the_code_of_data(edgetl, make_project, shapes, sources, tmp_path):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from torch import nn
 
 from edgetl.backends import backbones
 from edgetl.config import Config
-from edgetl.data.examples.digits import materialise_digits
 from edgetl.pipeline.build import build
 from edgetl.pipeline.session import Silent
 from edgetl.store import Store
@@ -86,9 +86,9 @@ class Timed(Silent):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(example: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of a few real digits of two classes."""
-    whole = materialise_digits(tmp_path_factory.mktemp("digits") / "all")
+    whole = example("digits")
     left = {(label, split): count for label in CLASSES for split, count in PER_CLASS.items()}
     rows = []
     with whole.open(encoding="utf-8", newline="") as file:
@@ -97,7 +97,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if left.get(key, 0):
                 left[key] -= 1
                 rows.append((whole.parent / row["path"], *key))
-    manifest = whole.parent / "few.csv"
+    manifest = tmp_path_factory.mktemp("digits") / "few.csv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "split"), *rows])
     return manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from edgetl import config as configuration
 from edgetl.backends import torch as torch_backend
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError, DataError
-from edgetl.pipeline import learning, start, tasks
+from edgetl.pipeline import learning, tasks
 from edgetl.pipeline.reference import ask_reference
 from edgetl.pipeline.session import Session, Silent
 from edgetl.store import Store
 
+Example = Callable[[str], Path]
 CREDIT = """
 schema = 1
 [project]
@@ -50,10 +52,8 @@ class Notes(Silent):
         self.said.append(text)
 
 
-def table(folder: Path, example: str, label: str, bad: int, good: int = 900) -> Path:
-    """The example's rows, with few bad ones in train."""
-    start.init(folder / "example", example)
-    whole = folder / "example" / "data" / "table.csv"
+def table(whole: Path, folder: Path, label: str, bad: int, good: int = 900) -> Path:
+    """An example's rows, with few bad ones in train."""
     left = {("train", "bad"): bad, ("train", "good"): good, ("val", "good"): 300, ("val", "bad"): 80}
     with whole.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -85,9 +85,9 @@ def trained(given: Session) -> tuple[Dataset, Any, float]:
     return dataset, checkpoint, tasks.metric_of(given.config)(reference.outputs, reference.labels)
 
 
-@pytest.mark.parametrize(("example", "label"), [("credit", "Status"), ("lending", "Class")])
-def test_a_table_with_five_percent_of_a_class(example: str, label: str, tmp_path: Path) -> None:
-    path = table(tmp_path, example, label, bad=45)
+@pytest.mark.parametrize(("name", "label"), [("credit", "Status"), ("lending", "Class")])
+def test_a_table_with_five_percent_of_a_class(name: str, label: str, example: Example, tmp_path: Path) -> None:
+    path = table(example(name), tmp_path, label, bad=45)
     plain, smote = (session(tmp_path, path, balance, label=label) for balance in ("none", "smote"))
     _, _, before = trained(plain)
     dataset, checkpoint, after = trained(smote)
@@ -109,16 +109,16 @@ def test_a_table_with_five_percent_of_a_class(example: str, label: str, tmp_path
     np.testing.assert_array_equal(found[0].train.vectors[:945], given)
 
 
-def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
-    path = table(tmp_path, "credit", "Status", bad=20, good=200)
+def test_the_same_seed_gives_the_same_network(example: Example, tmp_path: Path) -> None:
+    path = table(example("credit"), tmp_path, "Status", bad=20, good=200)
     one, two = (trained(session(tmp_path, path, "smote", store=store))[1] for store in ("one", "two"))
     assert not two.cached
     first, second = (load_file(each / torch_backend.WEIGHTS) for each in (one, two))
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_class_of_one_row(tmp_path: Path) -> None:
-    given = session(tmp_path, table(tmp_path, "credit", "Status", bad=1, good=400), "smote")
+def test_a_class_of_one_row(example: Example, tmp_path: Path) -> None:
+    given = session(tmp_path, table(example("credit"), tmp_path, "Status", bad=1, good=400), "smote")
     _, dataset = learning.prepare_data(given)
     with pytest.raises(DataError, match="a single row of the class 'bad'"):
         learning.train(given, dataset)

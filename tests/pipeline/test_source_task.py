@@ -18,7 +18,7 @@ from edgetl.backends import torch as torch_backend
 from edgetl.cli.app import run
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError, DataError, EdgetlError, LeakError, ModelError
-from edgetl.pipeline import judge, learning, source_task, start, transfer
+from edgetl.pipeline import judge, learning, source_task, transfer
 from edgetl.pipeline.session import Session
 from edgetl.store import Artifact, Store
 
@@ -45,10 +45,10 @@ TUNE = '{ train = "all", epochs = 3, lr = 3e-2, batchnorm = "train" }'
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(example: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits, and the checkpoint of a network that knows 0 to 4."""
     folder = tmp_path_factory.mktemp("digits")
-    start.init(folder / "example", "digits")
+    shutil.copytree(example("digits").parent, folder / "example" / "data")
     digits(folder, "source.csv", "01234", {"train": (0, 60), "val": (0, 10), "test": (0, 40)})
     session = project(folder, "source", "source.csv", weights="none", phases=LEARN)
     _, dataset = learning.prepare_data(session)
