@@ -13,7 +13,8 @@ from edgetl.benchmark.scenarios import Issue, ScenarioResult, run
 from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.stages import Stages, measure_stages
 from edgetl.errors import UsageError
-from edgetl.runtime.bundle import Bundle, open_engine
+from edgetl.runtime.bundle import Bundle
+from edgetl.runtime.opening import open_engine
 
 _WARMUP = 20
 

@@ -319,14 +319,14 @@ def _serves(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
         before: Squared error of each sample, shape (n,).
         after: The same behind the change.
     """
-    if after.sum() > before.sum():
+    if float(after.sum()) > float(before.sum()):
         return False
     if len(before) < _ENOUGH_TO_TEST:
         return True
     tiny = np.finfo(np.float64).tiny
     gains = np.log(np.maximum(before, tiny)) - np.log(np.maximum(after, tiny))
     error = float(gains.std(ddof=1)) / len(gains) ** 0.5
-    return float(gains.mean()) > _CLEARLY * error
+    return bool(gains.mean() > _CLEARLY * error)
 
 
 def _largest(statistics: Statistics) -> dict[str, float]:
