@@ -106,6 +106,11 @@ class Plan:
         """The bound in whole nanoseconds; None where there is none."""
         return None if self.bound_ms is None else round(self.bound_ms * 1e6)
 
+    @property
+    def least_s(self) -> float:
+        """Seconds that the run takes at least: its duration, or until the last of its queries has come."""
+        return max(self.min_duration_s, (self.min_queries - 1) / self.rate_per_s if self.rate_per_s else 0.0)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without those that the scenario does not have."""
         return {name: value for name, value in asdict(self).items() if value is not None}

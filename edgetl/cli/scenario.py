@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,7 +134,7 @@ class Asked:
         if offline and self.percentile is not None:
             raise UsageError("offline is about samples per second: it has no --percentile")
         numbers: dict[str, Any] = {} if duration is None else {"min_duration_s": duration}
-        return Plan(
+        plan = Plan(
             scenario=name.value,
             rate_per_s=self.rate,
             bound_ms=self.bound_ms,
@@ -145,6 +145,10 @@ class Asked:
             seed=seed,
             **numbers,
         )
+        lasts = plan.least_s  # known only with the number of queries that the percentile needs
+        if lasts > _WEEK_S:
+            raise UsageError(f"{plan.min_queries} queries at --rate {plan.rate_per_s:g} take more than a week")
+        return replace(plan, max_duration_s=max(_LONGEST_S, 2 * lasts))
 
 
 def bench_bundle(

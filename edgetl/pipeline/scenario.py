@@ -90,7 +90,7 @@ def run_scenario(
     bundle, entry = _open(folder, target, precision)
     reporter, count, facts = reporter or Silent(), threads or environment.usable_cores(), _facts(threads)
     what, began = f"{plan.scenario} of {folder.name}", perf_counter()
-    lasts = f", at least {plan.min_duration_s:g} s" + (" for every rate" if find_rate else "")
+    lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if find_rate else "")
     reporter.started("bench", what + lasts)
     found = bench_scenario(
         bundle, plan, target=target, precision=precision, threads=count, loadgen=loadgen, find_rate=find_rate

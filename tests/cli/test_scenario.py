@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from edgetl.benchmark.schedules import SCENARIOS
 from edgetl.bundle import sign, write
 from edgetl.cli.app import run
-from edgetl.cli.scenario import Scenario
+from edgetl.cli.scenario import Asked, Scenario
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 onnx = pytest.importorskip("onnx")
@@ -128,6 +128,14 @@ def test_the_numbers_of_a_plan(bench: Bench, bundle: Path) -> None:
     asked = ("--scenario", "multi-stream", "--per-query", "2", "--percentile", "99.9", "--seed", "7")
     plan = bench(bundle, *asked, *SHORT, "--json").result["scenario"]["plan"]
     assert (plan["per_query"], plan["percentile"], plan["seed"]) == (2, 0.999, 7)
+
+
+def test_a_slow_rate_gets_the_time_that_its_queries_take() -> None:
+    options: dict[str, Any] = dict.fromkeys(("percentile", "per_query", "duration", "queries", "driver"))
+    asked = Asked(scenario=Scenario.server, stages=False, rate=0.5, bound_ms=3.0, find_rate=False, **options)
+    plan = asked.plan(seed=0)
+    assert (plan.min_queries, plan.least_s, plan.max_duration_s) == (662, 1322.0, 2644.0)
+    assert replace(plan, rate_per_s=1e3).least_s == 10.0
 
 
 def test_a_table_for_people(bench: Bench, bundle: Path) -> None:
@@ -248,6 +256,9 @@ def test_stages(bench: Bench, bundle: Path) -> None:
         ("--scenario server --rate nan --bound-ms 3", "server needs a rate"),
         ("--scenario server --rate -1 --bound-ms 3", "server needs a rate"),
         ("--scenario server --rate 1e12 --bound-ms 3", "queries"),
+        ("--scenario server --rate 1e-3 --bound-ms 3", "662 queries at --rate 0.001 take more than a week"),
+        ("--scenario server --rate 1e-300 --bound-ms 3 --queries 2", "take more than a week"),
+        ("--scenario fixed-rate --rate 1e-300", "take more than a week"),
         ("--scenario server --rate 30 --bound-ms 0", "above 0 ms"),
         ("--scenario server --rate 30 --bound-ms 3 --find-rate --driver loadgen", "by edgetl's own driver"),
     ],
