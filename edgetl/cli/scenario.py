@@ -193,6 +193,8 @@ def bench_bundle(
         print_json("bench-stages" if asked.stages else "bench-scenario", {**found.to_json(), "gate": outcome})
     else:
         _print("stages" if asked.scenario is None else asked.scenario.value, found)
+        if outcome == "passed":
+            print_text(f"the bound of {asked.bound_ms:g} ms is kept")
     if gated:
         try:
             scenario.gate(found)

@@ -146,6 +146,7 @@ def test_a_table_for_people(bench: Bench, bundle: Path) -> None:
     assert any(line.startswith("bound of 1000 ms") and "kept, 0 queries over it" in line for line in lines)
     assert any(line.startswith("p90 ") and line.endswith(" ms") for line in lines)
     assert "1 threads" in done.out and "note:" not in done.out
+    assert lines[-1] == "the bound of 1000 ms is kept"
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
