@@ -32,8 +32,9 @@ from edgetl.benchmark.overhead import overhead
 from edgetl.benchmark.scenarios import Issue, run
 from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.stages import measure_stages
-from edgetl.runtime.bundle import open_bundle, open_engine
+from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.opening import open_engine
 from edgetl.runtime.runner import Runner
 
 SPIN_NS = 200_000

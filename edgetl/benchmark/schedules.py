@@ -23,6 +23,7 @@ _PERCENTILES: dict[Scenario, float] = {"single-stream": 0.9}
 _LEAST_QUERIES = 100
 _MOST_QUERIES = 20_000_000
 _DRAWN = 4096
+_SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class Plan:
         for name in ("min_duration_s", "max_duration_s"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is a time of at least 0 seconds; given was {getattr(self, name)}")
+        if not 0 <= self.seed < _SEEDS:
+            raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1; given was {self.seed}")
         if self.max_duration_s < self.min_duration_s or self.max_duration_s == 0:
             raise UsageError(f"a run of at least {self.min_duration_s} s cannot end after {self.max_duration_s} s")
         if self.bound_ms is not None and not 0.0 < self.bound_ms < math.inf:
@@ -102,6 +105,11 @@ class Plan:
     def bound_ns(self) -> int | None:
         """The bound in whole nanoseconds; None where there is none."""
         return None if self.bound_ms is None else round(self.bound_ms * 1e6)
+
+    @property
+    def least_s(self) -> float:
+        """Seconds that the run takes at least: its duration, or until the last of its queries has come."""
+        return max(self.min_duration_s, (self.min_queries - 1) / self.rate_per_s if self.rate_per_s else 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without those that the scenario does not have."""

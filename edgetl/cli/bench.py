@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgetl.cli import scenario as one
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
 from edgetl.errors import BudgetError, UsageError
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _bench(
+    context: typer.Context,
     things: Annotated[
         list[Path],
         typer.Argument(
@@ -61,8 +63,28 @@ def _bench(
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of all intervals.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help="Of the order in which things take turns.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", help="Write every single call here, as JSON.")] = None,
+    scenario: one.ScenarioName = None,
+    rate: one.Rate = None,
+    bound_ms: one.BoundMs = None,
+    percentile: one.Percentile = None,
+    per_query: one.PerQuery = None,
+    duration: one.Duration = None,
+    queries: one.Queries = None,
+    driver: one.DriverName = None,
+    find_rate: one.FindRate = False,
+    stages: one.StagesApart = False,
     json: Json = False,
 ) -> None:
+    asked = one.Asked(
+        scenario=scenario, stages=stages, rate=rate, bound_ms=bound_ms, percentile=percentile, per_query=per_query,
+        duration=duration, queries=queries, driver=driver, find_rate=find_rate,
+    )  # fmt: skip
+    if asked.anything(context):
+        answers = one.given_samples(context, samples)
+        one.bench_bundle(
+            things, asked, target=target, precision=precision, threads=threads, seed=seed, samples=answers, json=json
+        )
+        return
     from edgetl.benchmark import environment
     from edgetl.benchmark.feeds import Feeds
     from edgetl.benchmark.sampling import Plan

@@ -113,6 +113,8 @@ def test_json(scenario: str) -> None:
         ({"per_query": 2}, "one sample"),
         ({"samples": 0}, "samples of at least 1"),
         ({"min_queries": -1}, "min_queries of at least 1"),
+        ({"seed": -1}, "seed is a whole number from 0"),
+        ({"seed": 2**63}, "seed is a whole number from 0"),
         ({"min_duration_s": -1.0}, "at least 0 seconds"),
         ({"min_duration_s": 700.0}, "cannot end after"),
         ({"max_duration_s": 0.0, "min_duration_s": 0.0}, "cannot end after"),

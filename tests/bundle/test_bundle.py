@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edgetl.bundle import sign, write
 from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
-from edgetl.runtime.bundle import canonical, open_bundle, open_engine
+from edgetl.runtime.bundle import canonical, open_bundle
+from edgetl.runtime.opening import open_engine
 
 MakeBundle = Callable[..., Path]
 

@@ -1,0 +1,170 @@
+"""Scenarios and stages of one bundle: what ``edgetl bench BUNDLE --scenario`` and ``--stages`` do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from edgetl.benchmark import environment
+from edgetl.benchmark.bundle_runs import bench_scenario, bench_stages, rows
+from edgetl.benchmark.loadgen import LoadGenResult
+from edgetl.benchmark.peak_rate import PeakRate
+from edgetl.benchmark.scenarios import ScenarioResult
+from edgetl.benchmark.schedules import Plan
+from edgetl.benchmark.stages import Stages
+from edgetl.errors import BudgetError, UsageError
+from edgetl.pipeline.session import Reporter, Silent
+from edgetl.runtime.bundle import MANIFEST, Bundle, EngineEntry, open_bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleRun:
+    """What was found out about one engine of a bundle, with what it was found on."""
+
+    bundle: Path
+    engine: str
+    """Target and precision."""
+    found: ScenarioResult | LoadGenResult | PeakRate | Stages
+    environment: dict[str, Any]
+    """Of :func:`edgetl.benchmark.environment.environment`, with threads, and the load before the run."""
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """What is told, and its value with the unit; without :attr:`problems`."""
+        return tuple(row for row in rows(self.found) if row[0] != "note")
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the run says less than was asked of it, in sentences; empty where nothing is wrong."""
+        return tuple(value for name, value in rows(self.found) if name == "note")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run is valid and keeps its bound; of a search, whether a rate does; of stages, always."""
+        if isinstance(self.found, PeakRate):
+            return self.found.rate_per_s is not None
+        return isinstance(self.found, Stages) or self.found.valid
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        kind = {PeakRate: "peak_rate", Stages: "stages"}.get(type(self.found), "scenario")
+        return {
+            "bundle": str(self.bundle),
+            "engine": self.engine,
+            "environment": self.environment,
+            kind: self.found.to_json(),
+        }
+
+
+def run_scenario(
+    folder: Path,
+    plan: Plan,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    loadgen: bool = False,
+    find_rate: bool = False,
+    reporter: Reporter | None = None,
+) -> BundleRun:
+    """Run a scenario on an engine of a bundle.
+
+    Args:
+        folder: Of the bundle.
+        plan: The scenario.
+        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
+        precision: As well.
+        threads: Of the engine; None: one per core.
+        loadgen: Let MLPerf LoadGen drive it.
+        find_rate: Of server: search the highest rate that keeps the bound, from the plan's rate on.
+        reporter: Is told how it goes.
+
+    Raises:
+        UsageError: It is no bundle, or the scenario and the rest do not fit each other.
+        BundleError: The bundle is not what its manifest says.
+        TargetError: No engine runs here, or it failed.
+        MissingExtraError: LoadGen, or the engine's library, is not installed.
+    """
+    bundle, entry = _open(folder, target, precision)
+    reporter, count, facts = reporter or Silent(), threads or environment.usable_cores(), _facts(threads)
+    what, began = f"{plan.scenario} of {folder.name}", perf_counter()
+    lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if find_rate else "")
+    reporter.started("bench", what + lasts)
+    found = bench_scenario(
+        bundle, plan, target=target, precision=precision, threads=count, loadgen=loadgen, find_rate=find_rate
+    )
+    reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
+    return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
+
+
+def run_stages(
+    folder: Path,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    samples: int = 200,
+    reporter: Reporter | None = None,
+) -> BundleRun:
+    """Time the stages of a bundle's answer to its first golden input.
+
+    Args:
+        folder: Of the bundle.
+        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
+        precision: As well.
+        threads: Of the engine; None: one per core.
+        samples: Answers with the stages, and as many without.
+        reporter: Is told how it goes.
+
+    Raises:
+        UsageError: It is no bundle, it has no golden input, or there are no samples.
+        BundleError: The bundle is not what its manifest says.
+        TargetError: No engine runs here, or it failed.
+        MissingExtraError: The engine's library is not installed.
+    """
+    bundle, entry = _open(folder, target, precision)
+    reporter, count, facts = reporter or Silent(), threads or environment.usable_cores(), _facts(threads)
+    what, began = f"stages of {folder.name}", perf_counter()
+    reporter.started("bench", what)
+    found = bench_stages(bundle, target=target, precision=precision, threads=count, samples=samples)
+    reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
+    return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
+
+
+def gate(run: BundleRun) -> None:
+    """Fail where a run does not keep its bound, or is not valid, so that nothing is known about it.
+
+    Raises:
+        BudgetError: It is so.
+    """
+    if run.passed:
+        return
+    found = run.found
+    bound = (
+        None if isinstance(found, Stages) else (found.runs[0] if isinstance(found, PeakRate) else found).plan.bound_ms
+    )
+    raise BudgetError(
+        "\n  ".join([f"the bound of {bound:g} ms was not shown to be kept:", *run.problems]),
+        hint="a lower --rate; where there were too few queries, a longer --duration or more --queries",
+    )
+
+
+def _open(folder: Path, target: str | None, precision: str | None) -> tuple[Bundle, EngineEntry]:
+    """A bundle, and the engine that will be opened."""
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(
+            f"{folder} is not a bundle: scenarios and stages are of one bundle's engine, fed with its golden inputs",
+            hint="edgetl bench BUNDLE --scenario … (docs/scenarios.md: other engines from Python)",
+        )
+    bundle = open_bundle(folder)
+    return bundle, bundle.choose(target, precision)
+
+
+def _facts(threads: int | None) -> dict[str, Any]:
+    return {
+        **environment.environment(),
+        "threads": threads or environment.usable_cores(),
+        "load_average": environment.load_average(),
+    }
