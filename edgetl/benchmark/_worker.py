@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from edgetl.benchmark._frames import read_frame, write_frame
 from edgetl.benchmark.feeds import Feeds, described, make_feeds, other_feeds
 from edgetl.benchmark.things import Thing, open_thing
+from edgetl.benchmark.usage import Usage
 
 if TYPE_CHECKING:
     from edgetl.benchmark.feeds import Arrays
@@ -79,10 +80,14 @@ class _Timed:
         }, b""
 
     def block(self, calls: int) -> Answer:
-        """Time calls in a row: start of each on the system's clock, then how long each took, int64 nanoseconds."""
+        """Time calls in a row: start of each on the system's clock, then how long each took, int64 nanoseconds.
+
+        The answer's use is what the operating system says of this process meanwhile.
+        """
         assert self._runner is not None
         run, feeds, clock = self._runner.run, self._feeds, time.perf_counter_ns
         starts, times = array("q", bytes(8 * calls)), array("q", bytes(8 * calls))
+        usage = Usage()
         gc.disable()  # a collection in the middle of a call is Python's latency, not the engine's
         try:
             for index in range(calls):
@@ -92,8 +97,9 @@ class _Timed:
                 starts[index] = began
         finally:
             gc.enable()
+        use = usage.told()
         gc.collect(0)
-        return {"calls": calls}, starts.tobytes() + times.tobytes()
+        return {"use": use}, starts.tobytes() + times.tobytes()
 
     def check(self) -> Answer:
         """What makes a measurement plausible: whether outputs depend on inputs, and how much there is to compute."""

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -21,6 +21,7 @@ from edgetl import errors
 from edgetl.benchmark._frames import read_frame, write_frame
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.things import Thing
+from edgetl.benchmark.usage import Use
 from edgetl.errors import EdgetlError, MeasurementError, ModelError
 
 _LEAVE_S = 10.0
@@ -55,6 +56,8 @@ class Block:
     """(n,): when each began, on the system's monotonic clock, which all processes share."""
     times_ns: NDArray[np.int64]
     """(n,): how long each took."""
+    use: Use = field(default_factory=dict)
+    """What the operating system says of the process meanwhile; empty where it was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +113,9 @@ class Process:
         Raises:
             EdgetlError: The engine failed, or its process died.
         """
-        _, payload = self._ask(do="block", calls=calls)
+        found, payload = self._ask(do="block", calls=calls)
         starts, times = np.frombuffer(payload, dtype=np.int64).reshape(2, calls)
-        return Block(starts_ns=starts, times_ns=times)
+        return Block(starts_ns=starts, times_ns=times, use=found["use"])
 
     def check(self) -> Check:
         """Find out what tells whether a measurement is plausible; not to be called while others are timed.

@@ -17,10 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.benchmark.comparison import Series
+from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import Block, Check, ColdStart, Process, started
+from edgetl.benchmark.sampler import Sampler
+from edgetl.benchmark.stability import BlockUse, Stability, judge
 from edgetl.benchmark.steady import Steady, steady_state
 from edgetl.benchmark.things import Thing
+from edgetl.benchmark.usage import Use
 from edgetl.errors import UsageError
 
 SETTLING = 3
@@ -75,6 +79,8 @@ class Sampled:
     timer_ns: int
     """What timing nothing takes."""
     check: Check
+    uses: tuple[Use, ...] = ()
+    """Per block, in the order of the calls: what the operating system says of its process; empty: it was not asked."""
 
     @property
     def settling(self) -> NDArray[np.bool_]:
@@ -103,6 +109,28 @@ class Sampled:
             name=self.thing.name, times_ns=self.times_ns[keep], process=self.process[keep], block=self.block[keep]
         )
 
+    def stability(self, conditions: Conditions | None = None) -> Stability:
+        """Whether the calls that count may be believed: see :func:`edgetl.benchmark.stability.judge`.
+
+        Args:
+            conditions: What the machine's sensors said meanwhile.
+        """
+        keep = self.counted
+        with_calls = np.unique(self._of_block[keep])
+        return judge(
+            self.times_ns[keep],
+            self.starts_ns[keep],
+            self.process[keep],
+            self.block[keep],
+            use=BlockUse.of([self.uses[index] for index in with_calls]) if self.uses else None,
+            conditions=conditions,
+        )
+
+    @property
+    def _of_block(self) -> Integers:
+        """(n,): number of each call's block over all processes, from 0."""
+        return np.asarray(np.cumsum(self.place == 0) - 1, np.int64)
+
     def to_json(self) -> dict[str, Any]:
         """Every call, as plain values: per process its times and starts, and what they are."""
         return {
@@ -123,11 +151,17 @@ class Sampled:
             "starts_ns": self.starts_ns[mine].tolist(),
             "block": self.block[mine].tolist(),
             "counted": self.counted[mine].astype(int).tolist(),
+            "uses": [self.uses[index] for index in np.unique(self._of_block[mine])] if self.uses else [],
         }
 
 
 def measure(
-    things: Sequence[Thing], feeds: Feeds, plan: Plan, *, progress: Progress | None = None
+    things: Sequence[Thing],
+    feeds: Feeds,
+    plan: Plan,
+    *,
+    progress: Progress | None = None,
+    sampler: Sampler | None = None,
 ) -> tuple[Sampled, ...]:
     """Time things side by side.
 
@@ -136,6 +170,7 @@ def measure(
         feeds: What they are fed with.
         plan: How much is measured.
         progress: Called with the passes so far and their planned number.
+        sampler: Reads the machine's sensors between blocks, when no call is timed; entered.
 
     Returns:
         Per thing, in their order.
@@ -153,8 +188,24 @@ def measure(
     order = random.Random(plan.seed)
     takings = [_Taking(thing=thing) for thing in things]
     for number in range(plan.processes):
-        _round(takings, feeds, plan, order, number, progress)
+        _round(takings, feeds, plan, order, number, progress, sampler)
     return tuple(taking.done() for taking in takings)
+
+
+def observe(
+    things: Sequence[Thing], feeds: Feeds, plan: Plan, *, progress: Progress | None = None
+) -> tuple[tuple[Sampled, ...], Conditions]:
+    """Time things side by side, and read the machine's sensors meanwhile: :func:`measure` with a sampler of its own.
+
+    Returns:
+        Per thing, in their order; and what the sensors said, from before the first process to after the last.
+
+    Raises:
+        EdgetlError: As :func:`measure`.
+    """
+    with Sampler() as sampler:
+        found = measure(things, feeds, plan, progress=progress, sampler=sampler)
+    return found, sampler.conditions()
 
 
 @dataclass(kw_only=True)
@@ -204,11 +255,18 @@ class _Taking:
             cold=tuple(self.cold),
             timer_ns=self.living().timer_ns,
             check=self.check,
+            uses=tuple(block.use for _, _, block in blocks) if all(block.use for _, _, block in blocks) else (),
         )
 
 
 def _round(
-    takings: list[_Taking], feeds: Feeds, plan: Plan, order: random.Random, number: int, progress: Progress | None
+    takings: list[_Taking],
+    feeds: Feeds,
+    plan: Plan,
+    order: random.Random,
+    number: int,
+    progress: Progress | None,
+    sampler: Sampler | None,
 ) -> None:
     """One fresh process of each thing."""
     wanted = -(-plan.samples // plan.processes)
@@ -222,6 +280,8 @@ def _round(
         while done < passes or (done < _PATIENCE * passes and not all(taking.enough(wanted) for taking in takings)):
             for taking in order.sample(takings, len(takings)):
                 taking.rounds[-1].append(taking.living().block(SETTLING + plan.block))
+                if sampler:
+                    sampler.poll()
             done += 1
             if progress:
                 progress(number * passes + min(done, passes), plan.processes * passes)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,9 +36,27 @@ class Stability:
     unknown: tuple[str, ...]
     """Witnesses that could not be heard."""
 
+    @property
+    def against(self) -> tuple[Reason, ...]:
+        """The reasons that speak against it: all but that there were too few calls to tell."""
+        return tuple(reason for reason in self.reasons if reason.kind != "few-samples")
+
+    @property
+    def outcome(self) -> Literal["stable", "unstable", "unknown"]:
+        """unknown: too few calls to tell, and nothing else speaks against it."""
+        if self.stable:
+            return "stable"
+        return "unstable" if self.against else "unknown"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return {"outcome": self.outcome, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Stability:
+        """From :meth:`to_json`."""
+        reasons = tuple(Reason(**reason) for reason in found["reasons"])
+        return cls(stable=found["stable"], reasons=reasons, unknown=tuple(found["unknown"]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import typer
 from edgetl.cli import scenario as one
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
-from edgetl.errors import BudgetError, UsageError
+from edgetl.errors import BudgetError, MeasurementError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.pipeline.bench import Benchmark, Measured
@@ -20,7 +20,7 @@ _PERCENT = 100.0
 
 
 class Undecided(str, Enum):
-    """What becomes of a gate that the measurement does not decide."""
+    """What becomes of a gate that the measurement does not decide, or of a measurement that is UNSTABLE."""
 
     fail = "fail"
     allow = "allow"
@@ -46,6 +46,9 @@ def _bench(
     ] = None,
     undecided: Annotated[
         Undecided, typer.Option("--undecided", help="What a slowdown that is not decided does.")
+    ] = Undecided.fail,
+    unstable: Annotated[
+        Undecided, typer.Option("--unstable", help="What a measurement that is UNSTABLE does to --baseline.")
     ] = Undecided.fail,
     samples: Annotated[int, typer.Option("--samples", min=20, help="Calls each that count, over all processes.")] = 700,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes each.")] = 5,
@@ -117,8 +120,11 @@ def _bench(
     else:
         _print(found)
     try:
-        bench.gate(found, undecided=undecided.value)
-    except BudgetError as error:  # told on stderr alone: the result, with what became of the gate, is on stdout
+        bench.gate(found, undecided=undecided.value, unstable=unstable.value)
+    except (
+        BudgetError,
+        MeasurementError,
+    ) as error:  # told on stderr alone: the result, with what became of the gate, is on stdout
         print_error(error, as_json=False)
         raise typer.Exit(error.exit_code) from None
 
@@ -152,6 +158,8 @@ def _print(found: Benchmark) -> None:
         for reason in item.steadiness["reasons"]:
             unsteady = f"{item.steadiness['not_steady']} of {facts['processes']} processes"
             print_text(f"{item.name} was not steady in {unsteady}: {reason}")
+    for name, because in found.unstable.items():
+        print_text(f"{name} is UNSTABLE: {because}")
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
 

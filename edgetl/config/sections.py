@@ -234,6 +234,9 @@ class Bench(Section):
     """Threads per engine. Left out: the processors that this process may use."""
     batch_size: int = Field(default=1, ge=1)
     """Samples per call."""
+    unstable: Literal["fail", "allow"] = "fail"
+    """What becomes of a latency budget that is met by a measurement which is UNSTABLE, because the times or the machine
+    did not hold still: it fails, or counts like any other. Without a budget such a measurement is only told."""
 
 
 class Budget(Section):

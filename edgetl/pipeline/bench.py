@@ -10,14 +10,25 @@ from typing import Any, Literal
 
 from edgetl.benchmark import environment, sampling
 from edgetl.benchmark.comparison import Comparison, Slowdown, compare, slowdown
+from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
 from edgetl.benchmark.things import thing_at
 from edgetl.errors import BudgetError, MeasurementError
 from edgetl.pipeline.session import Reporter, Silent
-from edgetl.pipeline.timing import SCHEMA, details_of, doubts, latency_of, median_cold, steadiness
+from edgetl.pipeline.timing import (
+    SCHEMA,
+    details_of,
+    doubts,
+    latency_of,
+    median_cold,
+    steadiness,
+    unstable_because,
+    what_to_do,
+)
 from edgetl.store import storage_errors
 
 
@@ -31,6 +42,8 @@ class Measured:
     """Median over the processes, part by part."""
     steadiness: dict[str, Any]
     """See :func:`edgetl.pipeline.timing.steadiness`."""
+    stability: Stability
+    """Whether the measurement may be believed."""
 
     @property
     def name(self) -> str:
@@ -47,6 +60,13 @@ class Benchmark:
     slowdowns: tuple[Slowdown, ...]
     """Against the baseline; empty where none was given."""
     environment: dict[str, Any]
+    conditions: Conditions | None = None
+    """What the machine's sensors said meanwhile."""
+
+    @property
+    def unstable(self) -> dict[str, str]:
+        """Name → what speaks against its measurement, in a line; of those that are UNSTABLE."""
+        return {item.name: unstable_because(item.stability) for item in self.measured if item.stability.against}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the single calls."""
@@ -61,11 +81,13 @@ class Benchmark:
                     **item.latency.to_json(),
                     "cold_start": [each.to_json() for each in item.sampled.cold],
                     **item.steadiness,
+                    "stability": item.stability.to_json(),
                 }
                 for item in self.measured
             ],
             "comparisons": [item.to_json() for item in self.comparisons],
             "slowdowns": [item.to_json() for item in self.slowdowns],
+            "conditions": self.conditions.to_json(values=False) if self.conditions else None,
         }
 
 
@@ -110,7 +132,7 @@ def bench_things(
         thing_at(path, name=name, target=target, precision=precision, provider=provider)
         for path, name in zip(paths, _names(paths), strict=True)
     ]
-    sampled = sampling.measure(
+    sampled, conditions = sampling.observe(
         opened, feeds, plan, progress=lambda done, total: reporter.progress("passes", done, total)
     )
     threads = plan.threads or environment.usable_cores()
@@ -121,8 +143,8 @@ def bench_things(
         "processes": plan.processes,
     }
     if output is not None:
-        _write(output, sampled, facts, threads)
-    measured = tuple(_measured(each, confidence) for each in sampled)
+        _write(output, sampled, conditions, facts, threads)
+    measured = tuple(_measured(each, conditions, confidence) for each in sampled)
     _refuse_implausible(measured, threads)
     series = {each.thing.name: each.series() for each in sampled}
     names = [thing.name for thing in opened]
@@ -136,18 +158,26 @@ def bench_things(
             for name in (names[: len(things)] if baseline else [])
         ),
         environment=facts,
+        conditions=conditions,
     )
 
 
-def gate(benchmark: Benchmark, *, undecided: Literal["fail", "allow"] = "fail") -> None:
+def gate(
+    benchmark: Benchmark,
+    *,
+    undecided: Literal["fail", "allow"] = "fail",
+    unstable: Literal["fail", "allow"] = "fail",
+) -> None:
     """Fail where something is slower than the baseline by more than it may be.
 
     Args:
         benchmark: With its slowdowns.
         undecided: What becomes of one of which the measurement shows neither.
+        unstable: What becomes of one that would pass, where its measurement or the baseline's is UNSTABLE.
 
     Raises:
         BudgetError: There is one.
+        MeasurementError: None is slower, and a measurement is UNSTABLE.
     """
     refused = ("failed", "undecided") if undecided == "fail" else ("failed",)
     found = [item for item in benchmark.slowdowns if item.outcome in refused]
@@ -160,14 +190,28 @@ def gate(benchmark: Benchmark, *, undecided: Literal["fail", "allow"] = "fail") 
             if worst == "undecided"
             else None,
         )  # fmt: skip
+    if unstable == "fail":
+        _refuse_unstable(benchmark)
 
 
-def _measured(sampled: Sampled, confidence: float) -> Measured:
+def _refuse_unstable(benchmark: Benchmark) -> None:
+    gated = {name for item in benchmark.slowdowns for name in (item.comparison.name, item.comparison.against)}
+    found = [item for item in benchmark.measured if item.name in gated and item.stability.against]
+    if found:
+        raise MeasurementError(
+            "\n  ".join(["UNSTABLE, so nothing is shown about a slowdown:"]
+                        + [f"{item.name}: {unstable_because(item.stability)}" for item in found]),
+            hint=f"{what_to_do([item.stability for item in found])}; then measure again, or --unstable allow",
+        )  # fmt: skip
+
+
+def _measured(sampled: Sampled, conditions: Conditions, confidence: float) -> Measured:
     return Measured(
         sampled=sampled,
         latency=latency_of(sampled, confidence=confidence),
         cold=median_cold(sampled.cold),
         steadiness=steadiness(sampled),
+        stability=sampled.stability(conditions),
     )
 
 
@@ -191,11 +235,13 @@ def _refuse_implausible(measured: Sequence[Measured], threads: int) -> None:
         raise MeasurementError("a measurement cannot be true:\n  " + "\n  ".join(found))
 
 
-def _write(output: Path, sampled: Sequence[Sampled], facts: dict[str, Any], threads: int) -> None:
+def _write(
+    output: Path, sampled: Sequence[Sampled], conditions: Conditions, facts: dict[str, Any], threads: int
+) -> None:
     document = {
         "schema": SCHEMA,
         "environment": facts,
-        "details": details_of(sampled, threads=threads),
+        "details": {**details_of(sampled, conditions, threads=threads), "conditions": conditions.to_json()},
         "sampled": {each.thing.name: each.to_json() for each in sampled},
     }
     with storage_errors(output.parent):

@@ -227,6 +227,7 @@ def _gate(record: Record, on_report: Callable[[Path], None]) -> None:
     try:
         gates.gate(record.session.config, list(record.decisions), record.judged)
         gates.refuse_implausible(record.timings, list(record.decisions))
+        gates.refuse_unstable(record.session.config, record.timings, list(record.decisions))
     except (ParityError, BudgetError, MeasurementError) as error:
         reports = publish.report_failure(record, error)
         record.session.reporter.note(f"nothing was published; the report of this build is {reports / 'report.html'}")

@@ -9,7 +9,7 @@ from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
-from edgetl.pipeline import tasks, transfer
+from edgetl.pipeline import tasks, timing, transfer
 from edgetl.specs import Precision
 
 if TYPE_CHECKING:
@@ -68,6 +68,34 @@ def refuse_implausible(timings: Timings, decisions: list[Decision]) -> None:
     if doubts:
         raise MeasurementError(
             "a measurement cannot be true:\n  " + "\n  ".join(doubts), hint="edgetl verify, or edgetl bench by hand"
+        )
+
+
+def is_unstable(config: Config, timings: Timings, item: Decision) -> bool:
+    """Whether an engine's budget is no gate that it passed, because its measurement is UNSTABLE."""
+    candidate = item.proven.engine.candidate
+    stability = timings.stability.get(candidate.name)
+    has_budget = bool(candidate.entry.budget.model_dump(exclude_none=True))
+    return config.bench.unstable == "fail" and has_budget and stability is not None and bool(stability.against)
+
+
+def refuse_unstable(config: Config, timings: Timings, decisions: list[Decision]) -> None:
+    """Fail a build that would ship an engine whose budget is met by a measurement that is UNSTABLE.
+
+    Raises:
+        MeasurementError: There is one, and bench.unstable is "fail".
+    """
+    found = {
+        item.proven.engine.candidate.name: timings.stability[item.proven.engine.candidate.name]
+        for item in decisions
+        if item.shipped and is_unstable(config, timings, item)
+    }
+    if found:
+        raise MeasurementError(
+            "the measurement is UNSTABLE, so it shows nothing about the budget:\n  "
+            + "\n  ".join(f"{name}: {timing.unstable_because(stability)}" for name, stability in found.items()),
+            hint=f"{timing.what_to_do(list(found.values()))}; then edgetl build --force bench."
+            ' Or bench.unstable = "allow"',
         )
 
 

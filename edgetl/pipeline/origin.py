@@ -11,7 +11,7 @@ from edgetl.tomlfile import lines_of
 
 _KEYS = (
     "project", "data", "data.slices", "parity", "parity.max_drop", "parity.require", "parity.undecided", "quantize",
-    "quantize.recipe", "target",
+    "quantize.recipe", "bench", "bench.unstable", "target",
 )  # fmt: skip
 """Of the project, that findings point at: see :mod:`edgetl.report.findings`."""
 _OF_TARGETS = ("target", "target.device", "target.precisions", "target.budget")

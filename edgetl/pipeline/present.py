@@ -10,12 +10,10 @@ import numpy as np
 
 from edgetl import __version__
 from edgetl.backends import torch as torch_backend
-from edgetl.benchmark.process import ColdStart
-from edgetl.benchmark.summary import Latency as Measured
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import origin, precisions, quantized, spread, tasks, transfer
-from edgetl.pipeline.gates import accepted
+from edgetl.pipeline.gates import accepted, is_unstable
 from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.timing import FP32, PYTORCH
@@ -43,7 +41,6 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         signer: Fingerprint of the signing key; None for a build that is not published.
     """
     config = record.session.config
-    latencies = record.timings.latencies
     float_engine = next(
         (
             item
@@ -71,20 +68,17 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         reference=model.Baseline(
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),
-            latency=_latency(latencies.get(PYTORCH), record.timings.cold.get(PYTORCH)),
+            latency=_latency(record, PYTORCH),
             size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
         ),
         fp32=model.Baseline(
             name=FP32,
             score=float_engine.proven.comparison.score if float_engine and float_engine.proven.comparison else None,
-            latency=_latency(latencies.get(FP32), record.timings.cold.get(FP32)),
+            latency=_latency(record, FP32),
             size_bytes=(record.exported / "model.onnx").stat().st_size,
             same_as=float_engine.proven.engine.candidate.name if float_engine else "",
         ),
-        engines=tuple(
-            _engine(item, record.timings.cold.get(item.proven.engine.candidate.name), waived=_waived(record, item))
-            for item in record.decisions
-        ),
+        engines=tuple(_engine(record, item) for item in record.decisions),
         confusions=_confusions(record),
         training=tuple(_phase(phase) for phase in record.history),
         calibration=_calibration(record),
@@ -108,7 +102,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
     )
 
 
-def _engine(item: Decision, cold: ColdStart | None, *, waived: bool) -> model.Engine:
+def _engine(record: Record, item: Decision) -> model.Engine:
     engine, comparison = item.proven.engine, item.proven.comparison
     budget = engine.candidate.entry.budget
     return model.Engine(
@@ -137,10 +131,10 @@ def _engine(item: Decision, cold: ColdStart | None, *, waived: bool) -> model.En
         )
         if comparison
         else None,
-        latency=_latency(item.latency, cold),
+        latency=_latency(record, engine.candidate.name),
         budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
-        parity_gate=_parity_gate(item, waived=waived),
-        budget_gate=_budget_gate(item),
+        parity_gate=_parity_gate(item, waived=_waived(record, item)),
+        budget_gate=_budget_gate(record, item),
     )
 
 
@@ -181,16 +175,20 @@ def _parity_gate(item: Decision, *, waived: bool) -> model.Gate:
     return model.Gate(outcome="waived" if waived else comparison.outcome, message=comparison.statement)
 
 
-def _budget_gate(item: Decision) -> model.Gate:
+def _budget_gate(record: Record, item: Decision) -> model.Gate:
     limits = item.proven.engine.candidate.entry.budget.model_dump(exclude_none=True)
     if not limits or item.latency is None:
         return model.Gate(outcome="not-run", message="there is no budget" if not limits else item.reason)
     if not item.missed:
+        if item.shipped and is_unstable(record.session.config, record.timings, item):
+            return model.Gate(outcome="undecided", message="every limit is met, but the measurement is UNSTABLE")
         return model.Gate(outcome="passed", message="every limit is met")
     return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
 
 
-def _latency(found: Measured | None, cold: ColdStart | None) -> model.Latency | None:
+def _latency(record: Record, name: str) -> model.Latency | None:
+    timings = record.timings
+    found, cold, stability = timings.latencies.get(name), timings.cold.get(name), timings.stability.get(name)
     if found is None:
         return None
     return model.Latency(
@@ -200,6 +198,7 @@ def _latency(found: Measured | None, cold: ColdStart | None) -> model.Latency | 
         samples=found.samples,
         interval_ms=found.p50_interval_ms,
         cold_ms=(cold.import_ms, cold.load_ms, cold.first_ms) if cold else None,
+        unstable=tuple(reason.text for reason in stability.against) if stability else (),
     )
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.reasons import Reason
 from edgetl.benchmark.summary import Latency
 from edgetl.errors import UnknownNameError
 from edgetl.parity.compare import Comparison
@@ -53,6 +54,25 @@ def _parity() -> dict[str, Any]:
     }
 
 
+def _stability() -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    return {
+        "type": "object",
+        "required": ["outcome", "stable", "reasons", "unknown"],
+        "properties": {
+            "outcome": {"enum": ["stable", "unstable", "unknown"], "description": "unknown: too few calls to tell"},
+            "stable": {"type": "boolean"},
+            "reasons": {"type": "array", "items": TypeAdapter(Reason).json_schema()},
+            "unknown": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "witnesses that could not be heard",
+            },
+        },
+    }
+
+
 def _bench() -> dict[str, Any]:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
@@ -66,15 +86,17 @@ def _bench() -> dict[str, Any]:
         "histogram": {"type": ["string", "null"], "description": "HdrHistogram of nanoseconds: V2, compressed, base64"},
         "comparisons": {"type": "array", "items": {"type": "object", "required": ["name", "against", "ratio"]}},
         "implausible": texts,
+        "stability": _stability(),
     }
     kept = {name: {"type": "object", "additionalProperties": found} for name, found in each.items()}
+    conditions = {"type": ["object", "null"], "required": ["facts", "series", "load", "period_s"]}
     plain = {"schema": {"const": timing.SCHEMA}, "created": {"type": "string"}, "environment": {"type": "object"}}
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "title": "bench.json",
         "type": "object",
         "required": [*plain, "latency"],
-        "properties": {**plain, **kept},
+        "properties": {**plain, **kept, "conditions": conditions},
     }
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, plausibility, sampling
 from edgetl.benchmark.comparison import compare
+from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency, histogram, summarise
 from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_thing
 from edgetl.data.dataset import Dataset
@@ -45,6 +47,8 @@ class Timings:
     """When it was measured: ISO 8601, UTC."""
     cold: dict[str, ColdStart] = field(default_factory=dict)
     """Median over the processes, part by part."""
+    stability: dict[str, Stability] = field(default_factory=dict)
+    """Whether each measurement may be believed."""
     details: dict[str, Any] = field(default_factory=dict)
     """What else stands in bench.json; see :func:`details_of`."""
 
@@ -64,7 +68,7 @@ def bench(
         "engines": {engine.candidate.name: engine.artifact.digest for engine in ready},
         "checkpoint": checkpoint.digest,
         "model": exported.digest,
-        "config": session.config_digest("bench"),
+        "config": config.model_dump(mode="json", exclude={"unstable"}),  # a gate's: the times do not depend on it
         "batch": session.config.export.batch.model_dump(),
         "environment": environment.environment(),
         "code": code_digest("benchmark", "runtime", "backends", "pipeline/timing.py"),
@@ -80,13 +84,13 @@ def bench(
         deploy = torch_backend.read_deploy(checkpoint.folder)
         arrays = _timed_batch(Samples(dataset.test, deploy.preprocessing), config.batch_size)
         facts = {**environment.environment(), "load_average": environment.load_average()}
-        sampled = _measure(session, things, arrays, plan)
+        sampled, conditions = _measure(session, things, arrays, plan)
         document = {
             "schema": SCHEMA,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "environment": {**facts, "threads": threads, "batch_size": config.batch_size},
             "latency": {each.thing.name: latency_of(each).to_json() for each in sampled},
-            "details": details_of(sampled, threads=threads, references=(PYTORCH, FP32)),
+            "details": details_of(sampled, conditions, threads=threads, references=(PYTORCH, FP32)),
             "sampled": {each.thing.name: each.to_json() for each in sampled},
         }
         (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
@@ -99,13 +103,28 @@ def bench(
             session.reporter.note(f"{name}: {steady['warmup_samples']} calls of warm-up do not count")
         if steady["not_steady"]:
             session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {plan.processes} processes")
+    stability = {name: Stability.from_json(found) for name, found in details["stability"].items()}
+    for name, found in stability.items():
+        if found.against:
+            session.reporter.note(f"the latency of {name} is UNSTABLE: {unstable_because(found)}")
     return Timings(
         latencies={name: Latency.from_json(found) for name, found in document["latency"].items()},
         environment=document["environment"],
         created=document["created"],
         cold={name: ColdStart(**found) for name, found in details["cold_start"].items()},
+        stability=stability,
         details=details,
     )
+
+
+def unstable_because(stability: Stability) -> str:
+    """What speaks against a measurement, in a line."""
+    return "; ".join(reason.text for reason in stability.against)
+
+
+def what_to_do(found: Sequence[Stability]) -> str:
+    """The advice of all reasons against some measurements, each once, in a line."""
+    return "; ".join(dict.fromkeys(reason.advice for each in found for reason in each.against))
 
 
 def latency_of(sampled: Sampled, *, confidence: float = 0.95) -> Latency:
@@ -115,12 +134,18 @@ def latency_of(sampled: Sampled, *, confidence: float = 0.95) -> Latency:
 
 
 def details_of(
-    sampled: Sequence[Sampled], *, threads: int, references: Sequence[str] = (), confidence: float = 0.95
+    sampled: Sequence[Sampled],
+    conditions: Conditions | None = None,
+    *,
+    threads: int,
+    references: Sequence[str] = (),
+    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """What a measurement says besides latencies, as plain values, each by the thing's name.
 
     Args:
         sampled: Every thing's.
+        conditions: What the machine's sensors said meanwhile.
         threads: Per thing.
         references: Names of things that every other one is compared with.
         confidence: Of the comparisons.
@@ -128,7 +153,8 @@ def details_of(
     Returns:
         cold_start: median over processes, in ms, part by part. steady: calls that did not count, and why processes were
         not steady. histogram: of the calls that count, as HdrHistogram; None without the package. comparisons: with
-        each of the references. implausible: why a result cannot be true.
+        each of the references. implausible: why a result cannot be true. stability: whether the machine and the times
+        held still. conditions: what the sensors said, of a series its range; None where they were not read.
     """
     series = {each.thing.name: each.series() for each in sampled}
     return {
@@ -142,6 +168,8 @@ def details_of(
             for name, found in series.items()
         },
         "implausible": {each.thing.name: list(doubts(each, latency_of(each), threads=threads)) for each in sampled},
+        "stability": {each.thing.name: each.stability(conditions).to_json() for each in sampled},
+        "conditions": conditions.to_json(values=False) if conditions else None,
     }
 
 
@@ -168,11 +196,13 @@ def median_cold(cold: Sequence[ColdStart]) -> ColdStart:
     return ColdStart(**{name: statistics.median(each[name] for each in parts) for name in parts[0]})
 
 
-def _measure(session: Session, things: list[Thing], arrays: Array, plan: Plan) -> tuple[Sampled, ...]:
+def _measure(
+    session: Session, things: list[Thing], arrays: Array, plan: Plan
+) -> tuple[tuple[Sampled, ...], Conditions]:
     with tempfile.TemporaryDirectory(prefix="edgetl-") as place:
         file = Path(place) / "feeds.npy"
         np.save(file, arrays)
-        return sampling.measure(
+        return sampling.observe(
             things,
             Feeds(file=file),
             plan,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgetl.report.markup import clean
@@ -95,6 +95,14 @@ BUDGET_WAIVED = _rule(
     "The engine takes longer than its target's budget allows, and another precision is shipped.",
     "Nothing needs to be done.",
 )  # fmt: skip
+UNSTABLE = _rule(
+    "unstable-measurement", "warning", "bench.unstable", "A latency was measured while something did not hold still",
+    "The times of the engine's calls, or the machine's sensors meanwhile, say that its figures are not to be believed: "
+    "other programs, throttling, a clock that changed, a stall, processes that differ. With a budget that it would "
+    "otherwise meet it is an error.",
+    "Do what the message asks for and measure again (edgetl build --force bench). "
+    'bench.unstable = "allow" lets such a measurement pass a budget.',
+)  # fmt: skip
 CLASS_REGRESSED = _rule(
     "class-regressed", "warning", "target.precisions", "An engine is worse on one class",
     "The engine loses decisions of one class that PyTorch gets right, more than chance would take, with the number of "
@@ -141,8 +149,8 @@ NOT_PUBLISHED = _rule(
 )  # fmt: skip
 
 RULES = (
-    PARITY_FAILED, PARITY_UNDECIDED, PARITY_WAIVED, BUDGET_MISSED, BUDGET_WAIVED, CLASS_REGRESSED, SLICE_REGRESSED,
-    UNFUSED_PAIR, NOT_INT8, GRAPH_REFUSED, FALLBACK, LEAK, NOT_PUBLISHED,
+    PARITY_FAILED, PARITY_UNDECIDED, PARITY_WAIVED, BUDGET_MISSED, BUDGET_WAIVED, UNSTABLE, CLASS_REGRESSED,
+    SLICE_REGRESSED, UNFUSED_PAIR, NOT_INT8, GRAPH_REFUSED, FALLBACK, LEAK, NOT_PUBLISHED,
 )  # fmt: skip
 """All of them, in a fixed order."""
 _ORDER: dict[Level, int] = {"error": 0, "warning": 1, "note": 2}
@@ -176,6 +184,10 @@ def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
     if engine.placement_share is not None and engine.placement_share < 1.0:
         said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.provider}"
         yield _finding(report, FALLBACK, engine.name, said, target=engine.target)
+    if engine.latency is not None and engine.latency.unstable:
+        level: Level = "error" if engine.budget_gate.outcome == "undecided" else UNSTABLE.level
+        said = f"{engine.name}: {'; '.join(engine.latency.unstable)}"
+        yield replace(_finding(report, UNSTABLE, engine.name, said), level=level)
     regressions = engine.parity.regressions if engine.parity else ()
     for rule in (CLASS_REGRESSED, SLICE_REGRESSED):
         mine = [each for each in regressions if (each.column == "class") == (rule is CLASS_REGRESSED)]
@@ -187,7 +199,7 @@ def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
 
 def _of_gates(report: Report, engine: Engine) -> Iterator[Finding]:
     parity = {"failed": PARITY_FAILED, "undecided": PARITY_UNDECIDED, "waived": PARITY_WAIVED}
-    budget = {"failed": BUDGET_MISSED, "undecided": BUDGET_MISSED, "waived": BUDGET_WAIVED}
+    budget = {"failed": BUDGET_MISSED, "waived": BUDGET_WAIVED}  # undecided: UNSTABLE says why
     for rules, gate in ((parity, engine.parity_gate), (budget, engine.budget_gate)):
         rule = rules.get(gate.outcome)
         if rule is not None:

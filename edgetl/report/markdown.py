@@ -173,7 +173,8 @@ def _latency_row(report: Report, name: str, latency: Latency | None, budget: str
     bounds = f" ({significant(interval[0])} to {significant(interval[1])})" if interval else ""
     start = significant(sum(latency.cold_ms)) if latency.cold_ms else DASH
     p50 = significant(latency.p50_ms) + bounds
-    return (escape(name), p50, *percentiles, integer(latency.samples), start, times, budget)
+    mark = f"{escape(name)} **UNSTABLE**" if latency.unstable else escape(name)
+    return (mark, p50, *percentiles, integer(latency.samples), start, times, budget)
 
 
 def _budget(engine: Engine) -> str:

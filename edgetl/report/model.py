@@ -52,6 +52,8 @@ class Latency:
     """95% interval of the median; None where it is not known."""
     cold_ms: tuple[float, float, float] | None = None
     """Import of the library, load of the engine, first inference; None where they were not measured."""
+    unstable: tuple[str, ...] = ()
+    """Why the measurement should not be believed, a sentence each: the times or the machine did not hold still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ class Gate:
 
     outcome: Outcome
     """waived: not met, but the build does not depend on it, since another precision of the target is shipped, or since
-    the user lets an undecided one do."""
+    the user lets an undecided one do. A budget is undecided where it is met by a measurement that is UNSTABLE."""
     message: str = ""
     """One sentence: what was compared with what; or why it did not run."""
 

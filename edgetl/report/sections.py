@@ -117,7 +117,18 @@ def _latency(report: Report) -> Markup | None:
         "engine, the first inference. Speed-ups are ratios of medians."
     )
     figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
-    return join([figure, rows, el("p", note, class_="note"), _single_calls(report)])
+    return join([figure, rows, _unstable(report), el("p", note, class_="note"), _single_calls(report)])
+
+
+def _unstable(report: Report) -> Markup:
+    """Why measurements are marked as unstable; nothing where none is."""
+    timed = [(each.name, each.latency) for each in (report.reference, report.fp32) if each is not None]
+    timed += [(each.name, each.latency) for each in report.engines]
+    return join([
+        el("p", el("span", "UNSTABLE", class_="bad"), f" {name}: {'; '.join(latency.unstable)}.")
+        for name, latency in timed
+        if latency is not None and latency.unstable
+    ])  # fmt: skip
 
 
 def _single_calls(report: Report) -> Markup:

@@ -161,10 +161,21 @@ def latency_table(report: Report) -> Markup | None:
         references.append(report.fp32)
     columns.append(Column("budget", wide=True))
     role = el("span", "baseline", class_="muted")
-    rows = [[*_baseline_row(base)[:1], *_latency_cells(base.latency, references), role] for base in baselines]
+    rows = [
+        [_marked(el("span", base.name, class_="target"), base.latency), *_latency_cells(base.latency, references), role]
+        for base in baselines
+    ]
     for engine in shown:
-        rows.append([engine_name(engine), *_latency_cells(engine.latency, references), _budget_cell(engine)])
+        name = _marked(engine_name(engine), engine.latency)
+        rows.append([name, *_latency_cells(engine.latency, references), _budget_cell(engine)])
     return table(columns, rows, stack=True)
+
+
+def _marked(name: Markup, latency: Latency | None) -> Markup:
+    """A name, with a mark where its measurement is unstable."""
+    if latency is None or not latency.unstable:
+        return name
+    return join([name, Markup(" "), el("span", "UNSTABLE", class_="bad")])
 
 
 def speed_up(latency: Latency | None, baseline: Baseline | None) -> float | None:

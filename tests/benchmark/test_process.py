@@ -71,6 +71,8 @@ def test_a_process_tells_its_cold_start_and_every_time(engine: Thing) -> None:
         assert block.times_ns.shape == block.starts_ns.shape == (calls,)
         assert block.times_ns.dtype == np.int64
         assert (block.times_ns > 0).all()
+        assert set(block.use) == {"wall_ns", "cpu_ns", "waiting_ns", "involuntary"}
+        assert (block.use["wall_ns"] or 0) >= block.times_ns.sum()
         assert (np.diff(block.starts_ns) >= block.times_ns[:-1]).all()
     # One clock for all processes.
     assert before < blocks[0].starts_ns[0] < blocks[1].starts_ns[0] < time.perf_counter_ns()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from edgetl.benchmark import sampling
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import Block, Check, ColdStart
+from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.sampling import SETTLING, Plan, measure
+from edgetl.benchmark.sensors.reading import Reading
 from edgetl.benchmark.steady import Steady
 from edgetl.benchmark.things import Thing, engine_thing
 from edgetl.errors import ModelError, UsageError
@@ -223,3 +226,45 @@ def test_real_processes(tmp_path: Path) -> None:
     )
     assert [index for _, _, index in firsts] == sorted(index for _, _, index in firsts)
     assert all(each.start_ms > 0 for each in one.cold)
+    assert all(len(each.uses) == len(np.unique(each.process * 1000 + each.block)) for each in (one, two))
+
+
+# --- whether it may be believed --------------------------------------------------------------------------------------
+
+
+def with_uses(found: sampling.Sampled, waiting: dict[int, int]) -> sampling.Sampled:
+    """Block → its time without a processor, ns; the others had none."""
+    blocks = int((found.place == 0).sum())
+    uses = tuple({"wall_ns": 10**6, "cpu_ns": 10**6, "waiting_ns": waiting.get(index, 0), "involuntary": 0}
+                 for index in range(blocks))  # fmt: skip
+    return replace(found, uses=uses)
+
+
+def test_what_the_system_says_of_blocks_counts_where_their_calls_do(clockwork: Clockwork) -> None:
+    clockwork.warm = 2 * (SETTLING + 10)
+    (found,) = run("a", Plan(samples=140, processes=2, warmup=20))
+    assert found.uses == ()
+    assert any("not given" in witness for witness in found.stability().unknown)
+    before_steady, later = {0: 10**9, 1: 10**9}, {5: 10**9}
+    assert found.warmup[: 2 * (SETTLING + 10)].all()
+    assert with_uses(found, before_steady).stability().stable
+    (reason,) = with_uses(found, later).stability().reasons
+    assert reason.kind == "neighbour" and reason.figures["waiting_ms"] == 1000
+    document = json.loads(json.dumps(with_uses(found, later).to_json()))
+    blocks = int(found.block[found.process == 0].max()) + 1
+    assert [len(each["uses"]) for each in document["processes"]] == [blocks, blocks]
+    assert document["processes"][0]["uses"][5]["waiting_ns"] == 10**9
+
+
+def test_sensors_are_read_between_blocks_and_never_within_one(clockwork: Clockwork) -> None:
+    def read() -> list[Reading]:
+        clockwork.log.append(("read", ""))
+        return [Reading(name="x", value=1.0, unit="", source="a test")]
+
+    with Sampler(period_s=1e-9, sources=[read]) as sampler:
+        measure([thing("a")], Feeds(), Plan(samples=60, processes=2, warmup=0), sampler=sampler)
+    found = [what for what, _ in clockwork.log]
+    blocks = found.count("block")
+    assert found.count("read") == blocks + 2  # as it is entered and left
+    assert all(found[index + 1] == "read" for index, what in enumerate(found) if what == "block")
+    assert len(sampler.conditions().series[0].values) == blocks + 2

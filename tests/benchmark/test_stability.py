@@ -401,3 +401,16 @@ def test_sensors_that_say_nothing_are_named() -> None:
     assert found.stable
     for word in ("load of other processes", "hypervisor", "throttling", "clock frequencies"):
         assert any(word in one for one in found.unknown), word
+
+
+def test_too_few_calls_are_no_word_against_a_measurement() -> None:
+    few = judge(CLEAN[:20].astype(np.int64), begin(CLEAN)[:20], PROCESS[:20], BLOCK[:20])
+    assert (few.stable, few.outcome, few.against) == (False, "unknown", ())
+    times = CLEAN[:20].astype(np.int64)
+    times[7] += 10**9
+    stalled = judge(times, np.cumsum(times) - times, PROCESS[:20], BLOCK[:20])
+    assert stalled.outcome == "unstable" and {reason.kind for reason in stalled.against} == {"stall"}
+    for found in (few, stalled, judge(CLEAN.astype(np.int64), begin(CLEAN), PROCESS, BLOCK)):
+        document = json.loads(json.dumps(found.to_json()))
+        assert Stability.from_json(document) == found
+        assert document["outcome"] == found.outcome

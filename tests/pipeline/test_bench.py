@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgetl.benchmark.sampling import Plan, Sampled
 from edgetl.benchmark.steady import steady_state
 from edgetl.benchmark.things import Thing
 from edgetl.errors import BudgetError, MeasurementError, UsageError
-from edgetl.pipeline.bench import Benchmark, bench_things, gate
+from edgetl.pipeline.bench import Benchmark, Measured, bench_things, gate
 from edgetl.pipeline.timing import details_of, doubts, latency_of, median_cold, steadiness
 from edgetl.runtime.onnxruntime import _IDENTITY
 
@@ -44,6 +45,17 @@ def test_a_thing_against_itself_gets_two_names_and_is_compared(graph: Path, tmp_
         kept = written["sampled"][item.name]["processes"]
         assert sum(map(sum, (each["counted"] for each in kept))) == item.latency.samples >= 70
         assert len(kept) == 2
+        for process in kept:
+            assert len(process["uses"]) == max(process["block"]) + 1
+            assert all(use["wall_ns"] >= use["cpu_ns"] / 4 > 0 for use in process["uses"])
+        assert document["measured"][0]["stability"]["outcome"] in ("stable", "unstable")
+        assert "sensors (not read)" not in item.stability.unknown
+        assert not any("not given" in witness for witness in item.stability.unknown)
+    sensors = {each["name"]: each for each in written["details"]["conditions"]["series"]}
+    began = min(sensors["cpu.busy"]["times_ns"])
+    first = written["sampled"][found.measured[0].name]["processes"][0]["starts_ns"][0]
+    assert began < first and len(sensors["cpu.busy"]["values"]) >= 2
+    assert "values" not in document["conditions"]["series"][0]
     gate(found)
 
 
@@ -53,7 +65,7 @@ def test_without_anything_to_compare_with_the_first_one_is_it(graph: Path, tmp_p
     assert [item.against for item in found.comparisons] == [str(graph)]
     assert [item.comparison.against for item in found.slowdowns] == [f"{graph} (2)"] * 2
     assert {item.outcome for item in found.slowdowns} == {"passed"}
-    gate(found)
+    gate(found, unstable="allow")  # whether this machine is quiet is not what is tested
 
 
 def test_an_engine_whose_outputs_do_not_depend_on_its_inputs_is_refused(tmp_path: Path) -> None:
@@ -104,7 +116,42 @@ def test_what_is_slower_fails_whatever_is_allowed() -> None:
         assert caught.value.exit_code == 5
 
 
+def test_an_unstable_measurement_passes_no_gate_unless_it_is_allowed() -> None:
+    found = benchmark((0.9, 1.0))
+    old, other = measured("old", STALLED), measured("of no gate", STALLED)
+    with pytest.raises(MeasurementError, match=r"UNSTABLE.*\n  old: .* took up to 900 ms") as caught:
+        gate(replace(found, measured=(measured("new 0"), old, other)))
+    assert caught.value.exit_code == 5
+    assert "--unstable allow" in (caught.value.hint or "") and "swapped memory" in (caught.value.hint or "")
+    assert "of no gate" not in caught.value.message
+    gate(replace(found, measured=(measured("new 0"), old, other)), unstable="allow")
+    gate(replace(found, measured=(measured("new 0"), measured("old"), other)))
+    gate(replace(found, slowdowns=(), measured=(old,)))  # no baseline: it is told, and that is all
+    assert replace(found, measured=(old,)).to_json()["measured"][0]["stability"]["outcome"] == "unstable"
+
+
+def test_slower_than_allowed_comes_before_unstable() -> None:
+    with pytest.raises(BudgetError):
+        gate(replace(benchmark((1.2, 1.4)), measured=(measured("old", STALLED),)))
+
+
 # --- what a build keeps ----------------------------------------------------------------------------------------------
+
+
+STALLED = 900_000_000
+"""What one call takes, ns."""
+
+
+def measured(name: str, slowest: int = 0) -> Measured:
+    """A measurement that held still but for one call."""
+    quiet = sampled(name, 2_000_000)
+    times = quiet.times_ns.copy()
+    times[150] = max(slowest, times[150])
+    made = replace(quiet, times_ns=times, starts_ns=np.cumsum(times) - times)
+    return Measured(
+        sampled=made, latency=latency_of(made), cold=median_cold(made.cold), steadiness=steadiness(made),
+        stability=made.stability(),
+    )  # fmt: skip
 
 
 def sampled(name: str, level: int, warm: int = 0, **check: Any) -> Sampled:
@@ -132,6 +179,8 @@ def test_the_details_of_a_measurement_are_plain_and_complete() -> None:
     assert found["comparisons"]["a"][0]["verdict"] == "slower"
     assert found["implausible"] == {"a": [], "b": ["its outputs are the same whatever it is fed"]}
     assert latency_of(things[0]).samples == 140
+    assert {name: each["outcome"] for name, each in found["stability"].items()} == {"a": "stable", "b": "stable"}
+    assert found["conditions"] is None
 
 
 def test_what_never_becomes_steady_is_told_with_its_reason() -> None:

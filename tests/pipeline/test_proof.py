@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetl.backends.base import EngineRecord
+from edgetl.benchmark.reasons import Kind, Reason
+from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
-from edgetl.config import Budget, Config, Finetune, Parity, TargetEntry
+from edgetl.config import Bench, Budget, Config, Finetune, Parity, TargetEntry
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
 from edgetl.pipeline import proof, transfer
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, tolerance
+from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
 from edgetl.pipeline.proof import Decision, Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
@@ -308,6 +310,37 @@ def test_a_budget_missed_by_what_is_not_shipped_fails_nothing() -> None:
         config(),
         decide([proven("int8", budget=late), proven("fp32", budget=late)], timings(cpu_int8=1.0, cpu_fp32=9.0)),
     )
+
+
+def unstable(*kinds: Kind) -> Stability:
+    reasons = tuple(Reason(kind=kind, text=f"a {kind}", figures={}, advice=f"mind the {kind}") for kind in kinds)
+    return Stability(stable=not kinds, reasons=reasons, unknown=())
+
+
+def test_a_budget_that_an_unstable_measurement_meets_is_not_passed() -> None:
+    wide = Budget(p50_ms=30.0)
+    found = timings(cpu_int8=1.0, cpu_fp32=9.0, gpu_int8=1.0)
+    items = [proven("int8", budget=wide), proven("fp32", budget=wide), proven("int8", target="gpu")]
+    shaken = unstable("step", "throttling")
+    of = {"cpu int8": shaken, "cpu fp32": shaken, "gpu int8": shaken}
+    told = replace(found, stability=of)
+    with pytest.raises(MeasurementError, match=r"UNSTABLE.*\n  cpu int8: a step; a throttling$") as caught:
+        refuse_unstable(config(), told, decide(items, told))
+    assert caught.value.exit_code == 5
+    hint = caught.value.hint or ""
+    assert all(words in hint for words in ("mind the step; mind the throttling", "--force bench", 'unstable = "allow"'))
+    allowed = config().model_copy(update={"bench": Bench(unstable="allow")})
+    refuse_unstable(allowed, told, decide(items, told))
+    refuse_unstable(config(), told, decide(items[2:], told))  # no budget: no gate
+
+
+def test_too_few_calls_to_tell_are_no_reason_to_fail_a_budget() -> None:
+    items = [proven("int8", budget=Budget(p50_ms=30.0))]
+    few = replace(timings(cpu_int8=1.0), stability={"cpu int8": unstable("few-samples")})
+    refuse_unstable(config(), few, decide(items, few))
+    both = replace(few, stability={"cpu int8": unstable("few-samples", "stall")})
+    with pytest.raises(MeasurementError, match=r"cpu int8: a stall$"):
+        refuse_unstable(config(), both, decide(items, both))
 
 
 def judged(lower: float, samples: int = 1000) -> transfer.Comparison:

@@ -7,6 +7,7 @@ import pytest
 
 from edgetl.report import model, quantized
 from edgetl.report.findings import RULES, findings, line_of
+from edgetl.report.formats import FORMATS
 
 
 def test_a_good_build_has_warnings_at_most(good):
@@ -82,4 +83,23 @@ def test_thousands_of_defects_are_counted_and_not_listed(good):
 def test_rules_are_told_in_words(rule):
     assert re.fullmatch("edgetl/[a-z0-9-]+", rule.id)
     assert rule.full.endswith(".") and rule.help.endswith((".", "?")) and not rule.short.endswith(".")
-    assert rule.key.split(".")[0] in ("parity", "quantize", "target", "data", "project")
+    assert rule.key.split(".")[0] in ("parity", "quantize", "bench", "target", "data", "project")
+
+
+def test_an_unstable_measurement_is_a_warning_until_a_budget_depends_on_it(bad):
+    def of(report: model.Report):
+        (found,) = [each for each in findings(report) if each.rule.id == "edgetl/unstable-measurement"]
+        return found
+
+    (engine,) = [each for each in bad.engines if each.latency and each.latency.unstable]
+    assert of(bad).level == "warning"
+    assert of(bad).message == f"{engine.name}: other processes used 31% of the processors"
+    undecided = dataclasses.replace(engine, budget_gate=model.Gate(outcome="undecided", message="UNSTABLE"))
+    gated = dataclasses.replace(bad, engines=(undecided,), fusions=(), data=None)
+    assert of(gated).level == "error"
+    assert "edgetl/not-published" not in {each.rule.id for each in findings(gated)}
+    for form in ("html", "markdown"):
+        text = FORMATS[form].render(gated)
+        assert "UNSTABLE" in text and "other processes used 31" in text
+        steady = dataclasses.replace(engine, latency=dataclasses.replace(engine.latency, unstable=()))
+        assert "UNSTABLE" not in FORMATS[form].render(dataclasses.replace(bad, engines=(steady,)))
