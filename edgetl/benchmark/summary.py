@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.bootstrap import Grouping
+from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.errors import MissingExtraError, UsageError
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 """Name → share of the calls."""
-SURE = 0.99
-"""Confidence with which a percentile must be backed to be given at all: MLPerf LoadGen's."""
 
 _HOUR_NS = 3_600_000_000_000
 _DIGITS = 3
@@ -30,7 +29,7 @@ class Latency:
 
     p50_ms: float
     p90_ms: float | None
-    """None where there are fewer calls than :func:`needed_samples`."""
+    """None where there are fewer calls than :func:`queries_needed`."""
     p99_ms: float | None
     """Likewise."""
     p999_ms: float | None
@@ -98,10 +97,10 @@ def summarise(
     """
     if not len(times_ns) == len(process) == len(block):
         raise UsageError("every time needs its process and its block")
-    least = needed_samples(PERCENTILES["p50"])
+    least = queries_needed(PERCENTILES["p50"])
     if len(times_ns) < least:
         raise UsageError(f"a median needs at least {least} calls; there are {len(times_ns)}", hint="--samples 100")
-    backed = {name: share for name, share in PERCENTILES.items() if len(times_ns) >= needed_samples(share)}
+    backed = {name: share for name, share in PERCENTILES.items() if len(times_ns) >= queries_needed(share)}
     ordered, shares = np.sort(times_ns), list(backed.values())
     found = dict(zip(backed, [nearest_rank(ordered, share) / 1e6 for share in shares], strict=True))
     grouping = Grouping.of(process, block)
@@ -134,43 +133,6 @@ def nearest_rank(ordered: NDArray[np.integer], share: float) -> int:
         share: Between 0 and 1.
     """
     return int(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])
-
-
-def needed_samples(share: float, *, confidence: float = SURE, over: int = 1) -> int:
-    """Calls without which a percentile is not given: MLPerf LoadGen's rule of early stopping.
-
-    The smallest n for which, were the true share of fast calls only ``share``, as few as ``over`` slow ones among n
-    independent calls would have a probability below 1 − confidence: Σ_{k ≤ over} C(n, k) share^(n−k) (1 − share)^k
-    < 1 − confidence (loadgen/early_stopping.cc, where n is h + t). 64 for p90, 662 for p99, 6,636 for p99.9.
-
-    Args:
-        share: The percentile, between 0 and 1.
-        confidence: Between 0 and 1.
-        over: Calls that may be slower than the percentile's estimate.
-
-    Raises:
-        UsageError: A number outside its range.
-    """
-    if not (0 < share < 1 and 0 < confidence < 1 and over >= 0):
-        raise UsageError("share and confidence lie between 0 and 1, and the number of slow calls is not negative")
-    low, high = over, max(1, 2 * over)
-    while _as_few(high, share, over) >= 1 - confidence:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _as_few(middle, share, over) >= 1 - confidence else (low, middle)
-    return high
-
-
-def _as_few(count: int, share: float, over: int) -> float:
-    """Probability of at most ``over`` slow calls among ``count``."""
-    slow = math.log1p(-share)
-    chances = (
-        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) + (count - k) * math.log(share)
-        + k * slow
-        for k in range(min(over, count) + 1)
-    )  # fmt: skip
-    return math.fsum(math.exp(chance) for chance in chances)
 
 
 def histogram(times_ns: NDArray[np.integer]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgetl.benchmark.summary import PERCENTILES, needed_samples
+from edgetl.benchmark.early_stopping import queries_needed
+from edgetl.benchmark.summary import PERCENTILES
 from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.parity.compare import Comparison
@@ -43,7 +44,7 @@ def check_budgets(config: Config, candidates: list[Candidate]) -> None:
     for candidate in candidates:
         for field in candidate.entry.budget.model_dump(exclude_none=True):
             name = field.removesuffix("_ms")
-            needed = needed_samples(PERCENTILES[name])
+            needed = queries_needed(PERCENTILES[name])
             if config.bench.samples < needed:
                 raise ConfigError(
                     f"the target {candidate.target.name} has a budget for {name}, which takes at least {needed} timed"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.benchmark.summary import PERCENTILES, Latency, histogram, needed_samples, summarise
+from edgetl.benchmark.early_stopping import queries_needed
+from edgetl.benchmark.summary import PERCENTILES, Latency, histogram, summarise
 from edgetl.errors import MissingExtraError, UsageError
 
 TIMES = st.lists(st.integers(1000, 10**10), min_size=11, max_size=300)
@@ -24,31 +25,6 @@ def summary_of(times: list[int], processes: int = 2, block: int = 5, **given_: f
 def nearest_rank(times: list[int], share: float) -> float:
     """By definition: the smallest measured time that at least that share of the calls did not exceed."""
     return min(one for one in times if sum(other <= one for other in times) >= share * len(times) - 1e-9) / 1e6
-
-
-# --- how many calls --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("share", "needed"), [(0.9, 64), (0.99, 662), (0.999, 6636)])
-def test_calls_that_a_percentile_takes_are_loadgens(share: float, needed: int) -> None:
-    assert needed_samples(share) == needed
-
-
-@given(st.floats(0.05, 0.995), st.floats(0.5, 0.999), st.integers(0, 6))
-def test_needed_samples_are_the_fewest_by_the_binomial_distribution(share: float, sure: float, over: int) -> None:
-    def chance(count: int) -> float:
-        return sum(math.comb(count, k) * share ** (count - k) * (1 - share) ** k for k in range(over + 1))
-
-    found = needed_samples(share, confidence=sure, over=over)
-    assert chance(found) < 1 - sure + 1e-9
-    assert found == over + 1 or chance(found - 1) >= 1 - sure - 1e-9
-
-
-@pytest.mark.parametrize("bad", [{"share": 0.0}, {"share": 1.0}, {"share": 0.5, "over": -1},
-                                 {"share": 0.5, "confidence": 1.0}])  # fmt: skip
-def test_shares_that_there_are_not(bad: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="between 0 and 1"):
-        needed_samples(**bad)  # type: ignore[arg-type]
 
 
 # --- percentiles -----------------------------------------------------------------------------------------------------
@@ -93,7 +69,7 @@ def test_an_interval_grows_with_confidence_and_with_what_processes_differ_by() -
 
 
 def test_too_few_calls_for_a_median() -> None:
-    assert needed_samples(0.5) == 11
+    assert queries_needed(0.5) == 11
     with pytest.raises(UsageError, match="a median needs at least 11 calls; there are 10"):
         summary_of([1_000_000] * 10)
     with pytest.raises(UsageError, match="there are 0"):
@@ -104,7 +80,7 @@ def test_too_few_calls_for_a_median() -> None:
 
 def test_equal_times_have_an_interval_of_no_width() -> None:
     found = summary_of([2_000_000] * 100)
-    assert found.p50_interval_ms == (2.0, 2.0)
+    assert found.p50_interval_ms == pytest.approx((2.0, 2.0))
 
 
 # --- the histogram ---------------------------------------------------------------------------------------------------
