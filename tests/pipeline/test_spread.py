@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.pipeline.spread import distributions
@@ -18,6 +18,7 @@ def encoded(times_ns):
     return made.encode().decode("ascii")
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(1_000, 10**10), min_size=20, max_size=900))
 def test_times_come_back_with_their_ends(times):
     found = distributions({"histogram": {"an engine": encoded(times)}})[0]

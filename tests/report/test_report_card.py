@@ -99,7 +99,7 @@ def cleaned(value):
     return {key: cleaned(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.from_regex("[a-z]{1,8}x", fullmatch=True), VALUES, min_size=1, max_size=3))
 def test_yaml_reads_back(document):
     assert yaml_reader.safe_load(yaml(document)) == cleaned(document)

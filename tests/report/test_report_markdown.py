@@ -74,7 +74,7 @@ def test_names_that_are_markup_stay_names(text):
     assert rows[1] == [" ".join(text.split()), "1"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(alphabet=st.characters(), max_size=30))
 def test_no_text_makes_markup_of_its_own(sample, bad, text):
     plain = kinds(render_markdown(sample.replaced(bad, "name")))
