@@ -25,6 +25,8 @@ from typing import Any
 from edgetl.errors import StorageError
 
 _LISTING = "artifact.json"
+_LOOKS = 3
+"""At a folder whose listing is missing, before it counts as damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,19 +112,22 @@ class Store:
     def find(self, stage: str, key: str) -> Artifact | None:
         """The result of a stage, hashed again; a damaged one is moved out of the way and counts as not there."""
         folder = self.root / stage / key
-        try:
-            listing = json.loads((folder / _LISTING).read_text(encoding="utf-8"))
-            whole = all(file_digest(folder / name) == digest for name, digest in listing["files"].items())
-        except FileNotFoundError:
-            whole = not folder.exists()
+        for _ in range(_LOOKS):
+            there = folder.exists()
+            try:
+                listing = json.loads((folder / _LISTING).read_text(encoding="utf-8"))
+                whole = all(file_digest(folder / name) == digest for name, digest in listing["files"].items())
+            except FileNotFoundError:
+                if not there or not folder.exists():
+                    return None
+                continue  # damaged, or another process put its result there between the two looks
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                break  # whatever a damaged listing looks like
             if whole:
-                return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            whole = False  # whatever a damaged listing looks like
-        if not whole:
-            self._discard(folder)
-            return None
-        return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=folder, cached=True)
+                return Artifact(stage=stage, key=key, digest=digest_of(listing["files"]), folder=folder, cached=True)
+            break
+        self._discard(folder)
+        return None
 
     def get(
         self, stage: str, inputs: Mapping[str, Any], make: Callable[[Path], None], *, force: bool = False

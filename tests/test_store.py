@@ -255,6 +255,30 @@ def test_two_processes_make_the_same_result(tmp_path: Path) -> None:
     assert list((root / "tmp").iterdir()) == []
 
 
+def test_a_result_that_appears_between_two_looks_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Store(tmp_path).get("s", {}, writes("theirs"))
+    aside = tmp_path / "aside"
+    made.folder.rename(aside)
+    read, looked = Path.read_text, []
+
+    def late(path: Path, **named: str) -> str:
+        if path.parent == made.folder and not looked:
+            looked.append(path)
+            try:
+                return read(path, **named)
+            finally:
+                aside.rename(made.folder)  # the other process publishes just now
+        return read(path, **named)
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(Path, "read_text", late)
+    store.find("s", made.key)
+    found = store.find("s", made.key)
+    assert looked and found is not None and found.digest == made.digest
+
+
 def test_a_result_that_somebody_reads_is_not_replaced(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
