@@ -44,6 +44,7 @@ gpu-check: setup  ## what needs an NVIDIA GPU
 	$(BIN)/edgetl doctor
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove .venv and what builds left
 	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

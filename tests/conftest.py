@@ -62,6 +62,7 @@ samples = 32
 max_drop = 0.05
 
 [bench]
+roofline = false
 samples = 20
 processes = 1
 warmup = 2

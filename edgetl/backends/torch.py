@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,6 +238,33 @@ class TorchRunner:
             if not list(module.children()):
                 kinds[type(module).__name__] = kinds.get(type(module).__name__, 0) + 1
         return Placement(provider=self._device, nodes={self._device: sum(kinds.values())}, kinds=kinds)
+
+    def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
+        """The whole network as one node: eager PyTorch has no graph of its own.
+
+        Its multiply-adds are PyTorch's own count; activations are not counted. See
+        :meth:`edgetl.runtime.runner.Profiled.profile`.
+        """
+        assert self._module is not None, "the runner is closed"
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self.run(feeds)
+        times = []
+        for _ in range(runs):
+            began = time.perf_counter()
+            self.run(feeds)
+            times.append(1e3 * (time.perf_counter() - began))
+        node = EngineNode(
+            name=type(self._module).__name__,
+            kind="network",
+            precision="fp32",
+            multiply_adds=counter.get_total_flops() // 2,
+            provider=self._device,
+            weight_bytes=sum(each.nbytes for each in self._module.parameters()),
+            time_ms=statistics.median(times),
+        )
+        return (node,)
 
     def __enter__(self) -> TorchRunner:
         return self

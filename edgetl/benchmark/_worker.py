@@ -12,12 +12,14 @@ import signal
 import sys
 import time
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgetl.benchmark._frames import read_frame, write_frame
 from edgetl.benchmark.feeds import Feeds, described, make_feeds, other_feeds
 from edgetl.benchmark.things import Thing, open_thing
 from edgetl.benchmark.usage import Usage
+from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
     from edgetl.benchmark.feeds import Arrays
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 _TIMER_TRIES = 201
+_PROFILE_S = 0.5
+_PROFILE_RUNS = (5, 50)
+"""At least and at most."""
 
 Answer = tuple[dict[str, Any], bytes]
 
@@ -104,9 +109,16 @@ class _Timed:
     def check(self) -> Answer:
         """What makes a measurement plausible: whether outputs depend on inputs, and how much there is to compute."""
         assert self._runner is not None
+        depends = _depends(self._runner, self._feeds)
+        try:
+            layers, reason = _layers(self._runner, self._feeds), ""
+        except EdgetlError as error:  # it was timed without this, and what is not known is told as such
+            layers, reason = [], str(error)
         return {
-            "depends_on_input": _depends(self._runner, self._feeds),
-            "multiply_adds": _multiply_adds(self._runner),
+            "depends_on_input": depends,
+            "multiply_adds": _multiply_adds(layers),
+            "layers": layers,
+            "reason": reason,
         }, b""
 
 
@@ -127,19 +139,37 @@ def _depends(runner: Runner, feeds: Arrays) -> bool | None:
     before = {name: np.array(found) for name, found in runner.run(feeds).items()}
     try:
         after = runner.run(other_feeds(feeds))
-    except Exception:  # noqa: BLE001 - a library's refusal of made-up identifiers proves nothing
+    except EdgetlError:  # a library's refusal of made-up identifiers proves nothing
         return None
     return any(
         not np.array_equal(found, after[name], equal_nan=found.dtype.kind == "f") for name, found in before.items()
     )
 
 
-def _multiply_adds(runner: Runner) -> dict[str, int]:
-    """By precision; none where the engine cannot be asked: dynamic dimensions of 1 are too small for some models."""
-    try:
-        return dict(runner.placement().multiply_adds)
-    except Exception:  # noqa: BLE001 - it was timed without this, and what is not known is told as such
-        return {}
+def _layers(runner: Runner, feeds: Arrays) -> list[dict[str, Any]]:
+    """What each node of the engine computes on the timed inputs, and takes; none where the engine does not tell."""
+    from dataclasses import fields
+
+    from edgetl.benchmark.roofline import Layer
+    from edgetl.runtime.runner import Profiled
+
+    if not isinstance(runner, Profiled):
+        return []
+    began = time.perf_counter()
+    runner.run(feeds)
+    runs = int(_PROFILE_S / (time.perf_counter() - began + 1e-9))
+    return [
+        Layer(**{field.name: getattr(node, field.name) for field in fields(Layer)}).to_json()
+        for node in runner.profile(feeds, runs=max(_PROFILE_RUNS[0], min(runs, _PROFILE_RUNS[1])))
+    ]
+
+
+def _multiply_adds(layers: list[dict[str, Any]]) -> dict[str, int]:
+    """By precision."""
+    found: Counter[str] = Counter()
+    for layer in layers:
+        found[layer["precision"]] += layer["multiply_adds"]
+    return {precision: number for precision, number in found.items() if number}
 
 
 def _timer_ns() -> int:

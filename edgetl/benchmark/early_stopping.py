@@ -93,6 +93,9 @@ def estimate(latencies: NDArray[np.int64], percentile: float, confidence: float 
 def percentile_of(ordered: NDArray[np.int64], percentile: float) -> int:
     """The measured percentile as LoadGen takes it: the latency at the place ``floor(n · p)``, counted from 0.
 
+    :func:`edgetl.benchmark.summary.nearest_rank` takes the place ``ceil(n · p) - 1``, the usual definition; here
+    figures have to be LoadGen's, to the nanosecond. The two are one rank apart at most.
+
     Args:
         ordered: Latencies, sorted, shape (n,), n at least 1.
         percentile: At least 0, below 1.

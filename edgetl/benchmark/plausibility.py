@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 
+from edgetl.benchmark.ceilings import Ceilings
 from edgetl.benchmark.process import Check
 from edgetl.benchmark.summary import PERCENTILES, Latency
 
 _TIMER = 3.0
 """A call shorter than so many times what timing nothing takes was not measured."""
+_SLACK = 2.0
 _FASTEST_CLOCK_HZ = 7e9
 """No processor runs faster."""
 _CORE_PRODUCTS = {"int8": 1024, "bf16": 512, "fp16": 512, "fp32": 64, "fp64": 32}
@@ -17,12 +20,18 @@ _CORE_PRODUCTS = {"int8": 1024, "bf16": 512, "fp16": 512, "fp32": 64, "fp64": 32
 of today has more."""
 
 
-def generous_ceilings(threads: int) -> dict[str, float]:
-    """Multiply-adds per second that no processor's engine with so many threads exceeds, by precision.
+def most_multiply_adds(threads: int, measured: Ceilings | None = None) -> dict[str, float]:
+    """Multiply-adds per second that no engine on the processor exceeds, by precision.
 
-    A machine's own measured ceilings are much lower; give those to :func:`implausible` where they are known.
+    Args:
+        threads: That the engine has.
+        measured: This machine's own ceilings. A processor whose clock rose meanwhile, or that others left more of, does
+            more; twice as much is no clock's doing.
     """
-    return {precision: threads * _FASTEST_CLOCK_HZ * number for precision, number in _CORE_PRODUCTS.items()}
+    found = {precision: threads * _FASTEST_CLOCK_HZ * number for precision, number in _CORE_PRODUCTS.items()}
+    for precision, ceiling in (measured.products if measured else {}).items():
+        found[precision] = min(_SLACK * ceiling.multiply_adds_per_s, found.get(precision, math.inf))
+    return found
 
 
 def implausible(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgetl import errors
 from edgetl.benchmark._frames import read_frame, write_frame
 from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.roofline import Layer
 from edgetl.benchmark.things import Thing
 from edgetl.benchmark.usage import Use
 from edgetl.errors import EdgetlError, MeasurementError, ModelError
@@ -68,6 +69,10 @@ class Check:
     """Whether outputs change with inputs; None where the engine took no other inputs than the timed ones."""
     multiply_adds: dict[str, int]
     """Precision → multiply-adds of one inference; empty where the engine does not tell."""
+    layers: tuple[Layer, ...] = ()
+    """Nodes of the engine's optimised graph, with what each takes; empty where the engine does not tell."""
+    reason: str = ""
+    """Why ``layers`` is empty, where that is an engine's failure."""
 
 
 class Process:
@@ -124,7 +129,7 @@ class Process:
             EdgetlError: The engine failed, or its process died.
         """
         found, _ = self._ask(do="check")
-        return Check(**found)
+        return Check(**{**found, "layers": tuple(Layer(**each) for each in found["layers"])})
 
     def end(self, *, at_once: bool) -> None:
         """End the process; afterwards there is none.

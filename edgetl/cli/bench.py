@@ -14,6 +14,7 @@ from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print
 from edgetl.errors import BudgetError, MeasurementError, UsageError
 
 if TYPE_CHECKING:
+    from edgetl.benchmark.roofline import Roofline
     from edgetl.pipeline.bench import Benchmark, Measured
 
 _PERCENT = 100.0
@@ -65,6 +66,12 @@ def _bench(
     ] = "CPUExecutionProvider",
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.9999, help="Of all intervals.")] = 0.95,
     seed: Annotated[int, typer.Option("--seed", help="Of the order in which things take turns.")] = 0,
+    roofline: Annotated[
+        bool, typer.Option("--roofline/--no-roofline", help="Measure the machine's ceilings, too: some seconds.")
+    ] = True,
+    layers: Annotated[
+        int, typer.Option("--layers", min=0, help="Print so many layers of each, those that lose most time.")
+    ] = 0,
     output: Annotated[Path | None, typer.Option("--output", help="Write every single call here, as JSON.")] = None,
     scenario: one.ScenarioName = None,
     rate: one.Rate = None,
@@ -93,6 +100,8 @@ def _bench(
     from edgetl.benchmark.sampling import Plan
     from edgetl.pipeline import bench
 
+    if layers and not roofline:
+        raise UsageError("--layers shows what each layer loses against the machine's ceilings", hint="--roofline")
     if max_slowdown is not None and baseline is None:
         raise UsageError("--max-slowdown is slower than what?", hint="--baseline BUNDLE")
     found = bench.bench_things(
@@ -112,20 +121,18 @@ def _bench(
             seed=seed,
         ),
         confidence=confidence,
+        roofline=roofline,
         output=output,
         reporter=TerminalReporter(),
     )
     if json:
         print_json("bench", found.to_json())
     else:
-        _print(found)
+        _print(found, layers)
     try:
         bench.gate(found, undecided=undecided.value, unstable=unstable.value)
-    except (
-        BudgetError,
-        MeasurementError,
-    ) as error:  # told on stderr alone: the result, with what became of the gate, is on stdout
-        print_error(error, as_json=False)
+    except (BudgetError, MeasurementError) as error:
+        print_error(error, as_json=False)  # on stderr alone: the result, with what became of the gate, is on stdout
         raise typer.Exit(error.exit_code) from None
 
 
@@ -144,10 +151,10 @@ def _share(text: str) -> float:
     return value
 
 
-def _print(found: Benchmark) -> None:
+def _print(found: Benchmark, layers: int) -> None:
     first = found.measured[0].latency
     columns = ["", "p50 ms", f"{first.confidence:.0%} interval", "p90 ms", "p99 ms", "calls", "warm-up", "import ms",
-               "load ms", "first ms", "p50 / first"]  # fmt: skip
+               "load ms", "first ms", "of ceiling", "p50 / first"]  # fmt: skip
     print_table(columns, [_row(item, first.p50_ms) for item in found.measured], right=tuple(range(1, len(columns))))
     facts = found.environment
     print_text(
@@ -162,6 +169,53 @@ def _print(found: Benchmark) -> None:
         print_text(f"{name} is UNSTABLE: {because}")
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
+    _print_ceilings(found)
+    for item in found.measured:
+        if layers and item.roofline is not None:
+            _print_layers(item.name, item.roofline, layers)
+
+
+def _print_ceilings(found: Benchmark) -> None:
+    """What the machine can do at most, and what limits each thing there."""
+    for ceilings in found.ceilings.values():
+        rates = [f"{each.multiply_adds_per_s / 1e9:.0f} ({name})" for name, each in ceilings.products.items()]
+        slowest = f", {ceilings.bandwidth[-1][1] / 1e9:.0f} GB/s of memory" if ceilings.bandwidth else ""
+        print_text(
+            f"ceilings of {ceilings.device}: billions of multiply-adds/s {', '.join(rates) or 'unknown'}{slowest}"
+        )
+    for item in found.measured:
+        if item.roofline is None:
+            continue
+        if item.roofline.least_ms is None:
+            print_text(f"{item.name}: how near it is to the ceiling is not known: {item.roofline.reason}")
+        else:
+            limits = ", ".join(f"{name} {share:.0%}" for name, share in item.roofline.limits.items())
+            print_text(f"{item.name} needs at least {item.roofline.least_ms:.3f} ms here, limited by {limits}")
+
+
+def _print_layers(name: str, found: Roofline, most: int) -> None:
+    """Those that take longest beyond what the machine needs for them."""
+    timed = [(each, each.layer.time_ms) for each in found.layers if each.layer.time_ms is not None]
+    timed.sort(key=lambda entry: entry[0].least_ms - entry[1])
+    columns = [name, "operator", "precision", "ms", "least ms", "of ceiling", "limited by"]
+    rows = [
+        [
+            each.layer.name,
+            each.layer.kind,
+            each.layer.precision,
+            f"{time_ms:.4f}",
+            f"{each.least_ms:.4f}",
+            _of_ceiling(each.share),
+            each.limit,
+        ]
+        for each, time_ms in timed[:most]
+    ]
+    print_text("")
+    print_table(columns, rows, right=(3, 4, 5))
+
+
+def _of_ceiling(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _row(item: Measured, first_ms: float) -> list[str]:
@@ -178,6 +232,7 @@ def _row(item: Measured, first_ms: float) -> list[str]:
         f"{cold.import_ms:.0f}",
         f"{cold.load_ms:.0f}",
         f"{cold.first_ms:.1f}",
+        _of_ceiling(item.roofline.share(latency.p50_ms) if item.roofline else None),
         f"{latency.p50_ms / first_ms:.2f}×",
     ]
 

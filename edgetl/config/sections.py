@@ -234,6 +234,8 @@ class Bench(Section):
     """Threads per engine. Left out: the processors that this process may use."""
     batch_size: int = Field(default=1, ge=1)
     """Samples per call."""
+    roofline: bool = True
+    """Measure the most that this machine can do, too, and tell each latency as a share of it: some seconds."""
     unstable: Literal["fail", "allow"] = "fail"
     """What becomes of a latency budget that is met by a measurement which is UNSTABLE, because the times or the machine
     did not hold still: it fails, or counts like any other. Without a budget such a measurement is only told."""
@@ -256,7 +258,8 @@ class TargetEntry(Section):
     device: str
     """A target of targets/ by name, or a file of your own by path."""
     precisions: tuple[Precision, ...] = ()
-    """Candidates; the fastest that passes parity is shipped. Left out: all that the target offers."""
+    """Candidates; of those that pass parity the finest is shipped, unless a coarser one is shown to be faster. Left
+    out: all that the target offers."""
     budget: Budget = Budget()
     """Latency that the shipped engine must meet."""
 

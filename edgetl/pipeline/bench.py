@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgetl.benchmark import environment, sampling
+from edgetl.benchmark.ceilings import Ceilings
 from edgetl.benchmark.comparison import Comparison, Slowdown, compare, slowdown
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.roofline import Roofline
 from edgetl.benchmark.sampling import Plan, Sampled
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
@@ -21,10 +23,12 @@ from edgetl.errors import BudgetError, MeasurementError
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import (
     SCHEMA,
+    ceilings_of,
     details_of,
     doubts,
     latency_of,
     median_cold,
+    roofline_of,
     steadiness,
     unstable_because,
     what_to_do,
@@ -44,6 +48,8 @@ class Measured:
     """See :func:`edgetl.pipeline.timing.steadiness`."""
     stability: Stability
     """Whether the measurement may be believed."""
+    roofline: Roofline | None = None
+    """What this machine could do at most with it; None: its ceilings were not measured."""
 
     @property
     def name(self) -> str:
@@ -62,6 +68,8 @@ class Benchmark:
     environment: dict[str, Any]
     conditions: Conditions | None = None
     """What the machine's sensors said meanwhile."""
+    ceilings: Mapping[str, Ceilings] = field(default_factory=dict)
+    """What the machine can do at most, by device; empty where it was not measured."""
 
     @property
     def unstable(self) -> dict[str, str]:
@@ -82,12 +90,14 @@ class Benchmark:
                     "cold_start": [each.to_json() for each in item.sampled.cold],
                     **item.steadiness,
                     "stability": item.stability.to_json(),
+                    "roofline": item.roofline.to_json(item.latency.p50_ms) if item.roofline else None,
                 }
                 for item in self.measured
             ],
             "comparisons": [item.to_json() for item in self.comparisons],
             "slowdowns": [item.to_json() for item in self.slowdowns],
             "conditions": self.conditions.to_json(values=False) if self.conditions else None,
+            "ceilings": {device: found.to_json() for device, found in self.ceilings.items()},
         }
 
 
@@ -103,6 +113,7 @@ def bench_things(
     feeds: Feeds | None = None,
     plan: Plan | None = None,
     confidence: float = 0.95,
+    roofline: bool = True,
     output: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Benchmark:
@@ -119,6 +130,7 @@ def bench_things(
         feeds: What they are fed with; None: one random sample.
         plan: How much is measured.
         confidence: Of all intervals.
+        roofline: Measure what this machine can do at most, too.
         output: Where every single call is written, as JSON; None: nowhere.
         reporter: Is told how it goes.
 
@@ -142,10 +154,12 @@ def bench_things(
         "load_average": environment.load_average(),
         "processes": plan.processes,
     }
+    ceilings = ceilings_of(sampled, threads=threads) if roofline else {}
     if output is not None:
-        _write(output, sampled, conditions, facts, threads)
-    measured = tuple(_measured(each, conditions, confidence) for each in sampled)
-    _refuse_implausible(measured, threads)
+        details = details_of(sampled, conditions, threads=threads, ceilings=ceilings)
+        _write(output, sampled, {**details, "conditions": conditions.to_json()}, facts)
+    measured = tuple(_measured(each, conditions, ceilings, confidence) for each in sampled)
+    _refuse_implausible(measured, threads, ceilings)
     series = {each.thing.name: each.series() for each in sampled}
     names = [thing.name for thing in opened]
     others = names[len(things) : len(things) + len(against)] or names[:1]
@@ -159,6 +173,7 @@ def bench_things(
         ),
         environment=facts,
         conditions=conditions,
+        ceilings=ceilings,
     )
 
 
@@ -205,13 +220,16 @@ def _refuse_unstable(benchmark: Benchmark) -> None:
         )  # fmt: skip
 
 
-def _measured(sampled: Sampled, conditions: Conditions, confidence: float) -> Measured:
+def _measured(
+    sampled: Sampled, conditions: Conditions, ceilings: Mapping[str, Ceilings], confidence: float
+) -> Measured:
     return Measured(
         sampled=sampled,
         latency=latency_of(sampled, confidence=confidence),
         cold=median_cold(sampled.cold),
         steadiness=steadiness(sampled),
         stability=sampled.stability(conditions),
+        roofline=roofline_of(sampled, ceilings) if ceilings else None,
     )
 
 
@@ -227,21 +245,21 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _refuse_implausible(measured: Sequence[Measured], threads: int) -> None:
+def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Mapping[str, Ceilings]) -> None:
     found = [
-        f"{item.name}: {doubt}" for item in measured for doubt in doubts(item.sampled, item.latency, threads=threads)
+        f"{item.name}: {doubt}"
+        for item in measured
+        for doubt in doubts(item.sampled, item.latency, threads=threads, ceilings=ceilings)
     ]
     if found:
         raise MeasurementError("a measurement cannot be true:\n  " + "\n  ".join(found))
 
 
-def _write(
-    output: Path, sampled: Sequence[Sampled], conditions: Conditions, facts: dict[str, Any], threads: int
-) -> None:
+def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], facts: dict[str, Any]) -> None:
     document = {
         "schema": SCHEMA,
         "environment": facts,
-        "details": {**details_of(sampled, conditions, threads=threads), "conditions": conditions.to_json()},
+        "details": details,
         "sampled": {each.thing.name: each.to_json() for each in sampled},
     }
     with storage_errors(output.parent):

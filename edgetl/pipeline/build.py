@@ -9,7 +9,7 @@ from typing import Any
 
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, EdgetlError, MeasurementError, ParityError, UnknownNameError
-from edgetl.pipeline import engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
+from edgetl.pipeline import choice, engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.reference import ask_reference, decide
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
@@ -209,7 +209,7 @@ def _route(
         decision=decision,
         judged=judged,
         timings=timings,
-        decisions=tuple(proof.decide(proven, timings, config.parity)),
+        decisions=tuple(choice.decide(proven, timings, config.parity)),
     )
     _gate(record, on_report)
     summary = publish.summary(record)

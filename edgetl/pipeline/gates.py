@@ -14,8 +14,8 @@ from edgetl.pipeline import tasks, timing, transfer
 from edgetl.specs import Precision
 
 if TYPE_CHECKING:
+    from edgetl.pipeline.choice import Decision
     from edgetl.pipeline.engines import Candidate
-    from edgetl.pipeline.proof import Decision
     from edgetl.pipeline.timing import Timings
 
 

@@ -13,8 +13,8 @@ from edgetl.backends import torch as torch_backend
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import origin, precisions, quantized, spread, tasks, transfer
+from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.gates import accepted, is_unstable
-from edgetl.pipeline.proof import Decision
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.timing import FP32, PYTORCH
 from edgetl.quantize import statistics as artifact
@@ -93,6 +93,8 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         environment=_environment(record),
         transfer=_transfer(record),
         distributions=spread.distributions(record.timings.details),
+        ceilings=spread.ceilings(record.timings.details),
+        rooflines=spread.rooflines(record.timings.details),
         task=config.data.task,
         dataset=origin.dataset_name(record.session),
         dataset_id=origin.hub_id(config),

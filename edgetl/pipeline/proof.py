@@ -1,4 +1,4 @@
-"""The stage that proves: parity of every engine that runs here, and what is shipped."""
+"""The stage that proves: parity of every engine that runs here."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ from numpy.typing import NDArray
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment
-from edgetl.benchmark.summary import Latency
-from edgetl.config import Budget, Parity
 from edgetl.data.dataset import Dataset, Sample, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.parity.compare import Comparison, compare, differences
 from edgetl.parity.sequential import Sequential
 from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
-from edgetl.pipeline.gates import accepted, tolerance
+from edgetl.pipeline.gates import tolerance
 from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
-from edgetl.pipeline.timing import Timings
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
 from edgetl.runtime.preprocessing import Preprocessing
@@ -47,19 +44,6 @@ class Proven:
     """Decisions on the test samples, (n,) or (n, classes); None where nothing is decided on single samples."""
     fusion: dict[str, Any] | None = None
     """What became of the Q/DQ pairs, from :mod:`edgetl.pipeline.fused`; None where nothing is known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What becomes of an engine."""
-
-    proven: Proven
-    latency: Latency | None
-    shipped: bool
-    reason: str
-    """Why it is not shipped, or why nothing is known of it here."""
-    missed: tuple[str, ...] = ()
-    """The limits of its budget that it misses, in words."""
 
 
 def verify(
@@ -204,23 +188,6 @@ def _order(samples: Sequence[Sample], *, shuffled: bool) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(len(samples))
 
 
-def decide(proven: list[Proven], timings: Timings, parity: Parity) -> list[Decision]:
-    """Choose per target: of the precisions that pass parity, the fastest; a budget narrows the choice first.
-
-    What could not run here is shipped unproven, and says so.
-
-    Args:
-        proven: Every engine.
-        timings: Of those that run here.
-        parity: What passes.
-    """
-    decisions = []
-    for target in dict.fromkeys(item.engine.candidate.target.name for item in proven):
-        items = [item for item in proven if item.engine.candidate.target.name == target]
-        decisions += _decide_target(items, timings, parity)
-    return decisions
-
-
 def _parsed(session: Session, engine: Engine, graph: Artifact) -> dict[str, Any] | None:
     """What TensorRT's parser makes of the graph of an engine that does not run here."""
     if not fused.can_parse(engine, graph):
@@ -243,54 +210,3 @@ def _parsed(session: Session, engine: Engine, graph: Artifact) -> dict[str, Any]
 def _tell(session: Session, engine: Engine, fusion: dict[str, Any] | None) -> None:
     for line in fused.told(engine.candidate.name, fusion) if fusion else ():
         session.reporter.note(line)
-
-
-def _decide_target(items: list[Proven], timings: Timings, parity: Parity) -> list[Decision]:
-    passing = [item for item in items if accepted(parity, item.comparison)]
-    found = {id(item): timings.latencies.get(item.engine.candidate.name) for item in items}
-    missed = {id(item): _missed(item.engine.candidate.entry.budget, found[id(item)]) for item in items}
-    fastest = min(passing, key=lambda item: (bool(missed[id(item)]), _p50(found[id(item)])), default=None)
-    decisions = []
-    for item in items:
-        speed = found[id(item)]
-        reason = ""
-        if item.comparison is None:
-            reason = item.engine.record.note
-        elif not accepted(parity, item.comparison):
-            reason = f"parity: {item.comparison.statement}"
-        elif item is not fastest and fastest is not None:
-            reason = f"{fastest.engine.candidate.precision} is faster" + _than(found[id(fastest)], speed)
-            if missed[id(item)] and not missed[id(fastest)]:
-                reason = f"misses the budget ({'; '.join(missed[id(item)])})"
-        decisions.append(
-            Decision(
-                proven=item,
-                latency=speed,
-                shipped=item is fastest or item.comparison is None,
-                reason=reason,
-                missed=missed[id(item)],
-            )
-        )
-    return decisions
-
-
-def _missed(budget: Budget, found: Latency | None) -> tuple[str, ...]:
-    if found is None:
-        return ()
-    missed = []
-    for field, limit in budget.model_dump(exclude_none=True).items():
-        name = field.removesuffix("_ms")
-        measured = found.percentile(name)
-        if measured is None:
-            missed.append(f"{name} is not known from {found.samples} calls, allowed {limit:g} ms")
-        elif measured > limit:
-            missed.append(f"{name} {measured:.2f} ms, allowed {limit:g} ms")
-    return tuple(missed)
-
-
-def _p50(found: Latency | None) -> float:
-    return found.p50_ms if found else float("inf")
-
-
-def _than(fast: Latency | None, slow: Latency | None) -> str:
-    return f": {fast.p50_ms:.2f} against {slow.p50_ms:.2f} ms" if fast and slow else ""

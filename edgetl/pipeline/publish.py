@@ -13,7 +13,7 @@ from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import EdgetlError
 from edgetl.pipeline import origin, present, quantized, schemas, tasks, timing
-from edgetl.pipeline.proof import Decision
+from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.report.formats import FORMATS
 from edgetl.report.model import Verdict

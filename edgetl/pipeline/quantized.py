@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.pipeline import fused
-from edgetl.pipeline.proof import Decision
+from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize.layers import NO_NOISE_DB
 from edgetl.report import model

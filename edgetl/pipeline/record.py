@@ -7,7 +7,7 @@ from typing import Any
 
 from edgetl.data.dataset import Dataset
 from edgetl.pipeline import transfer
-from edgetl.pipeline.proof import Decision
+from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
 from edgetl.pipeline.timing import Timings

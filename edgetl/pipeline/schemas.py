@@ -87,6 +87,7 @@ def _bench() -> dict[str, Any]:
         "comparisons": {"type": "array", "items": {"type": "object", "required": ["name", "against", "ratio"]}},
         "implausible": texts,
         "stability": _stability(),
+        "roofline": {"type": "object", "required": ["least_ms", "share", "limits", "layers", "reason"]},
     }
     kept = {name: {"type": "object", "additionalProperties": found} for name, found in each.items()}
     conditions = {"type": ["object", "null"], "required": ["facts", "series", "load", "period_s"]}
@@ -96,7 +97,7 @@ def _bench() -> dict[str, Any]:
         "title": "bench.json",
         "type": "object",
         "required": [*plain, "latency"],
-        "properties": {**plain, **kept, "conditions": conditions},
+        "properties": {**plain, **kept, "conditions": conditions, "ceilings": {"type": "object"}},
     }
 
 

@@ -1,4 +1,4 @@
-"""The times of single calls, for the report: as many of them as a curve needs."""
+"""What a benchmark kept beside percentiles, for the report: the times of single calls, and the machine's ceilings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgetl.report import model
+from edgetl.report import machine, model
 
 _LEAST = 20
 """Times that make a distribution worth drawing."""
@@ -29,6 +29,45 @@ def distributions(details: Mapping[str, Any]) -> tuple[model.Distribution, ...]:
         if samples >= _LEAST:
             made.append(model.Distribution(name=name, times_ms=_at_even_ranks(counts, samples), samples=samples))
     return tuple(made)
+
+
+def ceilings(details: Mapping[str, Any]) -> tuple[machine.Ceilings, ...]:
+    """What the machine can do at most, by device; see :meth:`edgetl.benchmark.ceilings.Ceilings.to_json`."""
+    return tuple(
+        machine.Ceilings(
+            device=device,
+            products=tuple((name, each["multiply_adds_per_s"], each["by"]) for name, each in found["products"].items()),
+            bandwidth=tuple((entry["bytes"], entry["bytes_per_s"]) for entry in found["bandwidth"]),
+        )
+        for device, found in (details.get("ceilings") or {}).items()
+    )
+
+
+def rooflines(details: Mapping[str, Any]) -> tuple[machine.Roofline, ...]:
+    """Of everything that was timed; see :meth:`edgetl.benchmark.roofline.Roofline.to_json`."""
+    return tuple(
+        machine.Roofline(
+            name=name,
+            least_ms=found["least_ms"],
+            share=found["share"],
+            limits=tuple(found["limits"].items()),
+            layers=tuple(
+                machine.RooflineLayer(
+                    name=layer["name"],
+                    kind=layer["kind"],
+                    precision=layer["precision"],
+                    multiply_adds=layer["multiply_adds"],
+                    bytes=layer["weight_bytes"] + layer["activation_bytes"],
+                    time_ms=layer["time_ms"],
+                    least_ms=layer["least_ms"],
+                    limit=layer["limit"],
+                )
+                for layer in found["layers"]
+            ),
+            reason=found["reason"],
+        )
+        for name, found in (details.get("roofline") or {}).items()
+    )
 
 
 def _recorded(text: str) -> Iterator[tuple[int, int]]:

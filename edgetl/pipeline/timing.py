@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment, plausibility, sampling
+from edgetl.benchmark.ceilings import Ceilings, device_of, measure_ceilings, no_ceilings
 from edgetl.benchmark.comparison import compare
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
+from edgetl.benchmark.roofline import Roofline, roofline
 from edgetl.benchmark.sampling import Plan, Sampled
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency, histogram, summarise
 from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_thing
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import MissingExtraError
+from edgetl.errors import MeasurementError, MissingExtraError
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.session import Session
 from edgetl.runtime.preprocessing import Array
@@ -90,7 +93,14 @@ def bench(
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "environment": {**facts, "threads": threads, "batch_size": config.batch_size},
             "latency": {each.thing.name: latency_of(each).to_json() for each in sampled},
-            "details": details_of(sampled, conditions, threads=threads, references=(PYTORCH, FP32)),
+            "details": details_of(
+                sampled,
+                conditions,
+                threads=threads,
+                references=(PYTORCH, FP32),
+                rivals=rivals(ready),
+                ceilings=ceilings_of(sampled, threads=threads) if config.roofline else None,
+            ),
             "sampled": {each.thing.name: each.to_json() for each in sampled},
         }
         (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
@@ -117,6 +127,18 @@ def bench(
     )
 
 
+def rivals(ready: Sequence[Engine]) -> dict[str, list[str]]:
+    """Of every engine, the others of its target: of these one is shipped."""
+    return {
+        engine.candidate.name: [
+            other.candidate.name
+            for other in ready
+            if other is not engine and other.candidate.target.name == engine.candidate.target.name
+        ]
+        for engine in ready
+    }
+
+
 def unstable_because(stability: Stability) -> str:
     """What speaks against a measurement, in a line."""
     return "; ".join(reason.text for reason in stability.against)
@@ -139,6 +161,8 @@ def details_of(
     *,
     threads: int,
     references: Sequence[str] = (),
+    rivals: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ceilings: Mapping[str, Ceilings] | None = None,
     confidence: float = 0.95,
 ) -> dict[str, Any]:
     """What a measurement says besides latencies, as plain values, each by the thing's name.
@@ -148,13 +172,16 @@ def details_of(
         conditions: What the machine's sensors said meanwhile.
         threads: Per thing.
         references: Names of things that every other one is compared with.
+        rivals: Name → names of others that it is compared with, too.
+        ceilings: What this machine can do at most, by device; None: it was not measured.
         confidence: Of the comparisons.
 
     Returns:
         cold_start: median over processes, in ms, part by part. steady: calls that did not count, and why processes were
         not steady. histogram: of the calls that count, as HdrHistogram; None without the package. comparisons: with
-        each of the references. implausible: why a result cannot be true. stability: whether the machine and the times
-        held still. conditions: what the sensors said, of a series its range; None where they were not read.
+        each of the references and rivals. implausible: why a result cannot be true. stability: whether the machine and
+        the times held still. conditions: what the sensors said, of a series its range; None where they were not read.
+        ceilings: by device. roofline: see :meth:`edgetl.benchmark.roofline.Roofline.to_json`; empty without ceilings.
     """
     series = {each.thing.name: each.series() for each in sampled}
     return {
@@ -163,14 +190,48 @@ def details_of(
         "histogram": {name: _histogram(found.times_ns) for name, found in series.items()},
         "comparisons": {
             name: [
-                compare(found, series[other], confidence=confidence).to_json() for other in references if other != name
+                compare(found, series[other], confidence=confidence).to_json()
+                for other in dict.fromkeys((*references, *rivals.get(name, ())))
+                if other != name
             ]
             for name, found in series.items()
         },
-        "implausible": {each.thing.name: list(doubts(each, latency_of(each), threads=threads)) for each in sampled},
+        "implausible": {
+            each.thing.name: list(doubts(each, latency_of(each), threads=threads, ceilings=ceilings))
+            for each in sampled
+        },
         "stability": {each.thing.name: each.stability(conditions).to_json() for each in sampled},
         "conditions": conditions.to_json(values=False) if conditions else None,
+        "ceilings": {device: found.to_json() for device, found in (ceilings or {}).items()},
+        "roofline": {each.thing.name: roofline_of(each, ceilings).to_json(latency_of(each).p50_ms) for each in sampled}
+        if ceilings
+        else {},
     }
+
+
+def ceilings_of(sampled: Sequence[Sampled], *, threads: int) -> dict[str, Ceilings]:
+    """What this machine can do at most, by device, of those that the things computed on.
+
+    Args:
+        sampled: Of things that no process times any more.
+        threads: Per thing.
+
+    Returns:
+        Where a device could not be measured, its ceilings say why.
+    """
+    devices = {device_of(layer.provider) for each in sampled for layer in each.check.layers}
+    found: dict[str, Ceilings] = {}
+    for device in sorted(device for device in devices if device):
+        try:
+            found[device] = measure_ceilings(device, threads=threads)
+        except MeasurementError as error:
+            found[device] = no_ceilings(device, threads=threads, reason=str(error))
+    return found
+
+
+def roofline_of(sampled: Sampled, ceilings: Mapping[str, Ceilings]) -> Roofline:
+    """What this machine could do at most with a thing."""
+    return roofline(sampled.check.layers, ceilings, reason=sampled.check.reason)
 
 
 def steadiness(sampled: Sampled) -> dict[str, Any]:
@@ -184,10 +245,19 @@ def steadiness(sampled: Sampled) -> dict[str, Any]:
     }
 
 
-def doubts(sampled: Sampled, latency: Latency, *, threads: int) -> tuple[str, ...]:
-    """Why a result cannot be true; see :func:`edgetl.benchmark.plausibility.implausible`."""
-    ceilings = None if environment.gpu_names() else plausibility.generous_ceilings(threads)
-    return plausibility.implausible(latency, sampled.check, timer_ns=sampled.timer_ns, ceilings=ceilings)
+def doubts(
+    sampled: Sampled, latency: Latency, *, threads: int, ceilings: Mapping[str, Ceilings] | None = None
+) -> tuple[str, ...]:
+    """Why a result cannot be true; see :func:`edgetl.benchmark.plausibility.implausible`.
+
+    Args:
+        sampled: Of one thing.
+        latency: Its percentiles.
+        threads: That it had.
+        ceilings: This machine's, where they were measured.
+    """
+    rates = None if environment.gpu_names() else plausibility.most_multiply_adds(threads, (ceilings or {}).get("cpu"))
+    return plausibility.implausible(latency, sampled.check, timer_ns=sampled.timer_ns, ceilings=rates)
 
 
 def median_cold(cold: Sequence[ColdStart]) -> ColdStart:

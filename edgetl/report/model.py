@@ -14,6 +14,7 @@ from edgetl.report.learning import Method as Method
 from edgetl.report.learning import SourceTask as SourceTask
 from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer
+from edgetl.report.machine import Ceilings, Roofline
 from edgetl.report.quantized import Fusion, LayerReport
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
@@ -364,6 +365,10 @@ class Report:
     environment: Environment | None = None
     distributions: tuple[Distribution, ...] = ()
     """Of what was timed, where single times were kept."""
+    ceilings: tuple[Ceilings, ...] = ()
+    """By device; empty where they were not measured."""
+    rooflines: tuple[Roofline, ...] = ()
+    """Of what was timed; empty without ceilings."""
     task: str = ""
     """As in the configuration: "image-classification"."""
     dataset: str = ""

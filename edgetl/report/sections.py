@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import changes, distributions, fusion, heatmap, layers, panels, plots
+from edgetl.report import changes, distributions, fusion, heatmap, layers, panels, plots, roofline
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
@@ -34,6 +34,7 @@ def sections(report: Report) -> list[Section]:
         ("accuracy", "Accuracy against latency", _accuracy),
         ("parity", "Parity with PyTorch", _parity),
         ("latency", "Latency", _latency),
+        ("roofline", "How near the machine's ceiling", roofline.body),
         ("confusion", "Confusion", _confusion),
         ("training", "Fine-tuning", _training),
         ("transfer", "Did transfer help?", _transfer),

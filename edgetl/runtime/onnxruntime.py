@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,8 @@ _DTYPES = {
 
 
 _KERNEL_TIME = "_kernel_time"
+_END_OF_RUN = "model_run"
+"""The event that follows those of an inference's nodes."""
 
 _PRECISIONS = {
     "float": "fp32",
@@ -102,28 +105,65 @@ class OnnxRuntimeRunner:
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous inference; see :meth:`edgetl.runtime.runner.Runner.run`."""
         check_feeds(feeds, self._inputs)
-        return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
+        return dict(zip(self._names, self._infer(self._session, feeds), strict=True))
 
     def placement(self) -> Placement:
         """Count the nodes of the optimised graph by provider, from the profile of one inference on zeros."""
         return Placement.of(self._provider, self.nodes())
 
-    def nodes(self, *, optimised: Path | None = None) -> tuple[EngineNode, ...]:
-        """The nodes of the optimised graph in the order of their execution, from the profile of one inference on zeros.
+    def nodes(self, feeds: Tensors | None = None, *, optimised: Path | None = None) -> tuple[EngineNode, ...]:
+        """The nodes of the optimised graph in the order of their execution, from the profile of one inference.
 
-        Dynamic dimensions are 1. A node in the body of a loop stands there once for every time that it ran. Which
-        tensors a node reads and writes is in the optimised graph alone: :mod:`edgetl.backends.onnxruntime` reads it.
+        A node in the body of a loop stands there once for every time that it ran. Which tensors a node reads and writes
+        is in the optimised graph alone: :mod:`edgetl.backends.onnxruntime` reads it.
 
         Args:
+            feeds: Its inputs; None: zeros, with every dynamic dimension 1.
             optimised: Where to write the optimised graph, as ONNX; None: nowhere.
+
+        Raises:
+            ModelError: ONNX Runtime failed on these inputs.
         """
+        given = feeds or {spec.name: _zeros(spec) for spec in self._inputs}
+        (events,) = self._events(given, warmup=0, runs=1, packed=False, optimised=optimised)
+        return tuple(_node(event) for event in events)
+
+    def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
+        """The nodes as they run on some inputs; see :meth:`edgetl.runtime.runner.Profiled.profile`.
+
+        Facts and times come from two sessions: only one that leaves weights as they are tells their shapes, and only
+        one that packs them computes as fast as :meth:`run`.
+        """
+        check_feeds(feeds, self._inputs)
+        nodes = self.nodes(feeds)
+        timed = self._events(feeds, warmup=runs // 2 + 1, runs=runs, packed=True)
+        if any(len(events) != len(nodes) for events in timed):  # a loop that ends elsewhere; not the same inferences
+            return nodes
+        times = np.median([[event["dur"] for event in events] for events in timed], axis=0) / 1e3
+        return tuple(replace(node, time_ms=float(time)) for node, time in zip(nodes, times, strict=True))
+
+    def _infer(self, session: Any, feeds: Tensors) -> list[NDArray[np.generic]]:
+        try:
+            return list(session.run(self._names, dict(feeds)))
+        except Exception as error:  # its errors have no base of their own, and no public names
+            raise ModelError(f"ONNX Runtime failed on {self._model.name}: {error}") from error
+
+    def _events(
+        self, feeds: Tensors, *, warmup: int, runs: int, packed: bool, optimised: Path | None = None
+    ) -> list[list[dict[str, Any]]]:
+        """Per inference that counts, the events of its nodes' kernels in their order."""
         with tempfile.TemporaryDirectory() as folder:
-            session = self._open(profile=Path(folder) / "profile", optimised=optimised)
-            session.run(self._names, {spec.name: _zeros(spec) for spec in self._inputs})
+            session = self._open(profile=Path(folder) / "profile", packed=packed, optimised=optimised)
+            for _ in range(warmup + runs):
+                self._infer(session, feeds)
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        return tuple(
-            _node(event) for event in events if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME)
-        )
+        found: list[list[dict[str, Any]]] = [[]]
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
+                found[-1].append(event)
+            elif event.get("name") == _END_OF_RUN:
+                found.append([])
+        return found[warmup : warmup + runs]
 
     def __enter__(self) -> OnnxRuntimeRunner:
         return self
@@ -133,7 +173,7 @@ class OnnxRuntimeRunner:
     ) -> None:
         self._session = None
 
-    def _open(self, *, profile: Path | None, optimised: Path | None = None) -> Any:
+    def _open(self, *, profile: Path | None, packed: bool = True, optimised: Path | None = None) -> Any:
         ort = _library()
         ort.set_default_logger_severity(4)  # a provider that cannot start is our error, not a line on the terminal
         there = ort.get_available_providers()
@@ -153,6 +193,7 @@ class OnnxRuntimeRunner:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+        if not packed:
             # Kernels that pack their weights drop the originals, and then the profile does not tell their shapes.
             options.add_session_config_entry("session.disable_prepacking", "1")
         if optimised is not None:
@@ -223,6 +264,12 @@ def _node(event: dict[str, Any]) -> EngineNode:
         provider=facts.get("provider", "unknown"),
         output_precision=_PRECISIONS.get(outputs[0][0], outputs[0][0]) if outputs else "",
         origins=(_ADDED_SUFFIX.sub("", name),),
+        **products.traffic(
+            kind,
+            constants=int(facts.get("parameter_size", 0)),
+            read=int(facts.get("activation_size", 0)),
+            written=int(facts.get("output_size", 0)),
+        ),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +19,8 @@ from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, ch
 _DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
 
 _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
+
+_NOT_EXECUTED = "not_executed"
 
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
@@ -45,18 +49,15 @@ class OpenVinoRunner:
         reason = why_no_device(device, inference_precision)
         if reason:
             raise ProviderError(reason, hint="edgetl doctor")
-        settings: dict[str, Any] = {
+        self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": inference_precision,
             "NUM_STREAMS": "1",
         }
         if threads:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
-        try:
-            graph = core.read_model(model)
-            self._compiled: Any = core.compile_model(graph, device, settings)
-        except RuntimeError as error:
-            raise ModelError(f"OpenVINO cannot compile {model.name}: {error}") from error
+            self._settings["INFERENCE_NUM_THREADS"] = str(threads)
+        self._core, self._model = core, model
+        graph, self._compiled = self._load({})
         self._request: Any = self._compiled.create_infer_request()
         self._operators = {op.get_friendly_name(): op.get_type_name() for op in graph.get_ops()}
         self._inputs = tuple(_spec(port) for port in self._compiled.inputs)
@@ -75,12 +76,12 @@ class OpenVinoRunner:
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous inference; see :meth:`edgetl.runtime.runner.Runner.run`."""
         check_feeds(feeds, self._inputs)
-        results = self._request.infer(dict(feeds), share_inputs=True)
+        results = self._infer(self._request, feeds)
         return {spec.name: np.array(results[spec.name]) for spec in self._outputs}
 
     def placement(self) -> Placement:
         """The nodes of OpenVINO's own executed graph, by operator and the precision that it really runs in."""
-        executed = self._executed()
+        executed = self._executed(self._compiled, self._request, self._zeros())
         kinds = Counter(f"{_info(op, 'layerType')}:{_info(op, 'runtimePrecision')}" for op in executed)
         return Placement.of(self._device, self._nodes(executed), kinds=kinds)
 
@@ -90,19 +91,51 @@ class OpenVinoRunner:
         Found after one inference on zeros, with every dynamic dimension 1: until then a graph with a dynamic batch has
         no shapes.
         """
-        return self._nodes(self._executed())
+        return self._nodes(self._executed(self._compiled, self._request, self._zeros()))
 
-    def _executed(self) -> list[Any]:
-        """Operators of the executed graph, without constants, and without what only constants are fed to."""
-        zeros = {
+    def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
+        """The nodes as they run on some inputs; see :meth:`edgetl.runtime.runner.Profiled.profile`."""
+        check_feeds(feeds, self._inputs)
+        _, compiled = self._load({"PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        nodes = self._nodes(self._executed(compiled, request, feeds))
+        times: dict[str, list[float]] = defaultdict(list)
+        for turn in range(runs // 2 + 1 + runs):
+            self._infer(request, feeds)
+            if turn > runs // 2:
+                for found in request.profiling_info:
+                    times[found.node_name].append(found.real_time.total_seconds() * 1e3)
+        return tuple(
+            replace(node, time_ms=float(np.median(times[node.name]))) if node.name in times else node for node in nodes
+        )
+
+    def _load(self, settings: dict[str, Any]) -> tuple[Any, Any]:
+        """The graph of the file, and what it was compiled to."""
+        try:
+            graph = self._core.read_model(self._model)
+            return graph, self._core.compile_model(graph, self._device, {**self._settings, **settings})
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot compile {self._model.name}: {error}") from error
+
+    def _infer(self, request: Any, feeds: Tensors) -> Any:
+        try:
+            return request.infer(dict(feeds), share_inputs=True)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO failed on {self._model.name}: {error}") from error
+
+    def _zeros(self) -> dict[str, NDArray[np.generic]]:
+        return {
             spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], dtype=spec.dtype)
             for spec in self._inputs
         }
-        self._request.infer(zeros, share_inputs=True)
+
+    def _executed(self, compiled: Any, request: Any, feeds: Tensors) -> list[Any]:
+        """Operators of the executed graph, without constants, and without what only constants are fed to."""
+        self._infer(request, feeds)
         found: dict[str, Any] = {}
         inputs = {"Input", "Parameter"}
         alive: set[str] = set()
-        for op in self._compiled.get_runtime_model().get_ordered_ops():
+        for op in compiled.get_runtime_model().get_ordered_ops():
             name, kind = op.get_friendly_name(), _info(op, "layerType")
             if kind in inputs or alive & set(_sources(op)):
                 alive.add(name)
@@ -131,6 +164,7 @@ class OpenVinoRunner:
             output_precision=_PRECISIONS.get(written, written),
             origins=origins,
             operators=tuple(self._operators[part] for part in origins if part in self._operators),
+            **_traffic(op, alive),
         )
 
     def __enter__(self) -> OpenVinoRunner:
@@ -188,6 +222,25 @@ def _sources(op: Any) -> list[str]:
 def _shape(port: Any) -> list[int]:
     """A shape after inference; what is dynamic even then counts as 1."""
     return [int(size.get_length()) if size.is_static else 1 for size in port.get_partial_shape()]
+
+
+def _bytes(port: Any) -> int:
+    """Of a tensor; of one that is not there, whose type is dynamic, none."""
+    return prod(_shape(port)) * int(port.get_element_type().size)
+
+
+def _traffic(op: Any, alive: set[str]) -> products.Traffic:
+    """Bytes of a node of the runtime graph; none of one that the plugin does without."""
+    if _info(op, "execTimeMcs") == _NOT_EXECUTED:
+        return {"weight_bytes": 0, "activation_bytes": 0}
+    read, constants = 0, 0
+    for port in op.inputs():
+        if port.get_source_output().get_node().get_friendly_name() in alive:
+            read += _bytes(port)
+        else:
+            constants += _bytes(port)
+    written = sum(_bytes(port) for port in op.outputs())
+    return products.traffic(_info(op, "layerType"), constants=constants, read=read, written=written)
 
 
 def _multiply_adds(op: Any) -> int:

@@ -1,15 +1,47 @@
-"""Multiply-adds of convolutions and matrix products, from the shapes that an engine reports.
+"""Multiply-adds of convolutions and matrix products, and bytes moved, from what an engine reports of its nodes.
 
-Counted as the layer is defined, whatever algorithm computes it; bias and scaling are not counted. Where an engine has
-padded the channels to its registers' width, its shapes have the padding in them, and so has the count.
+Multiply-adds are counted as the layer is defined, whatever algorithm computes it; bias and scaling are not. Where an
+engine has padded the channels to its registers' width, its shapes have the padding in them, and so has the count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TypedDict
 
 Shape = Sequence[int]
+
+_VIEWS = frozenset({"reshape", "squeeze", "unsqueeze", "flatten", "identity", "shape", "size", "constantofshape"})
+"""Operators, in lower case, that move no data: their result is their input under another shape, or its shape."""
+_PARTS = frozenset(
+    {"gather", "gathernd", "gatherelements", "embedding", "slice", "stridedslice", "split", "expand", "broadcast"}
+)
+"""Operators that read no more of their inputs than they write."""
+
+
+class Traffic(TypedDict):
+    """Bytes that a node moves at least."""
+
+    weight_bytes: int
+    activation_bytes: int
+
+
+def traffic(kind: str, *, constants: int, read: int, written: int) -> Traffic:
+    """The bytes that a node cannot do without moving, if each tensor is read or written once.
+
+    Args:
+        kind: Its operator, in an engine's words.
+        constants: Bytes of the constants among its inputs.
+        read: Bytes of its other inputs.
+        written: Bytes of its outputs.
+    """
+    name = kind.lower()
+    if name in _VIEWS:
+        return {"weight_bytes": 0, "activation_bytes": 0}
+    if name in _PARTS:
+        return {"weight_bytes": 0, "activation_bytes": min(constants + read, written) + written}
+    return {"weight_bytes": constants, "activation_bytes": read + written}
 
 
 def convolution(output: Shape, weights: Shape) -> int:

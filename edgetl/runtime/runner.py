@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -52,6 +53,12 @@ class EngineNode:
     """Nodes of the graph that was compiled which were fused into this one, where the engine tells."""
     operators: tuple[str, ...] = ()
     """Operators of those nodes, where ``kind`` does not say them: HSwish of an Eltwise; in the engine's words."""
+    weight_bytes: int = 0
+    """Of the constants that it reads; 0 where the engine does not tell."""
+    activation_bytes: int = 0
+    """That it reads and writes otherwise; 0 of a node that only gives a tensor another shape, or that does not tell."""
+    time_ms: float | None = None
+    """What it takes, median over the inferences of a profile; None: it was not timed."""
 
 
 def int8_share(multiply_adds: Mapping[str, int]) -> float | None:
@@ -132,6 +139,10 @@ class Runner(Protocol):
 
         Returns:
             Output name → array, which the caller owns.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs.
+            ModelError: The engine failed on them.
         """
 
     def placement(self) -> Placement:
@@ -155,6 +166,28 @@ class CopiesApart(Protocol):
 
         Returns:
             The outputs, and "host-to-device" and "device-to-host" → nanoseconds of it.
+        """
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A runner whose engine can time its nodes one by one."""
+
+    def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
+        """The nodes of the optimised graph, as they run on some inputs.
+
+        Timing every node makes an inference slower: the times tell nodes apart and do not add up to a latency.
+
+        Args:
+            feeds: As of :meth:`Runner.run`.
+            runs: Inferences whose times count.
+
+        Returns:
+            In the order of their execution, with multiply-adds and bytes at these inputs' shapes, and times.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs.
+            ModelError: The engine failed on them.
         """
 
 
@@ -191,16 +224,27 @@ def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:
     Raises:
         UsageError: A name is missing or unknown, a dtype or a fixed dimension differs.
     """
-    names = {spec.name for spec in inputs}
-    if set(feeds) != names:
-        raise UsageError(f"the engine's inputs are {sorted(names)}; given were {sorted(feeds)}")
+    if len(feeds) != len(inputs) or any(spec.name not in feeds for spec in inputs):
+        raise UsageError(f"the engine's inputs are {sorted(spec.name for spec in inputs)}; given were {sorted(feeds)}")
     for spec in inputs:
         array = feeds[spec.name]
-        fits = len(array.shape) == len(spec.shape) and all(
-            isinstance(want, str) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype.name != spec.dtype:
+        if array.dtype != _dtype(spec.dtype) or not (array.shape == spec.shape or _fits(array.shape, spec.shape)):
             raise UsageError(
                 f"input '{spec.name}' is {spec.dtype}{list(spec.shape)}; "
                 f"given was {array.dtype.name}{list(array.shape)}"
             )
+
+
+def _fits(given: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    return len(given) == len(wanted) and all(
+        isinstance(want, str) or want == got for want, got in zip(wanted, given, strict=True)
+    )
+
+
+@cache
+def _dtype(name: str) -> np.dtype[np.generic] | None:
+    """NumPy's type of that name, kept: this is asked at every inference. None where NumPy has none."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        return None

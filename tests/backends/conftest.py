@@ -129,6 +129,31 @@ def small_graph(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def picks(tmp_path: Path) -> Path:
+    """An ONNX file: ``y`` is (n, 4), the rows of a table of 1,000 that ``ids`` (n,) names, times a matrix."""
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    constants = [
+        numpy_helper.from_array(generator.normal(size=(1000, 8)).astype(np.float32), "table"),
+        numpy_helper.from_array(generator.normal(size=(8, 4)).astype(np.float32), "w"),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "pick"),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], "product"),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph(nodes, "picks", [ids], [y], constants)
+    path = tmp_path / "picks.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+    return path
+
+
+@pytest.fixture
 def here() -> Callable[..., Target]:
     """A function: architecture, cpu_features → an ONNX Runtime target that is this machine by default."""
     own = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine()]

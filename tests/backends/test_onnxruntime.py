@@ -252,6 +252,33 @@ def test_nodes_have_shapes_precisions_and_tensors(small_graph: SmallGraph, here:
     assert sum(found.nodes.values()) == len(nodes)
 
 
+def test_a_profile_is_of_the_given_inputs(small_graph: SmallGraph) -> None:
+    with OnnxRuntimeRunner(small_graph(), threads=1) as runner:
+        nodes = runner.profile({"x": np.ones((5, 3), np.float32)}, runs=5)
+        assert dict(runner.placement().multiply_adds) == {"fp32": 6}
+    assert sum(node.multiply_adds for node in nodes) == 5 * 3 * 2
+    product = next(node for node in nodes if node.multiply_adds)
+    assert product.weight_bytes == 4 * 3 * 2
+    assert product.activation_bytes == 4 * (5 * 3 + 5 * 2)
+    assert all(node.time_ms is not None and 0 <= node.time_ms < 1000 for node in nodes)
+
+
+def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
+    with OnnxRuntimeRunner(picks, threads=1) as runner:
+        nodes = {node.kind: node for node in runner.profile({"ids": np.array([3, 1, 4])}, runs=3)}
+    assert (nodes["Gather"].weight_bytes, nodes["Gather"].activation_bytes) == (0, 2 * 3 * 8 * 4)
+    assert nodes["MatMul"].multiply_adds == 3 * 8 * 4
+
+
+def test_an_engines_own_failure_is_a_model_error(picks: Path) -> None:
+    with OnnxRuntimeRunner(picks, threads=1) as runner:
+        for call in (runner.run, runner.nodes, lambda feeds: runner.profile(feeds, runs=1)):
+            with pytest.raises(ModelError, match=r"ONNX Runtime failed on picks.onnx.*indices"):
+                call({"ids": np.array([1000])})
+        with pytest.raises(UsageError, match="inputs are"):
+            runner.profile({}, runs=1)
+
+
 def test_nodes_need_onnx_ir(
     small_graph: SmallGraph, here: MakeTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,26 @@ def test_nodes_are_those_of_the_executed_graph(small_graph: SmallGraph, here: Ma
         assert dict(runner.placement().multiply_adds) == {"fp32": 6}  # whatever batch ran before
 
 
+def test_a_profile_is_of_the_given_inputs(small_graph: SmallGraph) -> None:
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        nodes = runner.profile({"x": np.ones((5, 3), np.float32)}, runs=5)
+        assert dict(runner.placement().multiply_adds) == {"fp32": 6}
+        with pytest.raises(UsageError, match="inputs are"):
+            runner.profile({}, runs=1)
+    assert sum(node.multiply_adds for node in nodes) == 5 * 3 * 2
+    product = next(node for node in nodes if node.multiply_adds)
+    assert product.weight_bytes == 4 * 3 * 2
+    assert product.activation_bytes == 4 * (5 * 3 + 5 * 2)
+    assert product.time_ms is not None and 0 <= product.time_ms < 1000
+
+
+def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
+    with OpenVinoRunner(picks, threads=1) as runner:
+        nodes = runner.profile({"ids": np.array([3, 1, 4])}, runs=3)
+    assert max(node.weight_bytes for node in nodes) <= 8 * 4 * 4
+    assert sum(node.multiply_adds for node in nodes) == 3 * 8 * 4
+
+
 def test_nodes_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         OpenVinoBackend().nodes(tmp_path)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgetl.benchmark.plausibility import generous_ceilings, implausible
+from edgetl.benchmark.ceilings import Ceiling, Ceilings
+from edgetl.benchmark.plausibility import implausible, most_multiply_adds
 from edgetl.benchmark.process import Check
 from edgetl.benchmark.summary import Latency
 
@@ -22,7 +23,7 @@ def latency(**given: Any) -> Latency:
 
 def doubts(measured: Latency, *, depends: bool | None = True, **multiply_adds: int) -> tuple[str, ...]:
     check = Check(depends_on_input=depends, multiply_adds=multiply_adds)
-    return implausible(measured, check, timer_ns=60, ceilings=generous_ceilings(2))
+    return implausible(measured, check, timer_ns=60, ceilings=most_multiply_adds(2))
 
 
 def test_what_is_plausible() -> None:
@@ -64,3 +65,12 @@ def test_faster_than_any_processor_multiplies() -> None:
         == 1
     )
     assert implausible(latency(p50_ms=11.0, p90_ms=12.0, max_ms=13.0), check, timer_ns=60, ceilings=measured) == ()
+
+
+def test_a_machines_own_ceilings_are_narrower_than_any_machines() -> None:
+    measured = Ceilings(
+        device="cpu", threads=2, bandwidth=(), products={"fp32": Ceiling(multiply_adds_per_s=1e10, by="a test")}
+    )
+    found = most_multiply_adds(2, measured)
+    assert found["fp32"] == 2e10 < most_multiply_adds(2)["fp32"]
+    assert found["int8"] == most_multiply_adds(2)["int8"]  # which was not measured

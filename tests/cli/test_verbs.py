@@ -159,6 +159,12 @@ def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
         assert 0 < item["p50_ms"] <= item["p90_ms"] and item["p99_ms"] is None
         assert item["p50_interval_ms"][0] <= item["p50_ms"] <= item["p50_interval_ms"][1]
         assert all(part["load_ms"] > 0 and part["first_ms"] > 0 for part in item["cold_start"])
+        assert 0 < item["roofline"]["share"] < 1 and item["roofline"]["reason"] == ""
+        assert sum(item["roofline"]["limits"].values()) == pytest.approx(1)
+        layers = item["roofline"]["layers"]
+        assert sum(layer["least_ms"] for layer in layers) == pytest.approx(item["roofline"]["least_ms"])
+        assert any(layer["time_ms"] > 0 for layer in layers)
+    assert done.document["result"]["ceilings"]["cpu"]["products"]["fp32"]["multiply_adds_per_s"] > 1e8
     assert measured[0]["ratio_p50"] == 1
     (comparison,) = done.document["result"]["comparisons"]
     assert (comparison["name"], comparison["against"]) == (str(graph), str(built.bundle))
@@ -168,16 +174,23 @@ def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
 def test_bench_gates_a_release_against_its_baseline(edgetl, built):
     graph = built.bundle / "model.onnx"
     quick = ("--samples", "40", "--processes", "3", "--threads", "1")
-    engines = {"--target": "x86-64-cpu", "--precision": "int8"}
+    shipped = next(each for each in built.manifest["engines"] if each["target"] == "x86-64-cpu")
+    engines = {"--target": shipped["target"], "--precision": shipped["precision"]}  # whichever was the faster one
     arguments = [part for pair in engines.items() for part in pair]
     against = ("--baseline", built.bundle, "--max-slowdown", "9900%", "--unstable", "allow")
-    passed = edgetl("bench", built.bundle, *against, *arguments, *quick)
+    passed = edgetl("bench", built.bundle, *against, *arguments, *quick, "--layers", "3")
     assert passed.code == 0, passed.err
+    assert "ceilings of cpu: billions of multiply-adds/s" in passed.out
+    assert "needs at least" in passed.out and "limited by" in passed.out
     assert "is slower by no more than 9900.0%" in passed.out
     checkpoint = next((built.store / "finetune").glob("*/deploy.json")).parent
-    failed = edgetl("bench", checkpoint, "--baseline", graph, "--max-slowdown", "0.1%", *quick, "--json")
+    failed = edgetl(
+        "bench", checkpoint, "--baseline", graph, "--max-slowdown", "0.1%", *quick, "--json", "--no-roofline"
+    )
     failed.failed(5, "slower than allowed", "is slower by more than 0.1%")
     assert failed.document["result"]["slowdowns"][0]["outcome"] == "failed"  # and the figures are told all the same
+    assert failed.document["result"]["measured"][0]["roofline"] is None
+    edgetl("bench", graph, "--no-roofline", "--layers", "3").failed(2, "--layers", hint="--roofline")
     edgetl("bench", graph, "--max-slowdown", "3%").failed(2, "slower than what", hint="--baseline")
     edgetl("bench", graph, "--baseline", graph, "--max-slowdown", "lots").failed(2, "--max-slowdown lots", "3%")
 

@@ -33,7 +33,7 @@ def graph(tmp_path: Path) -> Path:
 
 def test_a_thing_against_itself_gets_two_names_and_is_compared(graph: Path, tmp_path: Path) -> None:
     output = tmp_path / "calls.json"
-    found = bench_things([graph], against=[graph], plan=QUICK, output=output)
+    found = bench_things([graph], against=[graph], plan=QUICK, output=output, roofline=False)
     assert [item.name for item in found.measured] == [str(graph), f"{graph} (2)"]
     assert [(item.name, item.against) for item in found.comparisons] == [(str(graph), f"{graph} (2)")]
     assert found.slowdowns == ()
@@ -61,7 +61,9 @@ def test_a_thing_against_itself_gets_two_names_and_is_compared(graph: Path, tmp_
 
 def test_without_anything_to_compare_with_the_first_one_is_it(graph: Path, tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(_IDENTITY)
-    found = bench_things([graph, tmp_path / "other.onnx"], baseline=graph, max_slowdown=1000.0, plan=QUICK)
+    found = bench_things(
+        [graph, tmp_path / "other.onnx"], baseline=graph, max_slowdown=1000.0, plan=QUICK, roofline=False
+    )
     assert [item.against for item in found.comparisons] == [str(graph)]
     assert [item.comparison.against for item in found.slowdowns] == [f"{graph} (2)"] * 2
     assert {item.outcome for item in found.slowdowns} == {"passed"}

@@ -19,9 +19,10 @@ from edgetl import backends, catalog  # noqa: E402
 from edgetl.backends.base import CompileRequest  # noqa: E402
 from edgetl.config import TargetEntry  # noqa: E402
 from edgetl.pipeline import fused, quantized  # noqa: E402
+from edgetl.pipeline.choice import Decision  # noqa: E402
 from edgetl.pipeline.engines import Candidate, Engine, open_graph  # noqa: E402
 from edgetl.pipeline.precisions import facts_of  # noqa: E402
-from edgetl.pipeline.proof import Decision, Proven  # noqa: E402
+from edgetl.pipeline.proof import Proven  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.fusion import explain  # noqa: E402
 from edgetl.quantize.recipes import Tools  # noqa: E402

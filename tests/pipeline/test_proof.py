@@ -19,10 +19,11 @@ from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityErro
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
-from edgetl.pipeline import proof, transfer
+from edgetl.pipeline import choice, transfer
+from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.engines import Candidate, Engine
 from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
-from edgetl.pipeline.proof import Decision, Proven
+from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
 from edgetl.specs import Hardware, Precision, Target
@@ -40,7 +41,7 @@ def speed(p50_ms: float, p99_ms: float | None = None) -> Latency:
 
 
 def decide(items: list[Proven], timings: Timings, **parity: Any) -> list[Decision]:
-    return proof.decide(items, timings, Parity(**parity))
+    return choice.decide(items, timings, Parity(**parity))
 
 
 def comparison(passed: bool) -> Comparison:
@@ -141,6 +142,34 @@ def test_limits_of_the_numbers_are_the_users_where_there_are_some() -> None:
     assert tolerance(own, "fp32") == Tolerance()
     assert tolerance(own, "fp16") == Tolerance(sqnr_db=30.0)
     assert tolerance(Parity(), "int8") is None
+
+
+def compared(lower: float, upper: float | None, *, ratio: float = 0.9) -> Timings:
+    """int8 against fp32, whose medians are 4.5 and 5.0 ms."""
+    verdict = "faster" if upper is not None and upper < 1 else "slower" if lower > 1 else "no difference"
+    found = {
+        "name": "cpu int8", "against": "cpu fp32", "ratio": ratio, "lower": lower, "upper": upper, "confidence": 0.95,
+        "verdict": verdict, "rounds": 5,
+    }  # fmt: skip
+    return replace(timings(cpu_int8=4.5, cpu_fp32=5.0), details={"comparisons": {"cpu int8": [found]}})
+
+
+def test_a_coarser_precision_must_be_shown_to_be_faster() -> None:
+    items = [proven("int8"), proven("fp32")]
+    assert shipped(decide(items, compared(0.85, 0.95))) == ["cpu int8"]
+    assert reasons(decide(items, compared(0.85, 0.95)))["cpu fp32"] == "int8 is faster: 4.50 against 5.00 ms"
+    found = decide(items, compared(0.80, 1.02))
+    assert shipped(found) == ["cpu fp32"]
+    assert reasons(found)["cpu int8"] == "not shown to be faster than fp32: ratio 0.80 to 1.02 with 95% confidence"
+    slower = decide(items, compared(1.01, 1.2, ratio=1.1))
+    assert shipped(slower) == ["cpu fp32"]  # whatever the medians over all rounds are
+    assert shipped(decide(items, compared(0.0, None))) == ["cpu int8"]  # too few calls: the medians decide
+
+
+def test_the_budget_comes_before_the_place_that_is_earned() -> None:
+    budget = Budget(p50_ms=4.8)
+    items = [proven("int8", budget=budget), proven("fp32", budget=budget)]
+    assert shipped(decide(items, compared(0.80, 1.02))) == ["cpu int8"]
 
 
 def test_int8_that_is_slower_is_not_shipped() -> None:

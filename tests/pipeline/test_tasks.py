@@ -33,6 +33,7 @@ samples = 64
 [parity]
 max_drop = {max_drop}
 [bench]
+roofline = false
 samples = 20
 processes = 1
 warmup = 2

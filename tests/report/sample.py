@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from edgetl.report import model, quantized
+from edgetl.report import machine, model, quantized
 
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SAMPLES = 1000
@@ -90,6 +90,19 @@ def sample_report() -> model.Report:
             _times("PyTorch eager", 17.31, 0.4), _times("x86-64-cpu int8", 2.382, 0.1),
             _times("x86-64-cpu fp32", 5.312, 0.1), _times("intel-cpu int8", 2.544, 0.3, 4),
             _times("intel-cpu bf16", 2.931, 0.2), _times("intel-cpu fp32", 4.974, 0.15),
+        ),
+        ceilings=(
+            machine.Ceilings(
+                device="cpu",
+                products=(("fp32", 81.2e9, "OpenVINO, 1024³"), ("int8", 360.1e9, "OpenVINO, 2048³")),
+                bandwidth=((1 << 18, 118.4e9), (1 << 22, 61.0e9), (1 << 28, 17.9e9)),
+            ),
+        ),
+        rooflines=(
+            machine.Roofline(name="PyTorch eager", least_ms=5.1, share=0.295, limits=(("fp32", 1.0),)),
+            _roofline("x86-64-cpu int8", "int8", 2.382, 360.1e9), _roofline("x86-64-cpu fp32", "fp32", 5.312, 81.2e9),
+            _roofline("intel-cpu int8", "int8", 2.544, 360.1e9),
+            machine.Roofline(name="intel-cpu bf16", least_ms=None, share=None, reason="there is no ceiling of bf16"),
         ),
         environment=model.Environment(
             cpu="Intel Xeon Platinum 8488C",
@@ -201,6 +214,23 @@ def _times(name: str, p50: float, spread: float, stalls: int = 2) -> model.Distr
              for index in range(700 - stalls)]  # fmt: skip
     times += [p50 * (4 + 3 * index) for index in range(stalls)]
     return model.Distribution(name=name, times_ms=tuple(sorted(times)), samples=len(times))
+
+
+def _roofline(name: str, precision: str, p50: float, ceiling: float) -> machine.Roofline:
+    """Forty layers: three in four limited by arithmetic, the others by the memory."""
+    layers = []
+    for index in range(40):
+        multiply_adds, moved = (390_000_000 // 30, 15_000 * (index + 1) ** 2) if index % 4 else (0, 900_000)
+        least = 1e3 * (multiply_adds / ceiling if multiply_adds else moved / 61e9)
+        layers.append(machine.RooflineLayer(
+            name=f"blocks.{index // 4}.{index % 4}", kind="Conv" if index % 4 else "Add", precision=precision,
+            multiply_adds=multiply_adds, bytes=moved, time_ms=least * (1.4 + index % 7), least_ms=least,
+            limit=precision if index % 4 else "memory",
+        ))  # fmt: skip
+    least = sum(layer.least_ms for layer in layers)
+    return machine.Roofline(
+        name=name, least_ms=least, share=least / p50, limits=((precision, 0.9), ("memory", 0.1)), layers=tuple(layers)
+    )
 
 
 def _latency(p50: float, p90: float, p99: float) -> model.Latency:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetl.report import model, numbers, quantized
+from edgetl.report import machine, model, numbers, quantized
 from edgetl.report.html import render
 from edgetl.report.pareto import front
 from edgetl.report.svg import Box, place_labels
@@ -87,7 +87,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
     assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert [f"#{each}" for each in ids] == links and len(ids) == 15
+    assert [f"#{each}" for each in ids] == links and len(ids) == 16
     for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
                    "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
                    "25 of 1,000"):  # fmt: skip
@@ -122,7 +122,7 @@ def test_text_from_users_is_escaped_everywhere() -> None:
 def test_absent_parts_vanish() -> None:
     bare = dataclasses.replace(
         SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), fusions=(),
-        layers=(), data=None, transfer=None,
+        layers=(), data=None, transfer=None, ceilings=(), rooflines=(),
         preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
         reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
     )  # fmt: skip
@@ -136,12 +136,12 @@ def test_absent_parts_vanish() -> None:
     ("field", "slug"),
     [("confusions", "confusion"), ("training", "training"),
      ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers"),
-     ("transfer", "transfer")],
+     ("transfer", "transfer"), ("rooflines", "roofline"), ("ceilings", "roofline")],
 )  # fmt: skip
 def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
     without: dict[str, Any] = {field: None if field in ("calibration", "transfer") else ()}
     ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
-    assert slug not in ids and len(ids) == 14
+    assert slug not in ids and len(ids) == 15
 
 
 def test_percentiles_without_the_calls_that_back_them_are_left_out() -> None:
@@ -374,6 +374,40 @@ def test_changes_by_class_are_drawn_and_named() -> None:
         for each in SAMPLE.engines
     )
     assert "Change by class" not in render(dataclasses.replace(SAMPLE, engines=without))
+
+
+def test_the_roofline_has_roofs_marks_and_the_layers_that_lose_most() -> None:
+    text = render(SAMPLE)
+    section = text[text.index('id="roofline"') : text.index('id="confusion"')]
+    words = Page(section).words
+    assert "fp32 81.2" in words and "int8 360" in words and "memory 17.9 GB/s" in words and "cache 118 GB/s" in words
+    assert "there is no ceiling of bf16" in words
+    assert "Layers of x86-64-cpu int8 that lose most" in words
+    drawn = section[section.index('class="wide"') : section.index('class="narrow"')]
+    assert drawn.count('class="roof ') == 4
+    assert drawn.count("<title>x86-64-cpu int8: ") == 1 and drawn.count("<title>blocks.0.1: ") == 2  # engines shipped
+    assert section.count("<tr>") == 1 + 5 + 1 + 8
+
+    def bare(**changes: Any) -> str:
+        made = dataclasses.replace(SAMPLE, **changes)
+        return Page(render(made)).words
+
+    slow = (dataclasses.replace(SAMPLE.ceilings[0], products=()),)
+    assert "Roofline" not in bare(ceilings=slow)  # nothing to draw, but the reasons stand in the table
+    assert "there is no ceiling of bf16" in bare(ceilings=slow)
+    unknown = (machine.Roofline(name="PyTorch eager", least_ms=None, share=None, reason="it does not tell"),)
+    assert "it does not tell" in bare(rooflines=unknown)
+    assert "Layers of x86-64-cpu int8 that lose most" not in bare(rooflines=unknown)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0, 1e-300, 1e300])
+def test_a_roofline_of_odd_numbers_is_drawn_without_them(value: float) -> None:
+    found = SAMPLE.rooflines[1]
+    layers = (dataclasses.replace(found.layers[1], time_ms=value, least_ms=value), *found.layers[2:])
+    odd = dataclasses.replace(found, layers=layers, least_ms=value, share=value)
+    check(dataclasses.replace(SAMPLE, rooflines=(odd,)))
+    ceilings = dataclasses.replace(SAMPLE.ceilings[0], products=(("fp32", value, "x"),), bandwidth=((1, value),))
+    check(dataclasses.replace(SAMPLE, ceilings=(ceilings,)))
 
 
 def test_a_percentile_is_marked_where_calls_back_it() -> None:

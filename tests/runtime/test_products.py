@@ -64,3 +64,16 @@ def test_an_lstm_multiplies_input_and_state_by_four_gates() -> None:
     time, n, c, hidden = 3, 2, 5, 7
     found = products.recurrent((time, n, c), (1, 4 * hidden, c), (1, 4 * hidden, hidden))
     assert found == time * n * 4 * hidden * (c + hidden)
+
+
+sizes = st.integers(0, 1 << 30)
+
+
+@given(sizes, sizes, sizes)
+def test_traffic_is_each_tensor_once_and_no_more_than_is_needed(constants: int, read: int, written: int) -> None:
+    given_ = {"constants": constants, "read": read, "written": written}
+    assert products.traffic("Conv", **given_) == {"weight_bytes": constants, "activation_bytes": read + written}
+    assert products.traffic("Reshape", **given_) == {"weight_bytes": 0, "activation_bytes": 0}
+    part = products.traffic("Gather", **given_)
+    assert part["weight_bytes"] == 0 and written <= part["activation_bytes"] <= 2 * written
+    assert part["activation_bytes"] <= constants + read + written

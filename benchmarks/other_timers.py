@@ -1,0 +1,137 @@
+"""edgetl's medians against OpenVINO's benchmark_app and the loop that ONNX Runtime documents, in turn.
+
+    python benchmarks/other_timers.py [--rounds 9] [--threads 2]
+
+The same engines (EfficientNet-Lite0 at 224 px, float and int8) are timed by each tool in fresh processes, one tool
+after the other, round by round; printed are medians over the rounds, and the ratio of the medians round by round.
+benchmark_app comes with OpenVINO's wheel. onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and
+outputs once and then calls Run, is made with IOBinding here, as ONNX Runtime's documentation of its Python interface
+describes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import imagenet
+
+from edgetl.benchmark import environment
+from edgetl.benchmark.feeds import Feeds
+from edgetl.benchmark.sampling import Plan, measure
+from edgetl.benchmark.things import Thing, onnx_thing
+from edgetl.pipeline.own_model import quantize_model
+from edgetl.pipeline.timing import latency_of
+
+ORT_LOOP = textwrap.dedent(
+    """
+    import json, statistics, sys, time
+    import numpy as np, onnxruntime as ort
+
+    model, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for each in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in each.shape]
+        array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        binding.bind_cpu_input(each.name, array)
+    for each in session.get_outputs():
+        binding.bind_output(each.name)
+    for _ in range(20):
+        session.run_with_iobinding(binding)
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        session.run_with_iobinding(binding)
+        times.append(time.perf_counter() - began)
+    print(json.dumps(1e3 * statistics.median(times)))
+    """
+)
+SECONDS = 2.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=environment.usable_cores())
+    parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _, model = imagenet.export_lite0(folder)
+        graphs = {"fp32": {"onnxruntime": model, "openvino": model}, "int8": {}}
+        for engine, target in (("onnxruntime", "x86-64-vnni"), ("openvino", "intel-cpu-vnni")):
+            graphs["int8"][engine] = folder / f"{target}.onnx"
+            quantize_model(model, imagenet.photographs(folder), graphs["int8"][engine], target=target, samples=64)
+        found = {
+            f"{engine} {precision}": compared(engine, path, given.rounds, given.threads)
+            for precision, files in graphs.items()
+            for engine, path in files.items()
+        }
+    facts = {"environment": environment.environment(), "threads": given.threads, "load": environment.load_average()}
+    print(f"\n{facts['environment']['cpu']}, {given.threads} threads, {given.rounds} rounds, load {facts['load']}")
+    print(f"{'':20} {'edgetl ms':>10} {'other ms':>10}  edgetl / other, median of rounds (least to greatest)")
+    for name, (ours, theirs) in found.items():
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        print(
+            f"{name:20} {statistics.median(ours):10.3f} {statistics.median(theirs):10.3f}"
+            f"  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+    if given.output:
+        medians = {name: {"edgetl_ms": ours, "other_ms": theirs} for name, (ours, theirs) in found.items()}
+        given.output.write_text(json.dumps({**facts, "medians": medians}, indent=1) + "\n", encoding="utf-8")
+
+
+def compared(engine: str, model: Path, rounds: int, threads: int) -> tuple[list[float], list[float]]:
+    """Medians in ms of edgetl and of the other tool, round by round; who begins changes."""
+    other = {"onnxruntime": ort_loop, "openvino": benchmark_app}[engine]
+    tools: list[Callable[[], float]] = [lambda: edgetl(engine, model, threads), lambda: other(model, threads)]
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            found[index].append(tools[index]())
+        print(f"{engine} {model.name}: {found[0][-1]:.3f} and {found[1][-1]:.3f} ms", flush=True)
+    return found
+
+
+def edgetl(engine: str, model: Path, threads: int) -> float:
+    """Median in ms, of one fresh process."""
+    thing = onnx_thing(model, name=engine)
+    if engine == "openvino":
+        imports = ("numpy", "openvino", "edgetl.runtime.openvino")
+        thing = Thing(name=engine, opener="openvino", path=model.resolve(), imports=imports)
+    (sampled,) = measure([thing], Feeds(), Plan(samples=int(SECONDS * 100), processes=1, threads=threads))
+    return latency_of(sampled).p50_ms
+
+
+def benchmark_app(model: Path, threads: int) -> float:
+    """Median in ms that OpenVINO's own tool prints: one synchronous stream."""
+    program = Path(sys.executable).with_name("benchmark_app")
+    done = subprocess.run(
+        [program, "-m", model, "-d", "CPU", "-hint", "none", "-api", "sync", "-nstreams", "1",
+         "-nthreads", str(threads), "-infer_precision", "f32", "-t", str(int(SECONDS)), "-shape", "[1,3,224,224]"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(re.findall(r"Median:\s+([\d.]+) ms", done.stdout)[0])
+
+
+def ort_loop(model: Path, threads: int) -> float:
+    """Median in ms of ONNX Runtime's loop with everything bound."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORT_LOOP, model, str(threads), str(SECONDS)], capture_output=True, text=True, check=True
+    )
+    return float(json.loads(done.stdout))
+
+
+if __name__ == "__main__":
+    main()
