@@ -10,16 +10,18 @@ from edgetl.report.model import Report
 from edgetl.report.numbers import DASH, fixed, integer, is_number, significant
 from edgetl.report.quantized import LayerLoss, LayerReport, TensorLoss
 from edgetl.report.svg import (
+    Axis,
     Box,
     Scale,
+    axes,
     both_widths,
     drawing,
     label,
     line,
     linear,
     place_labels,
-    tick_texts,
     ticks,
+    with_texts,
 )
 from edgetl.report.tables import Column, table
 
@@ -76,7 +78,14 @@ def _depth(found: LayerReport, width: int) -> Markup:
     drawn = [value for each in ordered for value in (each.isolated_db, each.accumulated_db, each.before_db)]
     y_scale = linear([value for value in drawn if value is not None and _is_ratio(value)], bottom, top, least=6.0)
     x_scale = Scale(0.5, len(ordered) + 0.5, left, right)
-    parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), len(ordered))]
+    numbers = [(value, str(int(value))) for value in ticks(x_scale, 8) if value == int(value) and value >= 1]
+    parts = [
+        axes(
+            Axis(scale=x_scale, ticks=numbers, name="layer, from input to output"),
+            Axis(scale=y_scale, ticks=with_texts(ticks(y_scale, 6)), name="SQNR, dB"),
+            Box(left, top, right, bottom),
+        )
+    ]
     for values, class_ in ((before, "curve before"), (accumulated, "curve accumulated")):
         points = _points(values, x_scale, y_scale)
         if len(points) > 1:
@@ -103,24 +112,6 @@ def _depth(found: LayerReport, width: int) -> Markup:
             parts.append(label(place.x, place.y, name, anchor=place.anchor, class_="name"))
     title = f"Signal-to-quantization-noise ratio of {_count(len(ordered), 'layer')}, from input to output"
     return drawing(width, bottom + 42, title, *parts)
-
-
-def _axes(x_scale: Scale, y_scale: Scale, frame: Box, count: int) -> Markup:
-    parts = []
-    values = ticks(y_scale, 6)
-    for value, text in zip(values, tick_texts(values), strict=True):
-        y = y_scale(value)
-        parts += [line(frame.left, y, frame.right, y, "grid"), label(frame.left - 7, y + 4, text, anchor="end")]
-    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
-    for value in ticks(x_scale, 8):
-        if value >= 1 and value == int(value) and value <= count:
-            x = x_scale(value)
-            parts.append(line(x, frame.bottom, x, frame.bottom + 5, "axis"))
-            parts.append(label(x, frame.bottom + 18, str(int(value)), anchor="middle"))
-    middle = (frame.left + frame.right) / 2
-    parts.append(label(middle, frame.bottom + 35, "layer, from input to output", anchor="middle"))
-    turn = f"translate(11 {(frame.top + frame.bottom) / 2:.0f}) rotate(-90)"
-    return join([*parts, el("text", "SQNR, dB", text_anchor="middle", transform=turn)])
 
 
 def _legend(found: LayerReport) -> Markup:

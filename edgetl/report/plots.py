@@ -18,8 +18,10 @@ from edgetl.report.pareto import (
     whisker,
 )
 from edgetl.report.svg import (
+    Axis,
     Box,
     Scale,
+    axes,
     both_widths,
     drawing,
     label,
@@ -30,8 +32,8 @@ from edgetl.report.svg import (
     place_labels,
     shortened,
     text_width,
-    tick_texts,
     ticks,
+    with_texts,
 )
 
 _PLOTTED_MS = (1e-6, 1e9)
@@ -128,7 +130,14 @@ def _scatter(report: Report, shown: list[Contender], width: int) -> Markup:
     medians = [each.latency.p50_ms for each in shown if each.latency]
     medians += [bound for each in shown for bound in _interval_of(each)]
     x_scale = logarithmic(medians, left, right, pad=0.18)
-    parts = [_axes(x_scale, y_scale, Box(left, top, right, bottom), 6 if width > 500 else 4, report.metric)]
+    medians_at = [(value, plain(value)) for value in ticks(x_scale, 6 if width > 500 else 4)]
+    parts = [
+        axes(
+            Axis(scale=x_scale, ticks=medians_at, name="median latency, ms per call (logarithmic)"),
+            Axis(scale=y_scale, ticks=with_texts(ticks(y_scale, 6)), name=f"test {report.metric}, %"),
+            Box(left, top, right, bottom),
+        )
+    ]
     taken = []
     if near_gate:
         y = y_scale(gate * 100)
@@ -193,25 +202,6 @@ def _point(report: Report, each: Contender, x: float, y: float) -> Markup:
     tip = el("title", f"{each.name}: {percent(each.score, report.test_samples)} %, p50 {latency} ms")
     filled = each.shipped or each.precision == "reference"
     return el("g", tip, marker(each.precision, x, y, filled=filled))
-
-
-def _axes(x_scale: Scale, y_scale: Scale, frame: Box, wanted_x: int, metric: str) -> Markup:
-    parts = []
-    values = ticks(y_scale, 6)
-    for value, text in zip(values, tick_texts(values), strict=True):
-        y = y_scale(value)
-        parts += [line(frame.left, y, frame.right, y, "grid"), label(frame.left - 7, y + 4, text, anchor="end")]
-    values = ticks(x_scale, wanted_x)
-    for value in values:
-        x = x_scale(value)
-        parts.append(line(x, frame.bottom, x, frame.bottom + 5, "axis"))
-        parts.append(label(x, frame.bottom + 18, plain(value), anchor="middle"))
-    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
-    middle = (frame.left + frame.right) / 2
-    turn = f"translate(11 {(frame.top + frame.bottom) / 2:.0f}) rotate(-90)"
-    parts.append(label(middle, frame.bottom + 38, "median latency, ms per call (logarithmic)", anchor="middle"))
-    y_name = el("text", f"test {metric}, %", text_anchor="middle", transform=turn)
-    return join([*parts, y_name])
 
 
 def _ranges(shown: list[Contender], width: int) -> Markup:

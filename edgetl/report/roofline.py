@@ -11,8 +11,10 @@ from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Report
 from edgetl.report.numbers import DASH, is_number, plain, share_floor, significant
 from edgetl.report.svg import (
+    Axis,
     Box,
     Scale,
+    axes,
     both_widths,
     drawing,
     label,
@@ -141,7 +143,15 @@ def _chart(
     rates = [rate for _, rate, _ in ceilings.products]
     x_scale = logarithmic([point.intensity for point in every], frame.left, frame.right, pad=0.12)
     y_scale = logarithmic([*(point.rate for point in every), *rates], frame.bottom, frame.top, pad=0.06)
-    parts = _axes(x_scale, y_scale, frame, 6 if width > 500 else 4)
+    intensities = [(value, plain(value)) for value in ticks(x_scale, 6 if width > 500 else 4)]
+    billions = [(value, plain(value / 1e9)) for value in ticks(y_scale, 5)]
+    parts = [
+        axes(
+            Axis(scale=x_scale, ticks=intensities, name="multiply-adds per byte (logarithmic)"),
+            Axis(scale=y_scale, ticks=billions, name="10⁹ multiply-adds per second"),
+            frame,
+        )
+    ]
     roofs, words = _roofs(ceilings, x_scale, y_scale, frame)
     parts += roofs
     parts += [
@@ -193,24 +203,6 @@ def _roofs(ceilings: Ceilings, x_scale: Scale, y_scale: Scale, frame: Box) -> tu
             parts.append(label(*at, said, anchor="end", class_="note"))
             words.append(Box(at[0] - text_width(said, 11), at[1] - 11, at[0], at[1] + 2))
     return parts, words
-
-
-def _axes(x_scale: Scale, y_scale: Scale, frame: Box, wanted: int) -> list[Markup]:
-    parts: list[Markup] = []
-    for value in ticks(y_scale, 5):
-        y = y_scale(value)
-        parts += [line(frame.left, y, frame.right, y, "grid"),
-                  label(frame.left - 7, y + 4, plain(value / 1e9), anchor="end")]  # fmt: skip
-    for value in ticks(x_scale, wanted):
-        x = x_scale(value)
-        parts.append(line(x, frame.bottom, x, frame.bottom + 5, "axis"))
-        parts.append(label(x, frame.bottom + 18, plain(value), anchor="middle"))
-    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
-    middle = (frame.left + frame.right) / 2
-    turn = f"translate(11 {(frame.top + frame.bottom) / 2:.0f}) rotate(-90)"
-    parts.append(label(middle, frame.bottom + 38, "multiply-adds per byte (logarithmic)", anchor="middle"))
-    parts.append(el("text", "10⁹ multiply-adds per second", text_anchor="middle", transform=turn))
-    return parts
 
 
 def _legend(report: Report) -> Markup:

@@ -265,3 +265,33 @@ def _candidates(x: float, y: float, width: float, size: float) -> list[PlacedLab
             box = Box(left - 2, at_y - size, left + width + 2, at_y + size * 0.3)
             found.append(PlacedLabel(at_x, at_y, anchor, box, distance > 20))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A scale with its ticks, each a value and its text, and its name."""
+
+    scale: Scale
+    ticks: Sequence[tuple[float, str]]
+    name: str
+
+
+def axes(x: Axis, y: Axis, frame: Box) -> Markup:
+    """Both axes around the frame that the data lie in: grid lines from the left, ticks below, names."""
+    parts: list[Markup] = []
+    for value, text in y.ticks:
+        at = y.scale(value)
+        parts += [line(frame.left, at, frame.right, at, "grid"), label(frame.left - 7, at + 4, text, anchor="end")]
+    for value, text in x.ticks:
+        at = x.scale(value)
+        parts.append(line(at, frame.bottom, at, frame.bottom + 5, "axis"))
+        parts.append(label(at, frame.bottom + 18, text, anchor="middle"))
+    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "axis"))
+    parts.append(label((frame.left + frame.right) / 2, frame.bottom + 38, x.name, anchor="middle"))
+    turn = f"translate(11 {(frame.top + frame.bottom) / 2:.0f}) rotate(-90)"
+    return join([*parts, el("text", y.name, text_anchor="middle", transform=turn)])
+
+
+def with_texts(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Ticks, each with its text (:func:`tick_texts`)."""
+    return list(zip(values, tick_texts(values), strict=True))
