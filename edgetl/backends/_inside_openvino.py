@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
 from edgetl.backends.inside import WEIGHTED, Looking, Node, Outputs, Place, Quantizer, Restored, places_of, plain
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError
+from edgetl.runtime.openvino import core
 
 _RESTORES = frozenset({"Convert", "Subtract", "Multiply", "Reshape"})
 """Behind a FakeQuantize, and behind integer weights."""
@@ -97,13 +98,7 @@ class InsideOpenVino:
 
     def _read(self) -> Any:
         try:
-            import openvino
-        except ImportError:
-            raise MissingExtraError(
-                "openvino", extra="openvino", needed_for="looking into an OpenVINO engine"
-            ) from None
-        try:
-            return openvino.Core().read_model(self._model)
+            return core().read_model(self._model)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot read {self._model.name}: {error}") from error
 

@@ -46,8 +46,10 @@ class OpenVinoBackend:
             raise MissingExtraError("openvino", extra=self.extra, needed_for=f"building for {request.target.name}")
         import openvino
 
+        from edgetl.runtime.openvino import core
+
         try:
-            model = openvino.Core().read_model(request.model)
+            model = core().read_model(request.model)
         except RuntimeError as error:
             raise TargetError(f"OpenVINO cannot read this graph: {error}") from error
         openvino.save_model(model, request.folder / "model.xml", compress_to_fp16=False)

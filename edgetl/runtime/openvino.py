@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +45,6 @@ class OpenVinoRunner:
     def __init__(
         self, model: Path, *, device: str = "CPU", inference_precision: str = "f32", threads: int | None = None
     ) -> None:
-        core = _library().Core()
         self._device = device
         reason = why_no_device(device, inference_precision)
         if reason:
@@ -56,7 +56,7 @@ class OpenVinoRunner:
         }
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = str(threads)
-        self._core, self._model = core, model
+        self._core, self._model = core(), model
         graph, self._compiled = self._load({})
         self._request: Any = self._compiled.create_infer_request()
         self._operators = {op.get_friendly_name(): op.get_type_name() for op in graph.get_ops()}
@@ -179,23 +179,37 @@ class OpenVinoRunner:
 
 def why_no_device(device: str, inference_precision: str) -> str | None:
     """Why OpenVINO cannot run on a device in that precision here, in a clause; None where it can."""
-    core = _library().Core()
     if inference_precision not in _CAPABILITIES:
         return f"OpenVINO has no inference precision {inference_precision}; it has {', '.join(_CAPABILITIES)}"
-    if device not in core.available_devices:
-        return f"OpenVINO has no device {device} here; it has {', '.join(core.available_devices) or 'none'}"
-    capabilities = {str(name) for name in core.get_property(device, "OPTIMIZATION_CAPABILITIES")}
+    devices = core().available_devices
+    if device not in devices:
+        return f"OpenVINO has no device {device} here; it has {', '.join(devices) or 'none'}"
+    capabilities = {str(name) for name in core().get_property(device, "OPTIMIZATION_CAPABILITIES")}
     if _CAPABILITIES[inference_precision] not in capabilities:
         return f"this {device} does not run {inference_precision}; OpenVINO lists {', '.join(sorted(capabilities))}"
     return None
 
 
-def _library() -> Any:
+def core() -> Any:
+    """The process's one ``openvino.Core``, which is there to stay.
+
+    Every other one brings a CPU plugin that gives the thread a stack for signals, and takes it back when it goes: where
+    two go in another order than they came, the next signal, Ctrl-C for one, is handled on memory that is gone, and ends
+    the process (seen with OpenVINO 2026.4).
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
     try:
         import openvino
     except ImportError:
         raise MissingExtraError("openvino", extra="openvino", needed_for="running an OpenVINO engine") from None
-    return openvino
+    return _core(openvino)
+
+
+@cache
+def _core(library: Any) -> Any:
+    return library.Core()
 
 
 def _spec(port: Any) -> TensorSpec:

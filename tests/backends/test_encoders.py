@@ -21,7 +21,7 @@ from torch.nn import functional  # noqa: E402
 
 from edgetl.backends import backbones  # noqa: E402
 from edgetl.backends.encoders import Source, build, load_encoder, read_source  # noqa: E402
-from edgetl.errors import ModelError, SetupError  # noqa: E402
+from edgetl.errors import MissingExtraError, ModelError, SetupError  # noqa: E402
 from edgetl.runtime.preprocessing.text import TextPreprocessing  # noqa: E402
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(36))]
@@ -450,10 +450,10 @@ def engines(path: Path) -> dict[str, Any]:
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found["onnxruntime"] = lambda ids: session.run(None, {"input": ids})[0]
-    with contextlib.suppress(ImportError):
-        import openvino
+    with contextlib.suppress(MissingExtraError):
+        from edgetl.runtime.openvino import core
 
-        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found["openvino"] = lambda ids: compiled({"input": ids})[0].copy()
     return found
 

@@ -81,11 +81,12 @@ def test_places_of_quantized_graphs(kind: str, scheme: str, tmp_path: Path) -> N
 def test_the_promise_of_openvino_is_that_of_the_graph(tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     from edgetl.backends._inside_openvino import InsideOpenVino
+    from edgetl.runtime.openvino import core
 
     source = graphs.residual(tmp_path / "source.onnx")
     exact = InsideOnnx(prepared(source, tmp_path / "float.onnx"), (), tmp_path)
     mine = InsideOnnx(quantized(source, tmp_path / "q.onnx", IMAGES), exact.tensors, tmp_path)
-    openvino.save_model(openvino.Core().read_model(tmp_path / "q.onnx"), tmp_path / "q.xml", compress_to_fp16=False)
+    openvino.save_model(core().read_model(tmp_path / "q.onnx"), tmp_path / "q.xml", compress_to_fp16=False)
     settings = {"device": "CPU", "inference_precision": "f32"}
     its = InsideOpenVino(tmp_path / "q.xml", exact.tensors, tmp_path, **settings)
     names = [place.name for place in its.places]

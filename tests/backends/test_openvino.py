@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -205,3 +206,27 @@ def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
 def test_nodes_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         OpenVinoBackend().nodes(tmp_path)
+
+
+_SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from edgetl.runtime.openvino import OpenVinoRunner
+
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+one = OpenVinoRunner(Path(sys.argv[1]), threads=1)
+other = OpenVinoRunner(Path(sys.argv[1]), threads=1)
+del one
+del other
+os.kill(os.getpid(), signal.SIGUSR1)
+print(heard)
+"""
+
+
+def test_a_signal_after_engines_were_closed_in_any_order_is_handled(small_graph: SmallGraph) -> None:
+    """OpenVINO's CPU plugin gives the thread a signal stack of its own, and gives back one that is gone already."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, small_graph()], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[1]"), done.stderr
