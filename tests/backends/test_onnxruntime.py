@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from edgetl.backends import backend, names
 from edgetl.backends import onnxruntime as ort_backend
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.onnxruntime import OnnxRuntimeBackend
+from edgetl.benchmark._worker import RUN_OUT_S
 from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, UnknownNameError, UsageError
 from edgetl.runtime import onnxruntime as ort_runtime
 from edgetl.runtime.nvidia import this_machine
-from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner, _spinning
 from edgetl.specs import BatchRange, Target
 
 pytest.importorskip("onnxruntime")
@@ -170,6 +172,26 @@ def test_compile_and_open(small_graph: SmallGraph, here: MakeTarget, tmp_path: P
     assert EngineRecord.read(tmp_path / "engine") == record
     with backend("onnxruntime").open(tmp_path / "engine", threads=1) as runner:
         assert runner.run({"x": np.ones((1, 3), np.float32)})["y"].shape == (1, 2)
+
+
+def test_threads_with_nothing_to_do_go_to_sleep(small_graph: SmallGraph) -> None:
+    x = {"x": np.ones((1, 3), np.float32)}
+    with OnnxRuntimeRunner(small_graph(), threads=2) as runner:
+        runner.run(x)
+        time.sleep(RUN_OUT_S)  # as between two engines that take turns
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.05  # by ONNX Runtime's default they spin for 60 ms and more
+
+
+@pytest.mark.parametrize(
+    ("version", "key"),
+    [("1.23.2", "force_spinning_stop"), ("1.25.0", "force_spinning_stop"), ("1.26.0", "spin_duration_us"),
+     ("1.31.1", "spin_duration_us"), ("2.0.0", "spin_duration_us"), ("1.26.0.dev20260101", "spin_duration_us")],
+)  # fmt: skip
+def test_how_long_threads_wait_awake_is_limited_by_every_version(version: str, key: str) -> None:
+    name, value = _spinning(version)
+    assert name.startswith("session.") and name.endswith(key) and int(value) > 0
 
 
 def test_for_another_machine_it_is_built_and_says_why(
