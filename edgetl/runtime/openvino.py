@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -28,6 +29,9 @@ _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 
 class OpenVinoRunner:
     """A model file that OpenVINO reads (.xml or .onnx), compiled for one device.
+
+    A graph of which the batch alone is dynamic is compiled for a batch of one, which runs some percent faster than
+    where every node has to ask for its shape; for other batches it is compiled once more when the first one comes.
 
     Args:
         model: The file.
@@ -57,11 +61,13 @@ class OpenVinoRunner:
         if threads:
             self._settings["INFERENCE_NUM_THREADS"] = str(threads)
         self._core, self._model = core(), model
-        graph, self._compiled = self._load({})
-        self._request: Any = self._compiled.create_infer_request()
+        graph = self._read()
         self._operators = {op.get_friendly_name(): op.get_type_name() for op in graph.get_ops()}
-        self._inputs = tuple(_spec(port) for port in self._compiled.inputs)
-        self._outputs = tuple(_spec(port) for port in self._compiled.outputs)
+        self._inputs = tuple(_spec(port) for port in graph.inputs)
+        self._outputs = tuple(_spec(port) for port in graph.outputs)
+        self._single = _batch_of_one(self._inputs)
+        compiled = self._compiled(graph, bool(self._single), {})
+        self._engines = {bool(self._single): (compiled, compiled.create_infer_request())}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -76,12 +82,12 @@ class OpenVinoRunner:
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous inference; see :meth:`edgetl.runtime.runner.Runner.run`."""
         check_feeds(feeds, self._inputs)
-        results = self._infer(self._request, feeds)
+        results = self._infer(self._engine(feeds)[1], feeds)
         return {spec.name: np.array(results[spec.name]) for spec in self._outputs}
 
     def placement(self) -> Placement:
         """The nodes of OpenVINO's own executed graph, by operator and the precision that it really runs in."""
-        executed = self._executed(self._compiled, self._request, self._zeros())
+        executed = self._executed(self._zeros())
         kinds = Counter(f"{_info(op, 'layerType')}:{_info(op, 'runtimePrecision')}" for op in executed)
         return Placement.of(self._device, self._nodes(executed), kinds=kinds)
 
@@ -91,14 +97,14 @@ class OpenVinoRunner:
         Found after one inference on zeros, with every dynamic dimension 1: until then a graph with a dynamic batch has
         no shapes.
         """
-        return self._nodes(self._executed(self._compiled, self._request, self._zeros()))
+        return self._nodes(self._executed(self._zeros()))
 
     def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
         """The nodes as they run on some inputs; see :meth:`edgetl.runtime.runner.Profiled.profile`."""
         check_feeds(feeds, self._inputs)
-        _, compiled = self._load({"PERF_COUNT": True})
+        compiled = self._compiled(self._read(), self._is_single(feeds), {"PERF_COUNT": True})
         request = compiled.create_infer_request()
-        nodes = self._nodes(self._executed(compiled, request, feeds))
+        nodes = self._nodes(self._executed(feeds, (compiled, request)))
         times: dict[str, list[float]] = defaultdict(list)
         for turn in range(runs // 2 + 1 + runs):
             self._infer(request, feeds)
@@ -109,11 +115,30 @@ class OpenVinoRunner:
             replace(node, time_ms=float(np.median(times[node.name]))) if node.name in times else node for node in nodes
         )
 
-    def _load(self, settings: dict[str, Any]) -> tuple[Any, Any]:
-        """The graph of the file, and what it was compiled to."""
+    def _read(self) -> Any:
         try:
-            graph = self._core.read_model(self._model)
-            return graph, self._core.compile_model(graph, self._device, {**self._settings, **settings})
+            return self._core.read_model(self._model)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO cannot read {self._model.name}: {error}") from error
+
+    def _is_single(self, feeds: Tensors) -> bool:
+        single = self._single
+        return bool(single) and all(feeds[name].shape == shape for name, shape in single.items())
+
+    def _engine(self, feeds: Tensors) -> tuple[Any, Any]:
+        """What the graph is compiled to for inputs of these shapes, and its request."""
+        single = self._is_single(feeds)
+        if single not in self._engines:
+            compiled = self._compiled(self._read(), single, {})
+            self._engines[single] = compiled, compiled.create_infer_request()
+        return self._engines[single]
+
+    def _compiled(self, graph: Any, single: bool, settings: dict[str, Any]) -> Any:
+        """A graph of the file, compiled for a batch of one, which changes it, or for every shape."""
+        try:
+            if single:
+                graph.reshape({name: list(shape) for name, shape in self._single.items()})
+            return self._core.compile_model(graph, self._device, {**self._settings, **settings})
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot compile {self._model.name}: {error}") from error
 
@@ -129,8 +154,9 @@ class OpenVinoRunner:
             for spec in self._inputs
         }
 
-    def _executed(self, compiled: Any, request: Any, feeds: Tensors) -> list[Any]:
+    def _executed(self, feeds: Tensors, engine: tuple[Any, Any] | None = None) -> list[Any]:
         """Operators of the executed graph, without constants, and without what only constants are fed to."""
+        compiled, request = engine or self._engine(feeds)
         self._infer(request, feeds)
         found: dict[str, Any] = {}
         inputs = {"Input", "Parameter"}
@@ -173,8 +199,7 @@ class OpenVinoRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = None
-        self._compiled = None
+        self._engines = {}
 
 
 def why_no_device(device: str, inference_precision: str) -> str | None:
@@ -188,6 +213,15 @@ def why_no_device(device: str, inference_precision: str) -> str | None:
     if _CAPABILITIES[inference_precision] not in capabilities:
         return f"this {device} does not run {inference_precision}; OpenVINO lists {', '.join(sorted(capabilities))}"
     return None
+
+
+def _batch_of_one(inputs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs with a batch of one; none where the batch is fixed, or something else is dynamic, too."""
+    if any(not spec.shape or isinstance(spec.shape[0], int) for spec in inputs):
+        return {}
+    if any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:]):
+        return {}
+    return {spec.name: (1, *(int(size) for size in spec.shape[1:])) for spec in inputs}
 
 
 def core() -> Any:

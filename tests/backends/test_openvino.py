@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from edgetl.backends import backend
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.openvino import OpenVinoBackend
 from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, TargetError, UsageError
-from edgetl.runtime.openvino import OpenVinoRunner, why_no_device
+from edgetl.runtime.openvino import OpenVinoRunner, _batch_of_one, why_no_device
+from edgetl.runtime.runner import TensorSpec
 from edgetl.specs import BatchRange, Precision, Target
 
 pytest.importorskip("openvino")
@@ -100,16 +102,44 @@ def test_a_precision_runs_or_is_refused(small_graph: SmallGraph, precision: str)
     assert precision != "f32" or reason is None
 
 
+@pytest.mark.parametrize("sizes", [(1,), (3,), (1, 3, 1), (3, 1, 2, 3)])
+def test_every_batch_has_the_same_answers_whichever_came_first(small_graph: SmallGraph, sizes: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        for size in sizes:
+            y = runner.run({"x": x[:size]})["y"]
+            np.testing.assert_allclose(y, np.maximum(x[:size] @ [[1, 2], [0, -1], [1, 2]], 0), atol=1e-5)
+        assert (runner.inputs[0].shape, runner.outputs[0].shape) == (("batch", 3), ("batch", 2))
+        assert [node.kind for node in runner.profile({"x": x}, runs=3)] == [node.kind for node in runner.nodes()]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "single"),
+    [
+        ([("batch", 3)], {"a": (1, 3)}),
+        ([("batch",), ("batch", 2)], {"a": (1,), "b": (1, 2)}),
+        ([(1, 3)], {}),
+        ([("batch", "dim1")], {}),
+        ([("batch", 3), (4, 3)], {}),
+        ([()], {}),
+        ([("batch", 3), ()], {}),
+    ],
+)
+def test_a_batch_of_one_is_made_where_nothing_else_is_dynamic(shapes: list[Any], single: dict[str, Any]) -> None:
+    inputs = [TensorSpec(name=name, shape=shape, dtype="float32") for name, shape in zip("ab", shapes, strict=False)]
+    assert _batch_of_one(inputs) == single
+
+
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml"])
 @pytest.mark.parametrize("content", [b"", b"garbage" * 50])
 def test_a_file_that_is_no_model(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelError, match=f"OpenVINO cannot compile {name}"):
+    with pytest.raises(ModelError, match=f"OpenVINO cannot read {name}"):
         OpenVinoRunner(tmp_path / name)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="OpenVINO cannot compile"):
+    with pytest.raises(ModelError, match="OpenVINO cannot read"):
         OpenVinoRunner(tmp_path / "nothing.xml")
 
 
