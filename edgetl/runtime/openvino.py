@@ -143,8 +143,9 @@ class OpenVinoRunner:
             raise ModelError(f"OpenVINO cannot compile {self._model.name}: {error}") from error
 
     def _infer(self, request: Any, feeds: Tensors) -> Any:
+        """Outputs by name, in memory of the request's."""
         try:
-            return request.infer(dict(feeds), share_inputs=True)
+            return request.infer(dict(feeds), share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed on {self._model.name}: {error}") from error
 
