@@ -27,6 +27,9 @@ from edgetl.errors import EdgetlError, MeasurementError, ModelError
 
 _LEAVE_S = 10.0
 """An engine may take so long to give back its memory before its process is killed."""
+_SHORT_SPINS = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
+"""OpenMP's threads, PyTorch's for one, wait awake for about a millisecond after a call. By default it is up to 17 (GNU)
+and 200 (Intel), in which they take the processor from whatever has the next turn. Where the user chose, that stays."""
 _TOLD = 2000
 """Characters of a dead process's last words that are repeated."""
 
@@ -227,9 +230,10 @@ def started(thing: Thing, feeds: Feeds, *, threads: int | None) -> Iterator[Proc
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the places where it finds modules."""
+    """This process's, with the places where it finds modules, and with OpenMP's threads kept from spinning for long."""
     places = os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)
-    return {**os.environ, "PYTHONPATH": places}
+    chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", *_SHORT_SPINS))
+    return {**({} if chosen else _SHORT_SPINS), **os.environ, "PYTHONPATH": places}
 
 
 def _restored(thing: Thing, found: dict[str, Any]) -> Exception:

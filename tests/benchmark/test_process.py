@@ -79,6 +79,28 @@ def test_a_process_tells_its_cold_start_and_every_time(engine: Thing) -> None:
     assert (check.depends_on_input, check.multiply_adds) == (False, {})  # zeros, whatever it is fed
 
 
+@pytest.mark.parametrize(
+    ("mine", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"KMP_BLOCKTIME": "200"}, {"KMP_BLOCKTIME": "200"}),
+    ],
+)
+def test_openmp_spins_for_a_moment_unless_the_user_chose(
+    engine: Thing, monkeypatch: pytest.MonkeyPatch, mine: dict[str, str], expected: dict[str, str]
+) -> None:
+    names = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    with started(engine, FEEDS, threads=1) as process:
+        words = Path(f"/proc/{process.pid}/environ").read_bytes().decode().split("\0")
+    found = dict(word.split("=", 1) for word in words if "=" in word)
+    assert {name: found[name] for name in names if name in found} == expected
+
+
 def test_it_imports_only_what_the_thing_needs(tmp_path: Path, engine: Thing) -> None:
     """Told by a module that stands in for one of the libraries."""
     words = tmp_path / "loaded.json"
