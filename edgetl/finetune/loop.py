@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, MissingExtraError, ModelError, ProviderError
 from edgetl.finetune import logs
+from edgetl.finetune.memory import kept_between_steps
 from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer
 from edgetl.metrics import metric as metric_of
 
@@ -133,7 +134,8 @@ def train_phase(
     trainer.metric, trainer.progress = metric or metric_of("top1"), progress
     trainer.on_epoch = logs.opened(accelerator, phase, finetune, run=place.run, metric=trainer.metric.name)
     sure = finetune.deterministic and place.device == "cuda"
-    with _deterministic(sure), _own_random_numbers(), _threads(place.threads):
+    kept = kept_between_steps() if place.device == "cpu" else nullcontext()
+    with _deterministic(sure), _own_random_numbers(), _threads(place.threads), kept:
         try:
             trainer.run()
         except torch.OutOfMemoryError:
