@@ -20,7 +20,7 @@ from edgetl.errors import UsageError
 if TYPE_CHECKING:
     from edgetl.config import Config
     from edgetl.quantize.inspection import Comparison, Histogram, TensorView, Threshold
-    from edgetl.quantize.schemes import Scheme
+    from edgetl.quantize.schemes import IntegerType, Scheme
     from edgetl.specs import Recipe
 
 _CONFIG = Path("edgetl.toml")
@@ -183,7 +183,7 @@ def _show(
         print_json("calibrate-show", document)
         return
     text = f"{len(loaded.sketches)} activations, {loaded.samples} samples; integers of {wanted.name}: "
-    print_text(text + f"{wanted.activations.name}{', symmetric' if wanted.activations.symmetric else ''}")
+    print_text(text + _integers(wanted.activations))
     print_text(str(folder))
     if not tensor and len(views) < len(loaded.sketches):
         print_text(f"shown: the {len(views)} that the estimators differ on most; --tensor '*' shows all")
@@ -347,3 +347,9 @@ def _decibels(value: float | None) -> str:
 def _plain(text: str) -> str:
     """A name from a model, which may hold anything, without what a terminal would obey."""
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _integers(type_: IntegerType) -> str:
+    """What a scheme quantizes activations to, as "uint8; int8, symmetric, where that adds little noise"."""
+    said = f"{type_.name}{', symmetric' if type_.symmetric else ''}"
+    return said if type_.signed is None else f"{said}; {_integers(type_.signed)}, where that adds little noise"

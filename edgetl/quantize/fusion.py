@@ -154,7 +154,12 @@ def explain(nodes: Sequence[EngineNode], expected: Mapping[str, str] | None = No
 
 
 def is_quantizer(node: EngineNode) -> bool:
-    """Whether a node only maps float values to integers (or rounds them to what integers could hold)."""
+    """Whether a node only maps float values to integers (or rounds them to what integers could hold).
+
+    Where shapes are known OpenVINO compiles that as a subgraph, with what else is elementwise beside it.
+    """
+    if node.kind == "Subgraph" and node.output_precision == "int8":
+        return bool(node.operators) and set(node.operators) <= _ARITHMETIC | _QUANTIZE
     return node.kind in _QUANTIZE
 
 

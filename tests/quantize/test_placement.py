@@ -134,8 +134,9 @@ class TestResidual:
         for node in made.proto.graph.node:
             if node.op_type == "QuantizeLinear":
                 zero_point = made.arrays[node.input[2]]
-                assert zero_point.dtype == np.dtype(wanted.activations.name)
-                assert not wanted.activations.symmetric or zero_point == 0
+                types = [type_ for type_ in (wanted.activations, wanted.activations.signed) if type_ is not None]
+                (type_,) = (type_ for type_ in types if zero_point.dtype == np.dtype(type_.name))
+                assert not type_.symmetric or zero_point == 0
             if node.op_type == "Conv" and made.maker(node.input[1]) == "DequantizeLinear":
                 dequantize = made.makers[node.input[1]]
                 integers, scales, zeros = (made.arrays[name] for name in dequantize.input)

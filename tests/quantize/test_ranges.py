@@ -24,6 +24,7 @@ from edgetl.quantize.schemes import (
     INT8_NARROW_HALF,
     INT8_SYMMETRIC,
     UINT8,
+    UINT8_OR_SIGNED,
     IntegerType,
 )
 from edgetl.quantize.sketch import Sketch
@@ -184,6 +185,42 @@ class TestEstimators:
         for estimator in ESTIMATORS.values():
             with pytest.raises(UsageError, match="at least one calibration sample"):
                 activation_params(sketch_of(np.zeros(0)), estimator, UINT8)
+
+
+class TestSigned:
+    """A tensor of both signs goes without a zero point where that adds little noise."""
+
+    @given(values=hnp.arrays(np.float32, st.integers(1, 200), elements=reals), method=st.sampled_from(list(ESTIMATORS)))
+    def test_it_adds_half_a_decibel_at_most(self, values: np.ndarray, method: str) -> None:
+        sketch, estimator = sketch_of(values), ESTIMATORS[method]
+        found, plain = (activation_params(sketch, estimator, type_) for type_ in (UINT8_OR_SIGNED, UINT8))
+        assert found.type in (UINT8_OR_SIGNED, INT8_SYMMETRIC)
+        assert noise_power(sketch, found) <= 1.12 * noise_power(sketch, plain)
+        if found.type is INT8_SYMMETRIC:
+            assert found.zero_point == 0 and values.min() < 0 < values.max()
+        else:
+            assert (found.scale, found.zero_point) == (plain.scale, plain.zero_point)
+
+    @pytest.mark.parametrize("method", ESTIMATORS)
+    @pytest.mark.parametrize(
+        ("of", "signed"),
+        [
+            (lambda x: x, True),
+            (lambda x: x + 0.02, True),
+            (np.tanh, True),
+            (np.abs, False),
+            (lambda x: -np.abs(x), False),
+            (lambda x: np.maximum(x, 0), False),
+            (lambda x: x * np.clip(x + 3, 0, 6) / 6, False),  # HardSwish
+        ],
+    )
+    def test_what_it_is_for(self, of: Callable[[np.ndarray], np.ndarray], signed: bool, method: str) -> None:
+        values = of(generator().normal(size=50_000))
+        found = activation_params(sketch_of(values), ESTIMATORS[method], UINT8_OR_SIGNED)
+        assert (found.type is INT8_SYMMETRIC) is signed
+
+    def test_a_single_value_has_no_other_sign(self) -> None:
+        assert activation_params(sketch_of(np.asarray([-3.0])), MSE, UINT8_OR_SIGNED).type is UINT8_OR_SIGNED
 
 
 class TestMse:
