@@ -350,6 +350,8 @@ def _plain(text: str) -> str:
 
 
 def _integers(type_: IntegerType) -> str:
-    """What a scheme quantizes activations to, as "uint8; int8, symmetric, where that adds little noise"."""
+    """What a scheme quantizes activations to."""
     said = f"{type_.name}{', symmetric' if type_.symmetric else ''}"
-    return said if type_.signed is None else f"{said}; {_integers(type_.signed)}, where that adds little noise"
+    if type_.signed is None:
+        return said
+    return f"{said}; at convolutions {_integers(type_.signed)}, where that adds little noise"

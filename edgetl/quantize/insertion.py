@@ -13,7 +13,14 @@ import numpy as np
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
 from edgetl.quantize.placement import Plan, channel_axis, follows, group_count, plan_of
-from edgetl.quantize.ranges import QuantParams, activation_params, params_of, weight_scales, without_outliers
+from edgetl.quantize.ranges import (
+    QuantParams,
+    activation_params,
+    params_of,
+    signed_params,
+    weight_scales,
+    without_outliers,
+)
 from edgetl.quantize.saturation import Packing, round_weights, scales_without_saturation
 from edgetl.quantize.schemes import Scheme
 from edgetl.quantize.sketch import Sketch
@@ -195,7 +202,7 @@ def _params(
     if constants:  # shares its quantization with nothing that is measured
         low, high = (float(edge(array)) for edge, array in ((np.min, constants[0]), (np.max, constants[0])))
         return params_of(low, high, scheme.activations)
-    values = [_with_statistics(value, statistics, scheme) for value in values]
+    readers, values = values, [_with_statistics(value, statistics, scheme) for value in values]
     missing = [str(value.name) for value in values if value.name not in statistics]
     if missing:
         raise ModelError(
@@ -205,7 +212,9 @@ def _params(
     sketches = [statistics[str(value.name)] for value in values]
     if estimator.outliers == "drop":
         sketches = [without_outliers(sketch) for sketch in sketches]
-    return activation_params(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
+    convolved = any(node.op_type == "Conv" for value in readers for node, _ in value.uses())
+    choose = signed_params if convolved else activation_params
+    return choose(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
 
 
 def _with_statistics(value: ir.Value, statistics: Mapping[str, Sketch], scheme: Scheme) -> ir.Value:

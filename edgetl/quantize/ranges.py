@@ -95,8 +95,7 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
         estimator: Neither its method nor its outliers "search". minmax: the full range. percentile: the central share
             of values. entropy: the range whose quantized distribution has the smallest Kullback-Leibler divergence
             from the real one. mse: the range with the smallest mean squared quantization error.
-        type_: What is quantized to; a tensor of both signs to its ``signed`` where that has at most 12% (0.5 dB) more
-            noise.
+        type_: What is quantized to.
 
     Raises:
         UsageError: The sketch is empty.
@@ -105,14 +104,6 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
         raise UsageError("no value was seen: ranges need at least one calibration sample")
     if estimator.outliers == "drop":
         sketch = without_outliers(sketch)
-    chosen = _params(sketch, estimator, type_)
-    if type_.signed is None or not sketch.low < 0.0 < sketch.high:
-        return chosen
-    signed = _params(sketch, estimator, type_.signed)
-    return signed if noise_power(sketch, signed) <= _LITTLE_NOISE * noise_power(sketch, chosen) else chosen
-
-
-def _params(sketch: Sketch, estimator: Estimator, type_: IntegerType) -> QuantParams:
     if estimator.method == "percentile":
         return params_of(*_percentile_range(sketch, estimator.percentile), type_)
     if estimator.method == "mse":
@@ -120,6 +111,18 @@ def _params(sketch: Sketch, estimator: Estimator, type_: IntegerType) -> QuantPa
     if estimator.method == "entropy":
         return _least_divergence(sketch, type_)
     return params_of(sketch.low, sketch.high, type_)
+
+
+def signed_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) -> QuantParams:
+    """As :func:`activation_params`, for what a convolution reads.
+
+    A tensor of both signs is quantized to the type's ``signed`` where that has at most 12% (0.5 dB) more noise.
+    """
+    chosen = activation_params(sketch, estimator, type_)
+    if type_.signed is None or not sketch.low < 0.0 < sketch.high:
+        return chosen
+    signed = activation_params(sketch, estimator, type_.signed)
+    return signed if noise_power(sketch, signed) <= _LITTLE_NOISE * noise_power(sketch, chosen) else chosen
 
 
 def without_outliers(sketch: Sketch) -> Sketch:

@@ -21,7 +21,8 @@ class IntegerType:
     scale_type: Literal["float32", "float16"] = "float32"
     """Type of the scale in the graph, and of what is quantized."""
     signed: IntegerType | None = None
-    """What a tensor of both signs is quantized to where that adds little noise: a zero point costs the engine time."""
+    """What a tensor of both signs that a convolution reads is quantized to where that adds little noise: a zero point
+    there costs the engine time."""
 
 
 UINT8 = IntegerType(name="uint8", low=0, high=255, symmetric=False)

@@ -167,6 +167,28 @@ class TestResidual:
         assert made.done.params["a"] == made.done.params["c"] or not moves_integers
 
 
+class TestSigned:
+    """What a convolution of OpenVINO's reads goes without a zero point; the inputs of matrix products keep theirs."""
+
+    def zero_points(self, made: Made, reader: str) -> list[np.ndarray]:
+        quantizers = {node.output[0]: node for node in made.proto.graph.node if node.op_type == "QuantizeLinear"}
+        reads = [made.makers[node.input[0]] for node in made.proto.graph.node if node.op_type == reader
+                 if made.maker(node.input[0]) == "DequantizeLinear"]  # fmt: skip
+        return [made.arrays[quantizers[node.input[0]].input[2]] for node in reads]
+
+    def test_a_convolution(self, tmp_path: Path) -> None:
+        made = Made(graphs.residual(tmp_path / "m.onnx"), "openvino-vnni", tmp_path / "q.onnx")
+        found = self.zero_points(made, "Conv")
+        assert found and all(point == 0 for point in found)
+        assert np.dtype(np.int8) in {point.dtype for point in found}
+
+    @pytest.mark.parametrize("scheme", ["openvino-vnni", "openvino", "onnxruntime-x86-vnni"])
+    def test_a_matrix_product(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        found = self.zero_points(made, "MatMul")
+        assert found and {point.dtype for point in found} == {np.dtype(np.uint8)} and any(point != 0 for point in found)
+
+
 class TestConcat:
     def joined(self, made: Made) -> list[str]:
         return list(made.node("joined_node").input)

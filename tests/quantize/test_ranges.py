@@ -14,6 +14,7 @@ from edgetl.quantize.ranges import (
     activation_params,
     noise_power,
     params_of,
+    signed_params,
     weight_scales,
     without_outliers,
 )
@@ -193,7 +194,8 @@ class TestSigned:
     @given(values=hnp.arrays(np.float32, st.integers(1, 200), elements=reals), method=st.sampled_from(list(ESTIMATORS)))
     def test_it_adds_half_a_decibel_at_most(self, values: np.ndarray, method: str) -> None:
         sketch, estimator = sketch_of(values), ESTIMATORS[method]
-        found, plain = (activation_params(sketch, estimator, type_) for type_ in (UINT8_OR_SIGNED, UINT8))
+        found = signed_params(sketch, estimator, UINT8_OR_SIGNED)
+        plain = activation_params(sketch, estimator, UINT8)
         assert found.type in (UINT8_OR_SIGNED, INT8_SYMMETRIC)
         assert noise_power(sketch, found) <= 1.12 * noise_power(sketch, plain)
         if found.type is INT8_SYMMETRIC:
@@ -216,11 +218,11 @@ class TestSigned:
     )
     def test_what_it_is_for(self, of: Callable[[np.ndarray], np.ndarray], signed: bool, method: str) -> None:
         values = of(generator().normal(size=50_000))
-        found = activation_params(sketch_of(values), ESTIMATORS[method], UINT8_OR_SIGNED)
+        found = signed_params(sketch_of(values), ESTIMATORS[method], UINT8_OR_SIGNED)
         assert (found.type is INT8_SYMMETRIC) is signed
 
     def test_a_single_value_has_no_other_sign(self) -> None:
-        assert activation_params(sketch_of(np.asarray([-3.0])), MSE, UINT8_OR_SIGNED).type is UINT8_OR_SIGNED
+        assert signed_params(sketch_of(np.asarray([-3.0])), MSE, UINT8_OR_SIGNED).type is UINT8_OR_SIGNED
 
 
 class TestMse:
