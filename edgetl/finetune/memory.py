@@ -21,21 +21,23 @@ def kept_between_steps() -> Iterator[bool]:
     """Let the allocator keep freed memory for as long as this is open; then the system gets back all of it.
 
     A step of training frees all its activations, and glibc gives large blocks back to the system at once, which then
-    fills pages of the next step with zeros, one by one. Its threads are all of the process's. Yields whether there is a
-    glibc; other allocators stay as they are.
+    fills pages of the next step with zeros, one by one. It holds for all threads of the process. Yields whether memory
+    is kept: not by another allocator than glibc's, nor by glibc before 2.35, which takes no threshold above 32 MiB.
     """
     library = ctypes.CDLL(None)
-    if not all(hasattr(library, name) for name in ("mallopt", "malloc_trim", "gnu_get_libc_version")):
+    glibc = all(hasattr(library, name) for name in ("mallopt", "malloc_trim", "gnu_get_libc_version"))
+    if not glibc or not _set(library, _MMAP_THRESHOLD, _KEPT):
         yield False
         return
-    _set(library, mmap=_KEPT, trim=_KEPT)
+    _set(library, _TRIM_THRESHOLD, _KEPT)
     try:
         yield True
     finally:
-        _set(library, mmap=_SETTLED_MMAP, trim=_SETTLED_TRIM)
+        _set(library, _MMAP_THRESHOLD, _SETTLED_MMAP)
+        _set(library, _TRIM_THRESHOLD, _SETTLED_TRIM)
         library.malloc_trim(ctypes.c_size_t(0))
 
 
-def _set(library: ctypes.CDLL, *, mmap: int, trim: int) -> None:
-    library.mallopt(ctypes.c_int(_MMAP_THRESHOLD), ctypes.c_int(mmap))
-    library.mallopt(ctypes.c_int(_TRIM_THRESHOLD), ctypes.c_int(trim))
+def _set(library: ctypes.CDLL, parameter: int, value: int) -> bool:
+    """Whether the allocator took it; one that it refuses changes nothing."""
+    return bool(library.mallopt(ctypes.c_int(parameter), ctypes.c_int(value)))

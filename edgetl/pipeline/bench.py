@@ -154,7 +154,7 @@ def bench_things(
         "load_average": environment.load_average(),
         "processes": plan.processes,
     }
-    ceilings = ceilings_of(sampled, threads=threads) if roofline else {}
+    ceilings = ceilings_of(sampled, threads=threads) if roofline else None
     if output is not None:
         details = details_of(sampled, conditions, threads=threads, ceilings=ceilings)
         _write(output, sampled, {**details, "conditions": conditions.to_json()}, facts)
@@ -173,7 +173,7 @@ def bench_things(
         ),
         environment=facts,
         conditions=conditions,
-        ceilings=ceilings,
+        ceilings=ceilings or {},
     )
 
 
@@ -221,7 +221,7 @@ def _refuse_unstable(benchmark: Benchmark) -> None:
 
 
 def _measured(
-    sampled: Sampled, conditions: Conditions, ceilings: Mapping[str, Ceilings], confidence: float
+    sampled: Sampled, conditions: Conditions, ceilings: Mapping[str, Ceilings] | None, confidence: float
 ) -> Measured:
     return Measured(
         sampled=sampled,
@@ -229,7 +229,7 @@ def _measured(
         cold=median_cold(sampled.cold),
         steadiness=steadiness(sampled),
         stability=sampled.stability(conditions),
-        roofline=roofline_of(sampled, ceilings) if ceilings else None,
+        roofline=roofline_of(sampled, ceilings) if ceilings is not None else None,
     )
 
 
@@ -245,7 +245,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Mapping[str, Ceilings]) -> None:
+def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Mapping[str, Ceilings] | None) -> None:
     found = [
         f"{item.name}: {doubt}"
         for item in measured

@@ -77,7 +77,16 @@ def _best(passing: Sequence[Decision], timings: Timings) -> Decision | None:
     for each in sorted(affordable, key=lambda each: (_COARSENESS[_precision(each)], _p50(each))):
         if best is None or _earns_its_place(each, best, timings):
             best = each
+    # A finer one that was not shown to be faster than the finest may be so beside a coarser one.
+    for each in sorted(affordable, key=_p50):
+        if best is not None and each is not best and _is_faster(each, best, timings):
+            return each
     return best
+
+
+def _is_faster(one: Decision, other: Decision, timings: Timings) -> bool:
+    found = _compared(one, other, timings)
+    return found is not None and found["verdict"] == "faster"
 
 
 def _earns_its_place(coarse: Decision, fine: Decision, timings: Timings) -> bool:
@@ -104,11 +113,7 @@ def _decided(item: Decision, best: Decision | None, timings: Timings, parity: Pa
     if item.missed and not best.missed:
         return _with(item, f"misses the budget ({'; '.join(item.missed)})")
     found = _compared(item, best, timings)
-    if (
-        found is not None
-        and found["verdict"] != "slower"
-        and _COARSENESS[_precision(item)] > _COARSENESS[_precision(best)]
-    ):
+    if found is not None and found["verdict"] != "slower":
         span = f"ratio {found['lower']:.2f} to {found['upper']:.2f} with {found['confidence']:.0%} confidence"
         return _with(item, f"not shown to be faster than {_precision(best)}: {span}")
     than = f": {_p50(best):.2f} against {_p50(item):.2f} ms" if best.latency and item.latency else ""

@@ -204,7 +204,7 @@ def details_of(
         "conditions": conditions.to_json(values=False) if conditions else None,
         "ceilings": {device: found.to_json() for device, found in (ceilings or {}).items()},
         "roofline": {each.thing.name: roofline_of(each, ceilings).to_json(latency_of(each).p50_ms) for each in sampled}
-        if ceilings
+        if ceilings is not None
         else {},
     }
 

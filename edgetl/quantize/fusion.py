@@ -156,9 +156,9 @@ def explain(nodes: Sequence[EngineNode], expected: Mapping[str, str] | None = No
 def is_quantizer(node: EngineNode) -> bool:
     """Whether a node only maps float values to integers (or rounds them to what integers could hold).
 
-    Where shapes are known OpenVINO compiles that as a subgraph, with what else is elementwise beside it.
+    Where shapes are known OpenVINO compiles that as a subgraph of one input; with two it computes something.
     """
-    if node.kind == "Subgraph" and node.output_precision == "int8":
+    if node.kind == "Subgraph" and node.output_precision == "int8" and len(node.inputs) <= 1:
         return bool(node.operators) and set(node.operators) <= _ARITHMETIC | _QUANTIZE
     return node.kind in _QUANTIZE
 

@@ -31,7 +31,8 @@ class OpenVinoRunner:
     """A model file that OpenVINO reads (.xml or .onnx), compiled for one device.
 
     A graph of which the batch alone is dynamic is compiled for a batch of one, which runs some percent faster than
-    where every node has to ask for its shape; for other batches it is compiled once more when the first one comes.
+    where every node has to ask for its shape; for other batches it is compiled once more when the first one comes. One
+    that makes no sense of a single sample is compiled for every batch.
 
     Args:
         model: The file.
@@ -66,7 +67,13 @@ class OpenVinoRunner:
         self._inputs = tuple(_spec(port) for port in graph.inputs)
         self._outputs = tuple(_spec(port) for port in graph.outputs)
         self._single = _batch_of_one(self._inputs)
-        compiled = self._compiled(graph, bool(self._single), {})
+        try:
+            compiled = self._compiled(graph, bool(self._single), {})
+        except ModelError:
+            if not self._single:
+                raise
+            self._single = {}
+            compiled = self._compiled(self._read(), False, {})
         self._engines = {bool(self._single): (compiled, compiled.create_infer_request())}
 
     @property

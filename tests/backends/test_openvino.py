@@ -113,6 +113,20 @@ def test_every_batch_has_the_same_answers_whichever_came_first(small_graph: Smal
         assert [node.kind for node in runner.profile({"x": x}, runs=3)] == [node.kind for node in runner.nodes()]
 
 
+def test_a_graph_that_takes_no_single_sample_runs_other_batches(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape = numpy_helper.from_array(np.array([-1, 2, 3], np.int64), "shape")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["half", 2, 3])
+    graph = helper.make_graph([helper.make_node("Reshape", ["x", "shape"], ["y"])], "pairs", [x], [y], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "pairs.onnx").write_bytes(model.SerializeToString())
+    given = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with OpenVinoRunner(tmp_path / "pairs.onnx", threads=1) as runner:
+        np.testing.assert_array_equal(runner.run({"x": given})["y"], given.reshape(2, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("shapes", "single"),
     [

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,10 +134,7 @@ def test_this_machine_has_ceilings() -> None:
     assert all(found.unknown.values())
     sizes = [size for size, _ in found.bandwidth]
     assert sizes == sorted(sizes) and len(sizes) >= 5 and all(rate > 1e8 for _, rate in found.bandwidth)
-    # What the machine just did, it can do: numbers that are far off would be refused as impossible.
-    first = np.ones((512, 512), np.float32)
     assert most_multiply_adds(1, found)["fp32"] == pytest.approx(2 * found.products["fp32"].multiply_adds_per_s)
-    assert (first @ first)[0, 0] == 512
 
 
 def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

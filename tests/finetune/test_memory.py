@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -47,6 +48,30 @@ def test_memory_is_kept_while_it_is_open_and_given_back_afterwards() -> None:
     assert found["resident_inside"] > found["resident_before"] + 0.9 * found["pages"]
     assert found["resident_after"] < found["resident_before"] + 0.1 * found["pages"]
     assert found["after"] >= 9 * found["pages"]
+
+
+class OldGlibc:
+    """One that takes no threshold above 32 MiB."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int, int]] = []
+
+    def mallopt(self, parameter: ctypes.c_int, value: ctypes.c_int) -> int:
+        if value.value > 32 << 20:
+            return 0
+        self.taken.append((parameter.value, value.value))
+        return 1
+
+    malloc_trim = gnu_get_libc_version = mallopt
+
+
+def test_an_allocator_that_refuses_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A threshold that is set ends glibc's own rule for the other."""
+    old = OldGlibc()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: old)
+    with kept_between_steps() as kept:
+        assert not kept and not old.taken
+    assert not old.taken
 
 
 def test_an_error_ends_it_too() -> None:

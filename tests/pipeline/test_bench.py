@@ -20,7 +20,7 @@ from edgetl.pipeline.bench import Benchmark, Measured, bench_things, gate
 from edgetl.pipeline.timing import details_of, doubts, latency_of, median_cold, steadiness
 from edgetl.runtime.onnxruntime import _IDENTITY
 
-QUICK = Plan(samples=70, processes=2, warmup=5, threads=1)
+QUICK = Plan(samples=140, processes=2, warmup=5, threads=1)
 
 
 @pytest.fixture

@@ -166,6 +166,27 @@ def test_a_coarser_precision_must_be_shown_to_be_faster() -> None:
     assert shipped(decide(items, compared(0.0, None))) == ["cpu int8"]  # too few calls: the medians decide
 
 
+def test_what_was_shown_to_be_faster_than_the_choice_is_the_choice() -> None:
+    """bf16 is not shown to be faster than fp32, int8 is, and bf16 is faster than int8."""
+    spans = {("int8", "fp32"): (0.92, 0.98), ("bf16", "fp32"): (0.80, 1.02), ("bf16", "int8"): (0.85, 0.99)}
+
+    def found(verdicts: dict[tuple[str, str], tuple[float, float]]) -> Timings:
+        comparisons: dict[str, list[dict[str, Any]]] = {}
+        for (one, other), (lower, upper) in verdicts.items():
+            comparisons.setdefault(f"cpu {one}", []).append({
+                "name": f"cpu {one}", "against": f"cpu {other}", "lower": lower, "upper": upper, "confidence": 0.95,
+                "verdict": "faster" if upper < 1 else "no difference",
+            })  # fmt: skip
+        return replace(timings(cpu_int8=9.5, cpu_bf16=9.0, cpu_fp32=10.0), details={"comparisons": comparisons})
+
+    items = [proven("int8"), proven("bf16"), proven("fp32")]
+    assert shipped(decide(items, found(spans))) == ["cpu bf16"]
+    undecided = decide(items, found({**spans, ("bf16", "int8"): (0.9, 1.01)}))
+    assert shipped(undecided) == ["cpu int8"]
+    said = reasons(undecided)["cpu bf16"]
+    assert said == "not shown to be faster than int8: ratio 0.90 to 1.01 with 95% confidence"
+
+
 def test_the_budget_comes_before_the_place_that_is_earned() -> None:
     budget = Budget(p50_ms=4.8)
     items = [proven("int8", budget=budget), proven("fp32", budget=budget)]

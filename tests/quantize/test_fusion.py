@@ -130,7 +130,9 @@ class TestRealEngines:
         found = fusion(engine, squeeze(tmp_path / "m.onnx"))
         assert found.int8_share == 1.0
         reasons = [node.reason for node in found.unfused if node.rule == "no integer kernel"]
-        assert len(reasons) >= 2
+        # OpenVINO computes the product with the gate, its rounding included, in one pass.
+        assert len(reasons) >= (1 if engine == "openvino" else 2)
+        assert engine != "openvino" or not found.defects
         assert all(reason.endswith(f"has no integer kernel in {ENGINES[engine][1]}") for reason in reasons)
         assert any(reason.startswith("HardSigmoid") for reason in reasons)
         assert not [node for node in found.unfused if node.rule == "float product"]
