@@ -244,11 +244,17 @@ class TorchRunner:
 
         Its multiply-adds are PyTorch's own count; activations are not counted. See
         :meth:`edgetl.runtime.runner.Profiled.profile`.
+
+        Raises:
+            ModelError: The network has layers that PyTorch does not count.
         """
         assert self._module is not None, "the runner is closed"
-        from torch.utils.flop_counter import FlopCounterMode
+        import torch
 
-        with FlopCounterMode(display=False) as counter:
+        recurrent = {type(each).__name__ for each in self._module.modules() if isinstance(each, torch.nn.RNNBase)}
+        if recurrent:
+            raise ModelError(f"PyTorch does not count the multiply-adds of {', '.join(sorted(recurrent))}")
+        with _counter() as counter:
             self.run(feeds)
         times = []
         for _ in range(runs):
@@ -273,6 +279,18 @@ class TorchRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._module = None
+
+
+def _counter() -> Any:
+    """PyTorch's counter of operations, which leaves out a processor's own kernel of attention."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    return FlopCounterMode(display=False, custom_mapping={kernel: attention} if kernel else {})
 
 
 def cuda_available() -> bool:

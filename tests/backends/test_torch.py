@@ -7,11 +7,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgetl.backends.torch import Deploy, TorchBackend, write_checkpoint
-from edgetl.errors import UsageError
+from edgetl.backends.torch import Deploy, TorchBackend, TorchRunner, _counter, write_checkpoint
+from edgetl.errors import ModelError, UsageError
 from edgetl.runtime import products
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.runner import Profiled
+
+
+def test_attention_on_a_processor_is_counted() -> None:
+    torch = pytest.importorskip("torch")
+    heads, tokens, width = 4, 16, 8
+    given = torch.randn(2, heads, tokens, width)
+    with torch.inference_mode(), _counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(given, given, given)
+    assert counter.get_total_flops() // 2 == products.attention(given.shape, given.shape, given.shape)
+
+
+def test_what_pytorch_does_not_count_is_said(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Network(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = torch.nn.LSTM(8, 16, batch_first=True)
+
+    runner = object.__new__(TorchRunner)
+    runner._module = Network()
+    with pytest.raises(ModelError, match="PyTorch does not count the multiply-adds of LSTM"):
+        runner.profile({}, runs=1)
 
 
 def test_a_profile_counts_the_network_as_its_layers_are_defined(tmp_path: Path) -> None:
