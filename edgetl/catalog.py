@@ -231,7 +231,13 @@ _NOT_FOR_WEIGHTS = {
     "entropy": "a channel of weights has too few values",
     "search": "the estimators that it tries are tried on activations",
 }
-_CORRECTIONS = {"equalization": "none", "smoothing": "none", "rounding": "nearest", "bias_correction": "none"}
+_CORRECTIONS = {
+    "equalization": "none",
+    "outlier_channels": "none",
+    "smoothing": "none",
+    "rounding": "nearest",
+    "bias_correction": "none",
+}
 
 
 def _check_target(spec: Target, reader: _Reader) -> None:

@@ -103,6 +103,8 @@ class Recipe:
     """Ranges of weights, per output channel; not with kind = "float16"."""
     equalization: Literal["none", "cross-layer"] = "none"
     """cross-layer: bring the channels between two convolutions to like ranges before calibration."""
+    outlier_channels: Literal["none", "search"] = "none"
+    """search: multiply channels that are far larger than all others in float, where that serves; before smoothing."""
     smoothing: Literal["none", "search"] = "none"
     """search: SmoothQuant behind each LayerNormalization, with the strength that serves best, "off" included."""
     rounding: Literal["nearest", "adaround"] = "nearest"

@@ -130,7 +130,13 @@ def test_a_shipped_recipe_loads(path: Path) -> None:
     assert hash(recipe), "frozen, and made of frozen values"
 
 
-NONE: dict[str, str] = {"equalization": "none", "smoothing": "none", "rounding": "nearest", "bias_correction": "none"}
+NONE: dict[str, str] = {
+    "equalization": "none",
+    "outlier_channels": "none",
+    "smoothing": "none",
+    "rounding": "nearest",
+    "bias_correction": "none",
+}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +148,10 @@ NONE: dict[str, str] = {"equalization": "none", "smoothing": "none", "rounding":
         ("int8-mse", "static", "mse", "mse", {"bias_correction": "input-mean"}),
         ("int8-mse-corrected", "static", "mse", "mse", {"bias_correction": "sequential", "rounding": "adaround"}),
         ("int8-search", "static", "search", "mse", {"bias_correction": "sequential", "rounding": "adaround"}),
-        ("int8-smoothquant", "static", "mse", "mse", {"bias_correction": "sequential", "smoothing": "search"}),
+        (
+            *("int8-smoothquant", "static", "mse", "mse"),
+            {"bias_correction": "sequential", "outlier_channels": "search", "smoothing": "search"},
+        ),
         ("int8-dynamic", "dynamic", None, "mse", {}),
         ("fp16", "float16", None, None, {}),
     ],
@@ -437,6 +446,7 @@ def test_a_wrong_recipe_is_refused_with_its_line(tmp_path: Path, old: str, new: 
     ("key", "value"),
     [
         ("equalization", "cross-layer"),
+        ("outlier_channels", "search"),
         ("smoothing", "search"),
         ("rounding", "adaround"),
         ("bias_correction", "input-mean"),

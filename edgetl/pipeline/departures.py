@@ -100,7 +100,7 @@ class _Recorded:
     scales: Mapping[str, float] = field(default_factory=dict)
     """Activation → scale."""
     resized: bool = False
-    """Whether the recipe moved sizes between channels: equalization, smoothing."""
+    """Whether the recipe moved sizes between channels: equalization, outlier channels, smoothing."""
 
     @classmethod
     def of(cls, bundle: Bundle, engine: EngineEntry) -> _Recorded:

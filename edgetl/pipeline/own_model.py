@@ -162,6 +162,7 @@ def _made(
         changed = change(prepared, statistics, recipe, tools)
         prepared, statistics = changed.model, changed.statistics
         changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
+        changes["separated"] = without_nan([asdict(item) for item in changed.separated])
         changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])
     reporter.started("quantize", f"{recipe.name} in the scheme {scheme.name}")
     return recipes.make(prepared, statistics, scheme, recipe, tools), changes

@@ -70,7 +70,11 @@ def equalize(
     inputs = {
         "model": exported.digest,
         "statistics": statistics.digest,
-        "recipe": {"equalization": recipe.equalization, "smoothing": recipe.smoothing},
+        "recipe": {
+            "equalization": recipe.equalization,
+            "outlier_channels": recipe.outlier_channels,
+            "smoothing": recipe.smoothing,
+        },
         **_calibration_inputs(session, samples, checkpoint),
     }
 
@@ -87,6 +91,7 @@ def equalize(
         artifact.save(changed.statistics, folder)
         facts = {
             "equalized": [asdict(item) for item in changed.equalized],
+            "separated": [asdict(item) for item in changed.separated],
             "smoothed": [asdict(item) for item in changed.smoothed],
         }
         (folder / "equalize.json").write_text(json.dumps(facts), encoding="utf-8")

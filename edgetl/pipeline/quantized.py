@@ -108,16 +108,23 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
 
     Args:
         notes: Of ``quantize.json``.
-        changes: Of ``equalize.json``: "equalized" and "smoothed"; empty where the graph was not changed.
+        changes: Of ``equalize.json``: "equalized", "separated" and "smoothed"; empty where the graph was not changed.
     """
     said = []
     if "activations" in notes:
-        tried = ", ".join(f"{name} {value:.1f} dB" for name, value in notes["searched_activations_db"].items())
-        said.append(f"Activation ranges by {notes['activations']}, the best of those tried at the output: {tried}.")
+        decibels, chosen = notes["searched_activations_db"], notes["activations"]
+        tried = ", ".join(f"{name} {value:.1f} dB" for name, value in decibels.items())
+        said.append(f"Activation ranges by {chosen}, of those tried at the output: {tried}.")
+        if decibels[chosen] < (most := max(decibels.values())):
+            said[-1] += f" None of the {most - decibels[chosen]:.1f} dB more is clear on the samples one by one."
     pairs = changes.get("equalized", ())
     if pairs:
         done = sum(pair["method"] is not None for pair in pairs)
         said.append(f"Cross-layer equalization changed {done} of {_plural(len(pairs), 'pair')} of convolutions.")
+    taken_out = [len(each["channels"]) for each in changes.get("separated", ()) if each["channels"]]
+    if taken_out:
+        channels, where = _plural(sum(taken_out), "outlier channel"), _plural(len(taken_out), "activation")
+        said.append(f"{channels} of {where} {'is' if sum(taken_out) == 1 else 'are'} multiplied in float.")
     groups = changes.get("smoothed", ())
     if groups:
         done = sum(group["alpha"] is not None for group in groups)
@@ -153,7 +160,7 @@ def _corrections(corrected: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _changes(record: Record) -> dict[str, Any]:
-    """What equalization and smoothing did to the float graph; empty where the recipe has none."""
+    """What was done to the float graph before it was quantized; empty where the recipe wants nothing."""
     path = record.statistics / "equalize.json" if record.statistics else None
     if path is None or not path.exists():
         return {}

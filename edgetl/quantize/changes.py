@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize import calibrate as calibration
-from edgetl.quantize import equalization, insertion, layers, smoothing, smoothing_groups
+from edgetl.quantize import equalization, insertion, layers, outlier_channels, smoothing, smoothing_groups
 from edgetl.quantize.placement import points
 from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, Tools, calibrate, candidates, feeds_of
 from edgetl.quantize.schemes import SCHEMES
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _JUDGE = SCHEMES["onnxruntime-x86-vnni"]
 """The scheme by which changes are judged: they are made once for all targets."""
+_Rows = dict[str, NDArray[np.float32]]
 _ROWS = 2048
-"""Rows of an activation for the search of SmoothQuant's strength."""
+"""Rows of an activation for the search of SmoothQuant's strength and of outlier channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,16 @@ class Changed:
     statistics: Statistics
     """Of the changed graph."""
     equalized: tuple[equalization.Equalized, ...] = ()
+    separated: tuple[outlier_channels.Separated, ...] = ()
     smoothed: tuple[smoothing.Smoothed, ...] = ()
 
 
 def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools) -> Changed:
-    """Equalize and smooth a float graph, and calibrate it again.
+    """Equalize a float graph, take outlier channels out of its products, smooth it, and calibrate it again.
 
-    SmoothQuant chooses group by group what serves the products behind it. What stays is what serves the graph's output
-    best: all groups, those alone whose factors a normalisation takes, or none.
+    Outlier channels and SmoothQuant's factors are chosen activation by activation, by what serves the products behind
+    it. What stays is what serves the graph's output: of the outlier channels all or none; of the factors all, those
+    alone that a normalisation takes, or none.
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`; not changed.
@@ -51,62 +54,93 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
         recipe: Which changes.
         tools: What to do it with.
     """
-    copy = model.clone()
-    equalized: tuple[equalization.Equalized, ...] = ()
+    best = Changed(model=model.clone(), statistics=statistics)
     if recipe.equalization == "cross-layer":
         reach = {name: sketch.channel_reach for name, sketch in statistics.sketches.items()}
-        equalized = equalization.equalize(copy, reach)
-        statistics = calibrate(copy, tools)
-    names = [group.activation for group in smoothing_groups.groups(copy)] if recipe.smoothing == "search" else []
+        equalized = equalization.equalize(best.model, reach)
+        best = replace(best, statistics=calibrate(best.model, tools), equalized=equalized)
+    wanted = recipe.outlier_channels == "search" or recipe.smoothing == "search"
+    names = [group.activation for group in smoothing_groups.groups(best.model)] if wanted else []
     if not names:
-        return Changed(model=copy, statistics=statistics, equalized=equalized)
-    if not set(points(copy, [_JUDGE])) <= set(statistics.sketches):
-        statistics = calibrate(copy, tools)
-    rows = _rows(copy, names, tools)
+        return best
+    if not set(points(best.model, [_JUDGE])) <= set(best.statistics.sketches):
+        best = replace(best, statistics=calibrate(best.model, tools))
+    rows = _rows(best.model, names, tools)
     few = feeds_of(model, tools, REPORT_SAMPLES)
-    wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
-    plain_db = best_db = _tried_db(copy, statistics, recipe, wanted, few, tools)
-    best = Changed(model=copy, statistics=statistics, equalized=equalized)
+    judge = _Judge(
+        recipe=recipe, wanted=layers.first_outputs(model, few, open_runner=tools.open_runner), batches=few, tools=tools
+    )
+    options = [best]
+    if recipe.outlier_channels == "search":
+        options = _separated(best, rows, judge)
+    if recipe.smoothing == "search":
+        options = [_smoothed(option, rows, judge) for option in options]
+    if len(options) == 1:
+        return options[0]
+    # Judged behind SmoothQuant: as long as other products are the noisiest, the output does not tell.
+    whole_db, separated_db = (judge.tried_db(option) for option in options)
+    if separated_db >= whole_db:
+        return options[1]
+    reason = f"together they take the output's SQNR from {whole_db:.1f} to {separated_db:.1f} dB"
+    off = (replace(each, channels=(), error=each.error_off, reason=reason) for each in options[1].separated)
+    return replace(options[0], separated=tuple(off))
+
+
+def _separated(whole: Changed, rows: _Rows, judge: _Judge) -> list[Changed]:
+    """The graph as it is, and, where there are outlier channels, without them."""
+    model = whole.model.clone()
+    separated = outlier_channels.separate(model, rows, smooth=judge.recipe.smoothing == "search")
+    if not any(each.channels for each in separated):
+        return [replace(whole, separated=separated)]
+    return [whole, replace(whole, model=model, statistics=calibrate(model, judge.tools), separated=separated)]
+
+
+def _smoothed(before: Changed, rows: _Rows, judge: _Judge) -> Changed:
+    """The graph with the factors of SmoothQuant that serve its output."""
+    best, before_db = before, judge.tried_db(before)
+    best_db = before_db
     tried = []
-    for chosen in _choices(copy, rows):
-        smooth = copy.clone()
+    for chosen in _choices(before.model, rows):
+        smooth = before.model.clone()
         smoothed = smoothing.smooth(smooth, chosen)
-        after = calibrate(smooth, tools)
-        tried.append((_tried_db(smooth, after, recipe, wanted, few, tools), smoothed))
+        after = replace(before, model=smooth, statistics=calibrate(smooth, judge.tools), smoothed=smoothed)
+        tried.append((judge.tried_db(after), smoothed))
         if tried[-1][0] >= best_db:
-            best_db = tried[-1][0]
-            best = Changed(model=smooth, statistics=after, equalized=equalized, smoothed=smoothed)
+            best, best_db = after, tried[-1][0]
     if best.smoothed:
         return best
-    reason = f"all groups together take the output's SQNR from {plain_db:.1f} to {tried[0][0]:.1f} dB"
+    reason = f"all groups together take the output's SQNR from {before_db:.1f} to {tried[0][0]:.1f} dB"
     off = tuple(
         replace(each, alpha=None, error=each.error_off, lowest=1.0, highest=1.0, reason=reason) for each in tried[0][1]
     )
     return replace(best, smoothed=off)
 
 
-def _choices(model: ir.Model, rows: dict[str, NDArray[np.float32]]) -> list[dict[str, NDArray[np.float32]]]:
+def _choices(model: ir.Model, rows: _Rows) -> list[_Rows]:
     """The rows of all groups; and of those alone whose factors cost no node, where there are others beside them."""
     folded = {group.activation for group in smoothing_groups.groups(model) if group.norm is not None}
     alone = {name: found for name, found in rows.items() if name in folded}
     return [rows, alone] if alone and len(alone) < len(rows) else [rows]
 
 
-def _tried_db(
-    model: ir.Model,
-    statistics: Statistics,
-    recipe: Recipe,
-    wanted: Sequence[NDArray[np.float64]],
-    batches: Sequence[Mapping[str, NDArray[np.generic]]],
-    tools: Tools,
-) -> float:
-    """SQNR of the output in dB, quantized by a recipe without its searches and corrections, for a CPU."""
-    plain = replace(recipe, activations=candidates(recipe.activations)[0], bias_correction="input-mean")
-    done = insertion.quantize(model.clone(), statistics.sketches, _JUDGE, plain)
-    return layers.output_db(wanted, done, batches, open_runner=tools.open_runner)
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """By what changes stay: the output of the graph, quantized for a CPU."""
+
+    recipe: Recipe
+    wanted: Sequence[NDArray[np.float64]]
+    """The float graph's outputs."""
+    batches: Sequence[Mapping[str, NDArray[np.generic]]]
+    tools: Tools
+
+    def tried_db(self, changed: Changed) -> float:
+        """SQNR of the output in dB, quantized by the recipe without its searches and corrections."""
+        plain = replace(self.recipe, activations=candidates(self.recipe.activations)[0], bias_correction="input-mean")
+        done = insertion.quantize(changed.model.clone(), changed.statistics.sketches, _JUDGE, plain)
+        return layers.output_db(self.wanted, done, self.batches, open_runner=self.tools.open_runner)
 
 
-def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> dict[str, NDArray[np.float32]]:
+def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> _Rows:
     """Rows of activations, shape (n, K): the same positions of every sample, at most :data:`_ROWS` of each."""
     few = feeds_of(model, tools, CORRECTION_SAMPLES)
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}

@@ -190,14 +190,13 @@ def _all_params(plan: Plan, statistics: Mapping[str, Sketch], estimator: Estimat
         measured = plan.measured(value)
         key = tuple(sorted(id(other) for other in measured))
         if key not in known:
-            known[key] = _params(measured, statistics, plan.scheme, estimator)
+            known[key] = _params(measured, statistics, plan, estimator)
         params[value] = known[key]
     return params
 
 
-def _params(
-    values: list[ir.Value], statistics: Mapping[str, Sketch], scheme: Scheme, estimator: Estimator
-) -> QuantParams:
+def _params(values: list[ir.Value], statistics: Mapping[str, Sketch], plan: Plan, estimator: Estimator) -> QuantParams:
+    scheme = plan.scheme
     constants = [array for value in values if (array := graphs.array_of(value)) is not None]
     if constants:  # shares its quantization with nothing that is measured
         low, high = (float(edge(array)) for edge, array in ((np.min, constants[0]), (np.max, constants[0])))
@@ -212,9 +211,36 @@ def _params(
     sketches = [statistics[str(value.name)] for value in values]
     if estimator.outliers == "drop":
         sketches = [without_outliers(sketch) for sketch in sketches]
+    if readers == values:
+        sketches = [_of_what_is_read(value, sketch, plan) for value, sketch in zip(values, sketches, strict=True)]
     convolved = any(node.op_type == "Conv" for value in readers for node, _ in value.uses())
     choose = signed_params if convolved else activation_params
     return choose(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
+
+
+def _of_what_is_read(value: ir.Value, sketch: Sketch, plan: Plan) -> Sketch:
+    """A sketch without what only channels reach that all integer products of the value multiply by zero."""
+    read = _read_channels(value, plan)
+    if read is None or read.all() or not read.any() or read.size != sketch.channel_low.size:
+        return sketch
+    return sketch.within(float(sketch.channel_low[read].min()), float(sketch.channel_high[read].max()))
+
+
+def _read_channels(value: ir.Value, plan: Plan) -> np.ndarray | None:
+    """Channels of the last axis that count in integers, bool (channels,); None where all may."""
+    whole = _made_in_integers(value, plan)
+    if whole and value.is_graph_output():
+        return None
+    found = None
+    for node, index in value.uses():
+        if not _reads_pair(node, index, value, plan, whole):
+            continue
+        weights = graphs.array_of(node.inputs[1]) if len(node.inputs) > 1 else None
+        if id(node) not in plan.nodes or node.op_type not in ("MatMul", "Gemm") or index or weights is None:
+            return None
+        read = np.asarray(weights.any(axis=channel_axis(node, weights)))
+        found = read if found is None else found | read
+    return found
 
 
 def _with_statistics(value: ir.Value, statistics: Mapping[str, Sketch], scheme: Scheme) -> ir.Value:

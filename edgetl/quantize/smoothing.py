@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import ModelError
-from edgetl.quantize import graph as graphs
+from edgetl.quantize import products
 from edgetl.quantize.equalization import bounded
-from edgetl.quantize.smoothing_groups import Group, divide, groups, input_axis
+from edgetl.quantize.smoothing_groups import Group, divide, groups
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,8 +30,6 @@ _WORTH = 0.98
 """Factors that leave more than this share of the error are within what a sample can tell: "off" wins."""
 _WORTH_A_MUL = 0.8
 """The same for factors that need a node of their own, which costs the engine a pass over the activation."""
-_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Shares of the range of an activation that are tried, as an MSE estimator of ranges would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +90,14 @@ def smooth(
             reason = f"no sample rows of '{group.activation}' were given"
             results.append(_result(group, None, (np.nan, np.nan), None, reason))
             continue
-        weights = [_rows_by_channel(node) for node in group.consumers]
-        sample = _checked_rows(group, rows[group.activation], len(weights[0]))
-        off = _error(sample, weights, np.ones(sample.shape[1], np.float32), symmetric)
+        weights = [products.rows_of_weights(node) for node in group.consumers]
+        sample = products.checked_rows(group.activation, rows[group.activation], len(weights[0]))
+        unread = products.unread(weights)
+        off = products.relative_noise(sample, weights, symmetric=symmetric, in_float=unread)
         enough = (_WORTH if group.norm is not None else _WORTH_A_MUL) * off
-        chosen, error, factors = _search(sample, weights, enough, alpha, symmetric)
+        chosen, error, factors = search(
+            sample, weights, enough=enough, alpha=alpha, symmetric=symmetric, in_float=unread
+        )
         if factors is None:
             results.append(_result(group, None, (off, off), None, "no factors lower the error enough"))
             continue
@@ -105,40 +106,30 @@ def smooth(
     return tuple(results)
 
 
-def _rows_by_channel(node: ir.Node) -> NDArray[np.float32]:
-    """The weights of a product as (K, outputs)."""
-    value = node.inputs[1]
-    weights = graphs.array_of(value)
-    assert value is not None and weights is not None  # _is_linear saw to it
-    if not np.isfinite(weights).all():
-        raise ModelError(f"the weights '{value.name}' of {node.name} hold NaN or Inf: they cannot be smoothed")
-    return weights.T if input_axis(node) else weights
-
-
-def _checked_rows(group: Group, rows: NDArray[np.floating], channels: int) -> NDArray[np.float32]:
-    if rows.ndim != 2 or rows.shape[1] != channels or not len(rows):
-        raise ModelError(
-            f"the activation '{group.activation}' has {channels} channels, and sample rows of shape {rows.shape} "
-            "were given",
-            hint=f"give an array of shape (n, {channels}), n at least 1",
-        )
-    if not np.isfinite(rows).all():
-        raise ModelError(f"the sample rows of '{group.activation}' hold NaN or Inf")
-    return rows.astype(np.float32)
-
-
-def _search(
+def search(
     rows: NDArray[np.float32],
     weights: Sequence[NDArray[np.float32]],
+    *,
     enough: float,
-    alpha: float | None,
-    symmetric: bool,
+    alpha: float | None = None,
+    symmetric: bool = False,
+    in_float: Sequence[int] = (),
 ) -> tuple[float | None, float, NDArray[np.float32] | None]:
-    """The exponent, its error and its factors; without factors where none leaves less than the error that is enough."""
+    """The exponent, its error and its factors; without factors where none leaves less than the error that is enough.
+
+    Args:
+        rows: Of the activation, shape (n, K).
+        weights: Of its readers, each (K, outputs).
+        enough: Noise-to-signal power.
+        alpha: Taken without comparison; None tries :data:`ALPHAS`.
+        symmetric: As of :func:`edgetl.quantize.products.relative_noise`.
+        in_float: As there.
+    """
     best: tuple[float | None, float, NDArray[np.float32] | None] = (None, enough, None)
     for candidate in ALPHAS if alpha is None else (alpha,):
         factors = _factors(rows, weights, candidate)
-        error = _error(rows, weights, factors, symmetric)
+        factors[list(in_float)] = 1.0
+        error = products.relative_noise(rows, weights, factors, symmetric=symmetric, in_float=in_float)
         if alpha is not None or error < best[1]:
             best = candidate, error, factors
     return best
@@ -153,45 +144,6 @@ def _factors(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], 
         logs = np.where(alive, alpha * np.log(reach) - (1.0 - alpha) * np.log(strength), 0.0)
     mean = logs[alive].mean() if alive.any() else 0.0
     return np.where(alive, bounded(np.exp(logs - mean)), 1.0).astype(np.float32)
-
-
-def _error(
-    rows: NDArray[np.float32],
-    weights: Sequence[NDArray[np.float32]],
-    factors: NDArray[np.float32],
-    symmetric: bool,
-) -> float:
-    """Noise-to-signal power of the products in simulated int8, mean over consumers."""
-    inputs = _fake_quantized(rows / factors, symmetric)
-    errors = []
-    for array in weights:
-        exact = rows @ array
-        scaled = array * factors[:, None]
-        steps = np.maximum(np.abs(scaled).max(axis=0) / np.float32(127), np.finfo(np.float32).tiny)
-        difference = inputs @ (np.rint(scaled / steps) * steps) - exact
-        power = float(np.square(exact, dtype=np.float64).sum())
-        errors.append(float(np.square(difference, dtype=np.float64).sum()) / power if power else 0.0)
-    return float(np.mean(errors))
-
-
-def _fake_quantized(values: NDArray[np.float32], symmetric: bool) -> NDArray[np.float32]:
-    """Quantized to 8 bits and back, with the range of least squared error among shares of the full one."""
-    best, least = values, np.inf
-    for share in _CLIPS:
-        low, high = share * min(float(values.min()), 0.0), share * max(float(values.max()), 0.0)
-        if symmetric:
-            step, bottom, top = max(-low, high) / 127.0, -128, 127
-        else:
-            step = (high - low) / 255.0
-            bottom = round(low / step) if step else 0
-            top = bottom + 255
-        if not step:
-            return values
-        kept: NDArray[np.float32] = np.clip(np.rint(values / np.float32(step)), bottom, top) * np.float32(step)
-        error = float(np.square(kept - values, dtype=np.float64).sum())
-        if error < least:
-            best, least = kept, error
-    return best
 
 
 def _result(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgetl.quantize import graph as graphs
 from edgetl.quantize.equalization import set_constant
+from edgetl.quantize.products import input_axis
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -82,11 +83,6 @@ def divide(graph: ir.Graph, group: Group, factors: NDArray[np.float32]) -> None:
         assert array is not None  # _is_linear saw to it
         shape = (1, -1) if input_axis(node) else (-1, 1)
         set_constant(graph, node, 1, (array * factors.reshape(shape)).astype(np.float32))
-
-
-def input_axis(node: ir.Node) -> int:
-    """The axis of a product's weights that the input's channels are on."""
-    return 1 if "transB" in node.attributes and node.attributes["transB"].as_int() else 0
 
 
 def _fold(graph: ir.Graph, group: Group, factors: NDArray[np.float32]) -> None:

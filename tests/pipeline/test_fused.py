@@ -238,16 +238,26 @@ def test_remarks_say_what_was_done() -> None:
             {"node": "c", "shift": 0.0, "output_rms": 0.0, "rounding_gain": 0.25},
         ],
     }
-    changes = {"equalized": [{"method": "reach"}, {"method": None}], "smoothed": [{"alpha": None}]}
+    changes = {
+        "equalized": [{"method": "reach"}, {"method": None}],
+        "separated": [{"channels": [3]}, {"channels": []}],
+        "smoothed": [{"alpha": None}],
+    }
     assert quantized.remarks(notes, changes) == (
-        "Activation ranges by mse, the best of those tried at the output: mse 31.2 dB, minmax 28.0 dB.",
+        "Activation ranges by mse, of those tried at the output: mse 31.2 dB, minmax 28.0 dB.",
         "Cross-layer equalization changed 1 of 2 pairs of convolutions.",
+        "1 outlier channel of 1 activation is multiplied in float.",
         "SmoothQuant changed 0 of 1 group of matrix products.",
         "The scales of 1 channel in 1 layer are wider, so that no pair of products saturates 16 bits.",
         "Bias correction moved 2 biases, most that of b: by 15% of its output.",
         "Rounding was learned for 2 layers: the squared error fell by 25% to 40%.",
     )
     assert quantized.remarks({}, {}) == ()
+    unclear = {"activations": "mse", "searched_activations_db": {"mse": 31.2, "percentile 99.99": 31.3}}
+    assert quantized.remarks(unclear, {}) == (
+        "Activation ranges by mse, of those tried at the output: mse 31.2 dB, percentile 99.99 31.3 dB. "
+        "None of the 0.1 dB more is clear on the samples one by one.",
+    )
 
 
 def test_figures_that_are_none_are_no_nan_in_json() -> None:

@@ -52,10 +52,8 @@ def test_what_is_kept_is_not_worse_than_the_graph_as_it_was(scheme: str, model: 
     few = recipes.feeds_of(model, tools, 12)
     wanted = changes.layers.first_outputs(model, few, open_runner=OnnxRuntimeRunner)
     every = recipes.calibrate(model, tools)
-    plain, kept = (
-        changes._tried_db(each, of, RECIPE, wanted, few, tools)
-        for each, of in ((model, every), (changed.model, changed.statistics))
-    )
+    judge = changes._Judge(recipe=RECIPE, wanted=wanted, batches=few, tools=tools)
+    plain, kept = (judge.tried_db(each) for each in (changes.Changed(model=model, statistics=every), changed))
     assert kept >= plain
 
 
@@ -63,7 +61,7 @@ def test_groups_that_do_harm_together_are_left_out(
     model: ir.Model, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([26.0, 22.7, 24.0])
-    monkeypatch.setattr(changes, "_tried_db", lambda *_: next(figures))
+    monkeypatch.setattr(changes._Judge, "tried_db", lambda *_: next(figures))
     changed = changes.change(model, recipes.calibrate(model, tools), RECIPE, tools)
     assert ir.to_proto(changed.model).SerializeToString() == ir.to_proto(model).SerializeToString()
     assert changed.smoothed and all(each.alpha is None for each in changed.smoothed)
@@ -74,7 +72,7 @@ def test_factors_that_cost_no_node_may_stay_alone(
     model: ir.Model, tools: Tools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = iter([20.0, 21.0, 22.0])
-    monkeypatch.setattr(changes, "_tried_db", lambda *_: next(figures))
+    monkeypatch.setattr(changes._Judge, "tried_db", lambda *_: next(figures))
     changed = changes.change(model, recipes.calibrate(model, tools), RECIPE, tools)
     assert [node.op_type for node in changed.model.graph].count("Mul") == 0
     assert any(each.alpha is not None for each in changed.smoothed)
