@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgetl.benchmark.ceilings import device_of
 from edgetl.report import machine, model
 
 _LEAST = 20
@@ -50,6 +52,7 @@ def rooflines(details: Mapping[str, Any]) -> tuple[machine.Roofline, ...]:
             name=name,
             least_ms=found["least_ms"],
             share=found["share"],
+            device=_device(found["layers"]),
             limits=tuple(found["limits"].items()),
             layers=tuple(
                 machine.RooflineLayer(
@@ -68,6 +71,14 @@ def rooflines(details: Mapping[str, Any]) -> tuple[machine.Roofline, ...]:
         )
         for name, found in (details.get("roofline") or {}).items()
     )
+
+
+def _device(layers: Sequence[Mapping[str, Any]]) -> str:
+    """The device that does most of the multiply-adds; "cpu" where there are none."""
+    done: Counter[str] = Counter({"cpu": 0})
+    for layer in layers:
+        done[device_of(layer["provider"]) or ""] += layer["multiply_adds"]
+    return done.most_common(1)[0][0]
 
 
 def _recorded(text: str) -> Iterator[tuple[int, int]]:

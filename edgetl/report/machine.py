@@ -45,6 +45,8 @@ class Roofline:
     """Of one call; None where it is not known."""
     share: float | None
     """Of the machine's ceiling that the median reached."""
+    device: str = "cpu"
+    """:attr:`Ceilings.device` that does most of its multiply-adds."""
     limits: tuple[tuple[str, float], ...] = ()
     """What limits, and its share of the least time, largest first."""
     layers: tuple[RooflineLayer, ...] = ()

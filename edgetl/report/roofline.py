@@ -31,6 +31,7 @@ from edgetl.report.tables import Column, table
 _SLOWEST = 8
 """Layers of an engine that are listed."""
 _SANE = (1e-9, 1e18)
+_DEVICES = {"cpu": "processor", "cuda": "GPU"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def body(report: Report) -> Markup | None:
     if not report.ceilings or not report.rooflines:
         return None
     parts: list[Markup] = []
-    plot = chart(report)
-    if plot is not None:
+    plots = [(each, plot) for each in report.ceilings if (plot := chart(report, each)) is not None]
+    for each, plot in plots:
+        if len(plots) > 1:
+            parts.append(el("h3", f"On the {_DEVICES.get(each.device, each.device)}"))
         parts.append(el("figure", _legend(report), plot, el("figcaption", _PLOT, class_="below")))
     parts += [_shares(report), el("p", _note(report), class_="note")]
     losing = _losing(report)
@@ -78,16 +81,15 @@ def _note(report: Report) -> str:
     )
 
 
-def chart(report: Report) -> Markup | None:
-    """Multiply-adds per second over multiply-adds per byte; None where nothing can be drawn."""
-    ceilings = next((each for each in map(_drawable, report.ceilings) if each.products and each.bandwidth), None)
-    wholes = [point for each in report.rooflines if (point := _whole(report, each))]
-    if ceilings is None or not wholes:
+def chart(report: Report, ceilings: Ceilings) -> Markup | None:
+    """Multiply-adds per second over multiply-adds per byte on one device; None where nothing can be drawn."""
+    ceilings = _drawable(ceilings)
+    there = [each for each in report.rooflines if each.device == ceilings.device]
+    wholes = [point for each in there if (point := _whole(report, each))]
+    if not (ceilings.products and ceilings.bandwidth and wholes):
         return None
     shipped = {engine.name for engine in report.engines if engine.shipped}
-    layers = [
-        point for each in report.rooflines if each.name in shipped for layer in each.layers if (point := _of(layer))
-    ]
+    layers = [point for each in there if each.name in shipped for layer in each.layers if (point := _of(layer))]
     return both_widths(lambda width: _chart(ceilings, wholes, layers, shipped, width), 920)
 
 

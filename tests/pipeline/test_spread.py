@@ -1,4 +1,4 @@
-"""Distributions of times for the report, from what the benchmark kept."""
+"""What the benchmark kept beside percentiles, for the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.pipeline.spread import distributions
+from edgetl.pipeline.spread import distributions, rooflines
 
 histogram = pytest.importorskip("hdrh.histogram", reason="extra bench")
 
@@ -33,3 +33,27 @@ def test_times_come_back_with_their_ends(times):
 def test_what_has_no_histogram_or_few_calls_is_left_out():
     assert distributions({}) == ()
     assert distributions({"histogram": {"a": None, "b": encoded([1000] * 19)}}) == ()
+
+
+def test_the_device_of_a_roofline_is_that_of_most_of_its_multiply_adds():
+    def layer(provider, multiply_adds):
+        return {
+            "name": "conv",
+            "kind": "Conv",
+            "precision": "fp32",
+            "provider": provider,
+            "time_ms": None,
+            "multiply_adds": multiply_adds,
+            "weight_bytes": 1,
+            "activation_bytes": 2,
+            "least_ms": 0.1,
+            "limit": "fp32",
+        }
+
+    def device(*layers):
+        found = {"least_ms": 0.2, "share": 0.5, "limits": {"fp32": 1.0}, "layers": list(layers), "reason": ""}
+        return rooflines({"roofline": {"an engine": found}})[0].device
+
+    assert device(layer("CUDAExecutionProvider", 900), layer("CPUExecutionProvider", 10)) == "cuda"
+    assert device(layer("CUDAExecutionProvider", 10), layer("CPUExecutionProvider", 900)) == "cpu"
+    assert device() == "cpu"

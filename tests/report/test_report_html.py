@@ -400,6 +400,23 @@ def test_the_roofline_has_roofs_marks_and_the_layers_that_lose_most() -> None:
     assert "Layers of x86-64-cpu int8 that lose most" not in bare(rooflines=unknown)
 
 
+def test_each_device_has_a_roofline_of_its_own() -> None:
+    (cpu,) = SAMPLE.ceilings
+    cuda = machine.Ceilings(device="cuda", products=(("fp16", 700e12, "PyTorch"),), bandwidth=((1 << 28, 4e12),))
+    first, *others = (each for each in SAMPLE.rooflines if each.layers)
+    both = (dataclasses.replace(first, device="cuda"), *others)
+    made = dataclasses.replace(SAMPLE, ceilings=(cpu, cuda), rooflines=both)
+    check(made)
+    text = render(made)
+    section = text[text.index('id="roofline"') : text.index('id="confusion"')]
+    on_cpu, on_gpu = section.split("On the processor")[1].split("On the GPU")
+    assert f"<title>{first.name}: " not in on_cpu and f"<title>{first.name}: " in on_gpu
+    assert all(f"<title>{each.name}: " in on_cpu and f"<title>{each.name}: " not in on_gpu for each in others)
+    assert 'class="roof fp16"' in on_gpu and 'class="roof fp16"' not in on_cpu
+    one = dataclasses.replace(made, rooflines=tuple(others))
+    assert "On the GPU" not in Page(render(one)).words, "no engine ran there"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0, 1e-300, 1e300])
 def test_a_roofline_of_odd_numbers_is_drawn_without_them(value: float) -> None:
     found = SAMPLE.rooflines[1]
