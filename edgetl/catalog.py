@@ -237,6 +237,7 @@ _CORRECTIONS = {
     "smoothing": "none",
     "rounding": "nearest",
     "bias_correction": "none",
+    "attention": "integers",
 }
 
 

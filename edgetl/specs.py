@@ -112,6 +112,8 @@ class Recipe:
     bias_correction: Literal["none", "input-mean", "sequential"] = "none"
     """input-mean: take out of the bias what rounding the weights adds to the output at the mean calibration input.
     sequential: layer after layer, take out the mean difference between the quantized and the float graph."""
+    attention: Literal["integers", "float"] = "integers"
+    """Products of two activations, where the engine has them in integers."""
     keep_float: tuple[str, ...] = ()
     """Operators, or names of nodes, that stay in float; with kind = "float16", in float32."""
 

@@ -136,6 +136,7 @@ NONE: dict[str, str] = {
     "smoothing": "none",
     "rounding": "nearest",
     "bias_correction": "none",
+    "attention": "integers",
 }
 
 
@@ -150,7 +151,12 @@ NONE: dict[str, str] = {
         ("int8-search", "static", "search", "mse", {"bias_correction": "sequential", "rounding": "adaround"}),
         (
             *("int8-smoothquant", "static", "mse", "mse"),
-            {"bias_correction": "sequential", "outlier_channels": "search", "smoothing": "search"},
+            {
+                "bias_correction": "sequential",
+                "outlier_channels": "search",
+                "smoothing": "search",
+                "attention": "float",
+            },
         ),
         ("int8-dynamic", "dynamic", None, "mse", {}),
         ("fp16", "float16", None, None, {}),
@@ -448,6 +454,7 @@ def test_a_wrong_recipe_is_refused_with_its_line(tmp_path: Path, old: str, new: 
         ("equalization", "cross-layer"),
         ("outlier_channels", "search"),
         ("smoothing", "search"),
+        ("attention", "float"),
         ("rounding", "adaround"),
         ("bias_correction", "input-mean"),
         ("bias_correction", "sequential"),

@@ -75,6 +75,7 @@ REASONS: Mapping[str, str] = {
     "graph input": "the engine's input is float: it is quantized once",
     "no integer kernel": "{culprits} has no integer kernel in {engine}",
     "float by choice": "{culprits} stays in float on purpose: 8 bits cost it too much accuracy",
+    "fused attention": "the attention that {engine} computes at once multiplies integers and puts out floats",
     "graph output": "the engine's output is float",
     "not all quantized": "{around} is computed in float: not all that it reads and writes is quantized",
 }
@@ -282,6 +283,7 @@ class _Place:
             "graph input": quantizes and not self.before,
             "no integer kernel": bool(self.culprits(_NO_KERNEL)),
             "float by choice": bool(self.culprits(_BY_CHOICE)),
+            "fused attention": quantizes and any(_is_attention(node) for node in self.before),
             "graph output": not quantizes and not self.computing,
         }
         return found.get(rule, True)
@@ -312,6 +314,13 @@ def _explained(place: _Place, engine: str) -> Unfused:
 
 def _is_float(node: EngineNode) -> bool:
     return not is_quantizer(node) and not is_dequantizer(node) and node.precision in ("fp32", "fp16", "bf16", "fp64")
+
+
+def _is_attention(node: EngineNode) -> bool:
+    """Whether a node is attention in one, with integer products and a float result."""
+    return (
+        node.precision == "int8" and node.output_precision == "fp32" and _operators(node) >= {"Softmax", "MatMul"}
+    )
 
 
 def _passes(node: EngineNode) -> bool:

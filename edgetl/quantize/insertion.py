@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,8 @@ def quantize(
         raise ModelError(
             f"the model is quantized already: '{there.name}' is a {there.op_type}", hint="start from the float model"
         )
+    if recipe.attention == "float":
+        scheme = replace(scheme, activation_products=False)
     plan = plan_of(model, scheme, recipe.keep_float)
     if not plan.nodes:
         raise ModelError(
@@ -213,8 +215,12 @@ def _params(values: list[ir.Value], statistics: Mapping[str, Sketch], plan: Plan
         sketches = [without_outliers(sketch) for sketch in sketches]
     if readers == values:
         sketches = [_of_what_is_read(value, sketch, plan) for value, sketch in zip(values, sketches, strict=True)]
-    convolved = any(node.op_type == "Conv" for value in readers for node, _ in value.uses())
-    choose = signed_params if convolved else activation_params
+    uses = [node for value in readers for node, _ in value.uses()]
+    type_ = scheme.activations
+    if type_.signed is not None and any(id(node) in plan.products for node in uses):
+        one_sided = all(sketch.low >= 0.0 for sketch in sketches)
+        return activation_params(reduce(Sketch.pooled, sketches), estimator, type_ if one_sided else type_.signed)
+    choose = signed_params if any(node.op_type == "Conv" for node in uses) else activation_params
     return choose(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
 
 

@@ -35,6 +35,8 @@ class Plan:
     """Value behind a transparent operator → value whose quantization it shares."""
     shared: dict[ir.Value, list[ir.Value]] = field(default_factory=dict)
     """Value → all values, itself included, that have one quantization, as the inputs and the output of a Concat."""
+    products: dict[int, ir.Node] = field(default_factory=dict)
+    """Those of the nodes that multiply two activations, by identity."""
     bare: dict[int, ir.Value] = field(default_factory=dict)
     """Residual Add, by identity → the branch that is fused into its convolution and has no pair."""
 
@@ -51,7 +53,11 @@ class Plan:
 
     def weighted(self) -> Iterator[ir.Node]:
         """The integer nodes that have weights, in the graph's order."""
-        return (node for node in self.nodes.values() if node.op_type in self.scheme.weighted)
+        return (
+            node
+            for key, node in self.nodes.items()
+            if node.op_type in self.scheme.weighted and key not in self.products
+        )
 
 
 def points(model: ir.Model, schemes: Collection[Scheme]) -> list[str]:
@@ -89,6 +95,9 @@ def plan_of(model: ir.Model, scheme: Scheme, keep_float: Collection[str] = ()) -
             plan.values[_input(node)] = None
             if node.op_type not in scheme.float_outputs and scheme.placement == "inputs-and-outputs":
                 plan.values[behind_function(node, scheme)] = None
+        elif scheme.activation_products and _multiplies_activations(node):
+            plan.nodes[id(node)] = plan.products[id(node)] = node
+            plan.values.update((value, None) for value in node.inputs if value is not None)
     # That of a kept matrix product too: an Add between two floats.
     biases = {id(bias_add(node, _channels(node))) for node in model.graph if _is_weighted(node, scheme)}
     _add_elementwise(plan, [node for node in order if id(node) not in biases])
@@ -213,6 +222,20 @@ def _is_weighted(node: ir.Node, scheme: Scheme) -> bool:
     else:
         narrow = min(weights.shape)
     return bool(narrow >= scheme.minimum_channels)
+
+
+def _multiplies_activations(node: ir.Node) -> bool:
+    """Whether a node is a matrix product of two float32 activations."""
+    import onnx_ir as ir
+
+    return (
+        node.op_type == "MatMul"
+        and not node.domain
+        and all(
+            value is not None and value.dtype == ir.DataType.FLOAT and graphs.array_of(value) is None
+            for value in node.inputs
+        )
+    )
 
 
 def _input(node: ir.Node) -> ir.Value:

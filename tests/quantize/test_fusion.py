@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgetl import catalog
 from edgetl.backends import backend
 from edgetl.backends.base import EngineRecord
+from edgetl.quantize import graph, recipes
 from edgetl.quantize.fusion import REASONS, Fusion, explain
+from edgetl.quantize.schemes import SCHEMES
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.runtime.runner import EngineNode
+
+sys.path.insert(0, str(Path(__file__).parent))
+import graphs
 
 ENGINES = {"onnxruntime": ("CPUExecutionProvider", "ONNX Runtime"), "openvino": ("CPU", "OpenVINO")}
 SIZE, CHANNELS = 8, 16
@@ -198,6 +209,29 @@ class TestRealEngines:
         b.add("Sigmoid", ["x"], "y")
         found = fusion(engine, b.save("y", ("batch", CHANNELS, SIZE, SIZE), tmp_path / "m.onnx"))
         assert found.int8_share is None and not found.multiply_adds and not found.unfused
+
+
+def test_openvino_multiplies_in_integers_in_attention(tmp_path: Path) -> None:
+    model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx")))
+    random = np.random.default_rng(0)
+    samples = [{"input": random.normal(size=(1, 8, 32)).astype(np.float32)} for _ in range(8)]
+    tools = recipes.Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
+    scheme = SCHEMES["openvino-vnni"]
+    statistics = recipes.calibrate(model, tools, [scheme])
+    nodes = {}
+    for attention in ("integers", "float"):
+        recipe = replace(catalog.recipe("int8-mse"), attention=attention)  # type: ignore[arg-type]
+        made = recipes.make(model, statistics, scheme, recipe, tools).model
+        ir.save(made, tmp_path / "q.onnx")
+        with OpenVinoRunner(tmp_path / "q.onnx") as runner:
+            nodes[attention] = runner.nodes()
+        found = explain(nodes[attention], engine="OpenVINO")
+        assert not found.defects and found.int8_share == 1.0
+    kinds = {
+        attention: {node.precision for node in there if {"Softmax", "MatMul"} <= set(node.operators)}
+        for attention, there in nodes.items()
+    }
+    assert kinds == {"integers": {"int8"}, "float": {"fp32"}}
 
 
 def node(name: str, kind: str, reads: str = "", writes: str = "", **more: object) -> EngineNode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -25,12 +26,16 @@ INT32 = sorted(name for name, scheme in SCHEMES.items() if scheme.bias == "int32
 FLOAT_BIAS = sorted(set(SCHEMES) - set(INT32))
 
 
-def recipe(*keep: str) -> Recipe:
+Attention = Literal["integers", "float"]
+
+
+def recipe(*keep: str, attention: Attention = "integers") -> Recipe:
     return Recipe(
         name="t",
         description="",
         activations=Estimator(method="minmax"),
         weights=Estimator(method="minmax"),
+        attention=attention,
         keep_float=keep,
     )
 
@@ -38,13 +43,15 @@ def recipe(*keep: str) -> Recipe:
 class Made:
     """A quantized graph, to be asked about its nodes."""
 
-    def __init__(self, source: Path, scheme: str, path: Path, *keep: str) -> None:
+    def __init__(self, source: Path, scheme: str, path: Path, *keep: str, attention: Attention = "integers") -> None:
         model = graph.prepare(graph.load(source))
         shape = [1 if not isinstance(size, int) else size for size in model.graph.inputs[0].shape or []]
         data = np.random.default_rng(0).uniform(-1, 1, size=(6, *shape[1:])).astype(np.float32)
         names = placement.points(model, list(SCHEMES.values()))
         found = calibrate.calibrate(model, names, [{"input": data}], open_runner=OnnxRuntimeRunner)
-        self.done: Quantized = insertion.quantize(model, found.sketches, SCHEMES[scheme], recipe(*keep))
+        self.done: Quantized = insertion.quantize(
+            model, found.sketches, SCHEMES[scheme], recipe(*keep, attention=attention)
+        )
         ir.save(self.done.model, path)
         onnx.checker.check_model(str(path), full_check=True)
         self.proto = onnx.load(str(path))
@@ -184,9 +191,25 @@ class TestSigned:
 
     @pytest.mark.parametrize("scheme", ["openvino-vnni", "openvino", "onnxruntime-x86-vnni"])
     def test_a_matrix_product(self, scheme: str, tmp_path: Path) -> None:
-        made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx", attention="float")
         found = self.zero_points(made, "MatMul")
         assert found and {point.dtype for point in found} == {np.dtype(np.uint8)} and any(point != 0 for point in found)
+
+    def test_attention_has_signed_bytes_and_probabilities_unsigned_ones(self, tmp_path: Path) -> None:
+        made = Made(graphs.transformer(tmp_path / "m.onnx"), "openvino-vnni", tmp_path / "q.onnx")
+        for name, kinds in (("scores", ["int8", "int8"]), ("context_heads", ["uint8", "int8"])):
+            assert made.inputs(f"{name}_node") == ["DequantizeLinear"] * 2
+            pairs = [made.makers[value] for value in made.node(f"{name}_node").input]
+            points = [made.arrays[pair.input[2]] for pair in pairs]
+            assert [point.dtype.name for point in points] == kinds and all(point == 0 for point in points)
+        assert "MatMul" not in made.done.left_in_float
+
+    @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"openvino-vnni"}))
+    def test_elsewhere_attention_stays_in_float(self, scheme: str, tmp_path: Path) -> None:
+        made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")
+        if scheme != "tensorrt-dla":  # which has pairs on all tensors
+            assert all("DequantizeLinear" not in made.inputs(f"{name}_node") for name in ("scores", "context_heads"))
+        assert made.done.left_in_float["MatMul"] == 2
 
 
 class TestConcat:
