@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ModelError
-from edgetl.quantize.graph import add_initializer, fixed_batch, name_output
+from edgetl.quantize.graph import add_initializer, axis_of_channels, fixed_batch, name_output
 from edgetl.quantize.sketch import SketchBuilder
 from edgetl.quantize.statistics import Statistics
 from edgetl.runtime.runner import Runner
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _COPIES = 3
 """Of every activation alive at once: the engine's own buffer, the array that it hands over, and the one that is being
 counted meanwhile."""
-_SPATIAL = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"})
 
 Feeds = Mapping[str, NDArray[np.generic]]
 """Input name → array; the leading dimension is the batch."""
@@ -228,14 +227,11 @@ def _not_finite(name: str, sample: str) -> DataError:
 
 
 def _channel_axes(model: ir.Model, names: list[str]) -> dict[str, int | None]:
-    """The channel axis of each activation, from the end: before space in images, last in tokens and rows."""
+    """The channel axis of each activation, from the end."""
     axes: dict[str, int | None] = {}
     for value in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
         if value.name in names:
-            nodes = [*value.consumers(), *([value.producer()] if value.producer() is not None else [])]
-            rank = len(value.shape) if value.shape is not None else 0
-            spatial = rank > 3 or any(node is not None and node.op_type in _SPATIAL for node in nodes)
-            axes[str(value.name)] = 1 - rank if spatial and rank > 2 else -1
+            axes[str(value.name)] = axis_of_channels(value)
     return {name: axes.get(name) for name in names}
 
 

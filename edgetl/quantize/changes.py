@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import equalization, insertion, layers, outlier_channels, smoothing, smoothing_groups
-from edgetl.quantize.placement import points
+from edgetl.quantize.placement import plan_of, points
 from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, Tools, calibrate, candidates, feeds_of
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
@@ -79,7 +79,7 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
         return options[0]
     # Judged behind SmoothQuant: as long as other products are the noisiest, the output does not tell.
     whole_db, separated_db = (judge.tried_db(option) for option in options)
-    if separated_db >= whole_db:
+    if separated_db > whole_db:
         return options[1]
     reason = f"together they take the output's SQNR from {whole_db:.1f} to {separated_db:.1f} dB"
     off = (replace(each, channels=(), error=each.error_off, reason=reason) for each in options[1].separated)
@@ -89,7 +89,8 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
 def _separated(whole: Changed, rows: _Rows, judge: _Judge) -> list[Changed]:
     """The graph as it is, and, where there are outlier channels, without them."""
     model = whole.model.clone()
-    separated = outlier_channels.separate(model, rows, smooth=judge.recipe.smoothing == "search")
+    plan = plan_of(model, _JUDGE, judge.recipe.keep_float)
+    separated = outlier_channels.separate(model, rows, plan, smooth=judge.recipe.smoothing == "search")
     if not any(each.channels for each in separated):
         return [replace(whole, separated=separated)]
     return [whole, replace(whole, model=model, statistics=calibrate(model, judge.tools), separated=separated)]
@@ -151,7 +152,7 @@ def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> _Rows:
             for feeds in few:
                 outputs = runner.run(feeds)
                 for name in names:
-                    rows = np.asarray(outputs[name], dtype=np.float32)
+                    rows = np.asarray(outputs[name] if name in outputs else feeds[name], dtype=np.float32)
                     rows = rows.reshape(-1, rows.shape[-1])
                     chosen = np.unique(np.linspace(0, len(rows) - 1, min(per_batch, len(rows))).astype(np.int64))
                     found[name].append(rows[chosen])

@@ -318,9 +318,7 @@ def _is_float(node: EngineNode) -> bool:
 
 def _is_attention(node: EngineNode) -> bool:
     """Whether a node is attention in one, with integer products and a float result."""
-    return (
-        node.precision == "int8" and node.output_precision == "fp32" and _operators(node) >= {"Softmax", "MatMul"}
-    )
+    return node.precision == "int8" and node.output_precision == "fp32" and _operators(node) >= {"Softmax", "MatMul"}
 
 
 def _passes(node: EngineNode) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MINIMUM_OPSET = 13
 """The first with scales per channel in QuantizeLinear."""
+_SPATIAL = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"})
 _FOLDED, _FOLDED_INTO = ("BatchNormalization", "Identity"), ("Conv", "ConvTranspose", "Gemm")
 """What disappears into the product before it, and such products."""
 
@@ -112,6 +113,19 @@ def array_of(value: ir.Value | None) -> np.ndarray | None:
     if value is None or value.const_value is None or not value.is_initializer():
         return None
     return value.const_value.numpy()
+
+
+def axis_of_channels(value: ir.Value) -> int:
+    """The axis of an activation's channels, from the end: before space in images, last in tokens and rows.
+
+    Four dimensions and more are an image's, unless matrix products, and what picks single channels, alone read them.
+    """
+    readers, producer = value.consumers(), value.producer()
+    rank = len(value.shape) if value.shape is not None else 0
+    spatial = any(node.op_type in _SPATIAL for node in (*readers, *([producer] if producer is not None else [])))
+    kinds = {node.op_type for node in readers}
+    rows = bool(kinds & {"MatMul", "Gemm"}) and kinds <= {"MatMul", "Gemm", "Gather"}
+    return 1 - rank if rank > 2 and (spatial or (rank > 3 and not rows)) else -1
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

@@ -12,7 +12,15 @@ import numpy as np
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
-from edgetl.quantize.placement import Plan, channel_axis, follows, group_count, plan_of
+from edgetl.quantize.placement import (
+    Plan,
+    channel_axis,
+    follows,
+    group_count,
+    made_in_integers,
+    onward,
+    plan_of,
+)
 from edgetl.quantize.ranges import (
     QuantParams,
     activation_params,
@@ -211,31 +219,34 @@ def _params(values: list[ir.Value], statistics: Mapping[str, Sketch], plan: Plan
             hint="statistics belong to the graph that they were taken of",
         )
     sketches = [statistics[str(value.name)] for value in values]
+    reached = [_reached(value, sketch, plan) for value, sketch in zip(readers, sketches, strict=True)]
     if estimator.outliers == "drop":
         sketches = [without_outliers(sketch) for sketch in sketches]
     if readers == values:
-        sketches = [_of_what_is_read(value, sketch, plan) for value, sketch in zip(values, sketches, strict=True)]
-    uses = [node for value in readers for node, _ in value.uses()]
+        sketches = [sketch.within(*ends) if ends else sketch for sketch, ends in zip(sketches, reached, strict=True)]
+    pooled = reduce(Sketch.pooled, sketches)
     type_ = scheme.activations
-    if type_.signed is not None and any(id(node) in plan.products for node in uses):
-        one_sided = all(sketch.low >= 0.0 for sketch in sketches)
-        return activation_params(reduce(Sketch.pooled, sketches), estimator, type_ if one_sided else type_.signed)
-    choose = signed_params if any(node.op_type == "Conv" for node in uses) else activation_params
-    return choose(reduce(Sketch.pooled, sketches), estimator, scheme.activations)
+    uses = [use for value in readers for moved in onward(value, scheme) for use in moved.uses()]
+    places = {index for node, index in uses if id(node) in plan.products}
+    if type_.signed is not None and places:
+        # Unsigned bytes are fast as first factor alone, and without a zero point.
+        return activation_params(pooled, estimator, type_ if pooled.low >= 0.0 and places == {0} else type_.signed)
+    convolved = any(node.op_type == "Conv" for value in readers for node, _ in value.uses())
+    return (signed_params if convolved else activation_params)(pooled, estimator, type_)
 
 
-def _of_what_is_read(value: ir.Value, sketch: Sketch, plan: Plan) -> Sketch:
-    """A sketch without what only channels reach that all integer products of the value multiply by zero."""
+def _reached(value: ir.Value, sketch: Sketch, plan: Plan) -> tuple[float, float] | None:
+    """How far the channels go that some integer product of a value does not multiply by zero; None where all count."""
     read = _read_channels(value, plan)
     if read is None or read.all() or not read.any() or read.size != sketch.channel_low.size:
-        return sketch
-    return sketch.within(float(sketch.channel_low[read].min()), float(sketch.channel_high[read].max()))
+        return None
+    return float(sketch.channel_low[read].min()), float(sketch.channel_high[read].max())
 
 
 def _read_channels(value: ir.Value, plan: Plan) -> np.ndarray | None:
     """Channels of the last axis that count in integers, bool (channels,); None where all may."""
-    whole = _made_in_integers(value, plan)
-    if whole and value.is_graph_output():
+    whole = made_in_integers(value, plan)
+    if (whole and value.is_graph_output()) or graphs.axis_of_channels(value) != -1:
         return None
     found = None
     for node, index in value.uses():
@@ -268,7 +279,7 @@ def _insert_activation_pairs(graph: ir.Graph, plan: Plan, params: Mapping[ir.Val
     """
     import onnx_ir as ir
 
-    whole = {value for value in params if _made_in_integers(value, plan)}  # before pairs come between
+    whole = {value for value in params if made_in_integers(value, plan)}  # before pairs come between
     for value, chosen in params.items():
         uses = [(node, index) for node, index in value.uses() if _reads_pair(node, index, value, plan, value in whole)]
         is_output = value.is_graph_output() and value in whole
@@ -289,14 +300,6 @@ def _insert_activation_pairs(graph: ir.Graph, plan: Plan, params: Mapping[ir.Val
             position = list(graph.outputs).index(value)
             graph.outputs[position] = dequantize.outputs[0]
             dequantize.outputs[0].name, value.name = value.name, f"{name}_float"
-
-
-def _made_in_integers(value: ir.Value, plan: Plan) -> bool:
-    """Whether the engine can compute a value as integers, given a pair behind it."""
-    producer = value.producer()
-    if plan.scheme.placement != "inputs-and-outputs" or producer is None:
-        return False
-    return id(producer) in plan.nodes or follows(producer, plan)
 
 
 def _reads_pair(node: ir.Node, index: int, value: ir.Value, plan: Plan, whole: bool) -> bool:

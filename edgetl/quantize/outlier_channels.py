@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edgetl.quantize import graph as graphs
 from edgetl.quantize import products
 from edgetl.quantize.equalization import set_constant
-from edgetl.quantize.placement import bias_add
+from edgetl.quantize.placement import Plan, bias_add, made_in_integers
 from edgetl.quantize.smoothing import search
 from edgetl.quantize.smoothing_groups import Group, groups
 
@@ -55,7 +55,9 @@ class Separated:
     """Why nothing was changed."""
 
 
-def separate(model: ir.Model, rows: Mapping[str, NDArray[np.floating]], *, smooth: bool) -> tuple[Separated, ...]:
+def separate(
+    model: ir.Model, rows: Mapping[str, NDArray[np.floating]], plan: Plan, *, smooth: bool
+) -> tuple[Separated, ...]:
     """Take outlier channels out of integer products, where each of them takes three quarters of the noise away.
 
     Activations whose factors a normalisation takes are left to SmoothQuant, where that costs nothing. The float
@@ -64,6 +66,8 @@ def separate(model: ir.Model, rows: Mapping[str, NDArray[np.floating]], *, smoot
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`; it is changed.
         rows: Activation → sample rows, shape (n, K), float, at least one; those without any are left alone.
+        plan: Of the model: activations that some reader multiplies in float anyway, and those that the engine makes
+            in integers, are left alone.
         smooth: Whether SmoothQuant comes after it: then noise is what that leaves.
 
     Returns:
@@ -72,16 +76,21 @@ def separate(model: ir.Model, rows: Mapping[str, NDArray[np.floating]], *, smoot
     Raises:
         ModelError: Rows or weights hold NaN or Inf, or rows do not have K columns.
     """
-    results = []
+    import onnx_ir.passes.common as passes
+
+    results, taken_out = [], []
     for group in groups(model):
-        if group.norm is not None or group.activation not in rows:
+        value = group.consumers[0].inputs[0]
+        assert value is not None  # groups() found it there
+        in_integers = all(id(node) in plan.nodes for node in group.consumers)
+        if group.norm is not None or group.activation not in rows or not in_integers or made_in_integers(value, plan):
             continue
         weights = [products.rows_of_weights(node) for node in group.consumers]
         sample = products.checked_rows(group.activation, rows[group.activation], len(weights[0]))
         errors = _errors(sample, weights, smooth)
         best = min(errors, key=lambda channels: errors[channels] / _WORTH_A_CHANNEL ** len(channels))
         if best:
-            _take_out(model.graph, group, best)
+            taken_out.append((group, best))
         results.append(
             Separated(
                 activation=group.activation,
@@ -92,6 +101,9 @@ def separate(model: ir.Model, rows: Mapping[str, NDArray[np.floating]], *, smoot
                 reason="" if best else "no channel stands out so far that taking it out leaves a quarter of the noise",
             )
         )
+    for group, channels in taken_out:  # at the end: the plan is of the graph as it was
+        _take_out(model.graph, group, channels)
+    passes.NameFixPass()(model)
     return tuple(results)
 
 
@@ -157,4 +169,4 @@ def _add(graph: ir.Graph, consumer: ir.Node, columns: Sequence[ir.Value], outer:
         node.replace_input_with(index, total)
     if is_output:
         graph.outputs[list(graph.outputs).index(whole)] = total
-        total.name, whole.name = whole.name, f"{name}_in_integers"
+    total.name, whole.name = whole.name, f"{name}_in_integers"  # whoever knows the name means all of it

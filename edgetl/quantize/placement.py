@@ -100,7 +100,7 @@ def plan_of(model: ir.Model, scheme: Scheme, keep_float: Collection[str] = ()) -
             plan.values.update((value, None) for value in node.inputs if value is not None)
     # That of a kept matrix product too: an Add between two floats.
     biases = {id(bias_add(node, _channels(node))) for node in model.graph if _is_weighted(node, scheme)}
-    _add_elementwise(plan, [node for node in order if id(node) not in biases])
+    _add_elementwise(plan, [node for node in order if id(node) not in biases and not _adds_channel(node)])
     _quantize_before_moving(plan)
     _share_through_transparent(plan, order)
     _share_scales(plan, order)
@@ -139,6 +139,14 @@ def follows(node: ir.Node, plan: Plan) -> bool:
     return node.op_type in plan.scheme.transparent and node.outputs[0] in plan.root
 
 
+def made_in_integers(value: ir.Value, plan: Plan) -> bool:
+    """Whether the engine can compute a value as integers, given a pair behind it."""
+    producer = value.producer()
+    if plan.scheme.placement != "inputs-and-outputs" or producer is None:
+        return False
+    return id(producer) in plan.nodes or follows(producer, plan)
+
+
 def behind_function(node: ir.Node, scheme: Scheme) -> ir.Value:
     """A node's output, behind the ReLU that the engine folds into it where that is the only consumer."""
     value = node.outputs[0]
@@ -148,6 +156,14 @@ def behind_function(node: ir.Node, scheme: Scheme) -> ir.Value:
         if consumer.op_type in scheme.activation_functions and consumer.inputs[0] is value:
             return consumer.outputs[0]
     return value
+
+
+def onward(value: ir.Value, scheme: Scheme) -> Iterator[ir.Value]:
+    """A value and its moved forms."""
+    yield value
+    for node in value.consumers():
+        if node.op_type in scheme.transparent and node.inputs[0] is value:
+            yield from onward(node.outputs[0], scheme)
 
 
 def bias_add(node: ir.Node, channels: int) -> ir.Node | None:
@@ -224,6 +240,18 @@ def _is_weighted(node: ir.Node, scheme: Scheme) -> bool:
     return bool(narrow >= scheme.minimum_channels)
 
 
+def _adds_channel(node: ir.Node) -> bool:
+    """Whether a node adds the product of a channel's column and a constant row, which is there to stay in float."""
+    for value in node.inputs if node.op_type == "Add" and not node.domain else ():
+        product = value.producer() if value is not None else None
+        if product is None or product.op_type != "Mul" or graphs.array_of(product.inputs[1]) is None:
+            continue
+        column = product.inputs[0].producer() if product.inputs[0] is not None else None
+        if column is not None and column.op_type == "Gather" and "axis" in column.attributes:
+            return column.attributes["axis"].as_int() == -1
+    return False
+
+
 def _multiplies_activations(node: ir.Node) -> bool:
     """Whether a node is a matrix product of two float32 activations."""
     import onnx_ir as ir
@@ -276,7 +304,7 @@ def _quantize_before_moving(plan: Plan) -> None:
     if plan.scheme.placement == "inputs-and-outputs":
         for node in plan.weighted():
             output = behind_function(node, plan.scheme)
-            if any(value in plan.values for value in _onward(output, plan.scheme)):
+            if any(_is_more_than_factor(value, plan) for value in onward(output, plan.scheme)):
                 plan.values[output] = None
 
 
@@ -286,7 +314,13 @@ def _stands_among_integers(node: ir.Node, plan: Plan) -> bool:
         return True
     if node.op_type in _ARITHMETIC and len(read) < len(node.inputs):
         return False
-    return any(value in plan.values for value in _onward(behind_function(node, plan.scheme), plan.scheme))
+    return any(_is_more_than_factor(value, plan) for value in onward(behind_function(node, plan.scheme), plan.scheme))
+
+
+def _is_more_than_factor(value: ir.Value, plan: Plan) -> bool:
+    """Whether a value is quantized, and not for products of activations alone: these take it as floats made it."""
+    readers = value.consumers()
+    return value in plan.values and (not readers or any(id(reader) not in plan.products for reader in readers))
 
 
 def _is_quantized(value: ir.Value, plan: Plan) -> bool:
@@ -297,14 +331,6 @@ def _is_quantized(value: ir.Value, plan: Plan) -> bool:
             return False
         value = producer.inputs[0]
     return True
-
-
-def _onward(value: ir.Value, scheme: Scheme) -> Iterator[ir.Value]:
-    """A value and its moved forms."""
-    yield value
-    for node in value.consumers():
-        if node.op_type in scheme.transparent and node.inputs[0] is value:
-            yield from _onward(node.outputs[0], scheme)
 
 
 def _may_be_elementwise(node: ir.Node, scheme: Scheme) -> bool:
@@ -341,7 +367,7 @@ def _share_through_transparent(plan: Plan, order: list[ir.Node]) -> None:
 
 def _feeds_integers(value: ir.Value, plan: Plan) -> bool:
     """Whether a moved value, at once or moved again, comes to an integer node; to move it as floats is as good else."""
-    return any(id(node) in plan.nodes for moved in _onward(value, plan.scheme) for node in moved.consumers())
+    return any(id(node) in plan.nodes for moved in onward(value, plan.scheme) for node in moved.consumers())
 
 
 def _share_scales(plan: Plan, order: list[ir.Node]) -> None:
@@ -352,7 +378,7 @@ def _share_scales(plan: Plan, order: list[ir.Node]) -> None:
         # An input that only its producer knows (no pair stands on it) still widens the range of the output.
         members = [value for value in node.inputs if value is not None and graphs.array_of(value) is None]
         output = behind_function(node, plan.scheme)
-        if not any(value in plan.values for value in (*members, *_onward(output, plan.scheme))):
+        if not any(value in plan.values for value in (*members, *onward(output, plan.scheme))):
             continue
         joined: dict[ir.Value, None] = {}
         for value in (*members, output):

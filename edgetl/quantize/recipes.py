@@ -268,7 +268,11 @@ def _best(noise: Mapping[Estimator, NDArray[np.float64]]) -> Estimator:
         noise: Squared error of each sample, shape (n,), by estimator.
     """
     first, *others = noise
-    serving = [other for other in others if _serves(noise[first], noise[other])]
+    serving = [
+        other
+        for other in others
+        if float(noise[other].sum()) < float(noise[first].sum()) and _serves(noise[first], noise[other])
+    ]
     return min(serving, key=lambda other: float(noise[other].sum()), default=first)
 
 

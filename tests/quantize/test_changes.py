@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -77,3 +78,18 @@ def test_factors_that_cost_no_node_may_stay_alone(
     assert [node.op_type for node in changed.model.graph].count("Mul") == 0
     assert any(each.alpha is not None for each in changed.smoothed)
     assert all(each.alpha is None for each in changed.smoothed if each.inserted)
+
+
+def test_a_product_may_read_the_input_of_the_model(tmp_path: Path) -> None:
+    net = graphs.Net(1)
+    net.matmul("input", "hidden", 16, 32)
+    net.add("Tanh", ["hidden"], "tanh")
+    net.matmul("tanh", "y", 32, 16)
+    inputs = {"input": (onnx.TensorProto.FLOAT, ["n", 4, 16])}
+    path = net.save(tmp_path / "m.onnx", inputs=inputs, outputs={"y": [None] * 3})
+    model = graph.prepare(graph.load(path))
+    random = np.random.default_rng(0)
+    samples = [{"input": random.normal(size=(1, 4, 16)).astype(np.float32)} for _ in range(8)]
+    given = Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
+    changed = changes.change(model, recipes.calibrate(model, given), RECIPE, given)
+    assert {each.activation for each in changed.smoothed} == {"input", "tanh"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -16,11 +17,12 @@ from edgetl import catalog
 from edgetl.errors import ModelError
 from edgetl.quantize import changes, graph, insertion, outlier_channels, recipes
 from edgetl.quantize.layers import decibel
-from edgetl.quantize.outlier_channels import MOST, separate
+from edgetl.quantize.outlier_channels import MOST, Separated
 from edgetl.quantize.placement import plan_of
 from edgetl.quantize.recipes import Tools
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.specs import Estimator
 
 sys.path.insert(0, str(Path(__file__).parent))
 import graphs
@@ -86,6 +88,12 @@ def sqnr_db(model: ir.Model, quantized: ir.Model, far: tuple[int, ...] = (7,)) -
     return decibel(float(np.square(wanted).sum()), float(np.square(wanted - found).sum()))
 
 
+def separate(
+    model: ir.Model, sample: dict[str, np.ndarray], *, smooth: bool = False, keep: tuple[str, ...] = ()
+) -> tuple[Separated, ...]:
+    return outlier_channels.separate(model, sample, plan_of(model, X86, keep), smooth=smooth)
+
+
 class TestSeparate:
     @pytest.mark.parametrize("behind", [True, False])
     @pytest.mark.parametrize(("gemm", "bias"), [(False, True), (False, False), (True, True), (True, False)])
@@ -144,6 +152,40 @@ class TestSeparate:
         looked_at = {result.activation for result in separate(model, rows(model, _normal(model)), smooth=True)}
         assert looked_at == {"joined", "gelu", "mean"}
 
+    def test_what_is_multiplied_in_float_anyway_is_left_alone(self, tmp_path: Path) -> None:
+        model = feed_forward(tmp_path)
+        before = ir.to_proto(model).SerializeToString()
+        assert separate(model, rows(model, tokens(8)), keep=("product",)) == ()
+        gemm = feed_forward(tmp_path, gemm=True)
+        (product,) = (node for node in gemm.graph if node.name == "product")
+        product.attributes["alpha"] = ir.AttrFloat32("alpha", 0.5)
+        assert separate(gemm, rows(gemm, tokens(8))) == ()
+        assert ir.to_proto(model).SerializeToString() == before
+
+    def test_what_the_engine_makes_in_integers_is_left_alone(self, tmp_path: Path) -> None:
+        random = np.random.default_rng(2)
+        nodes = [
+            helper.make_node("Gemm", ["input", "first"], ["hidden"], name="hidden"),
+            helper.make_node("Relu", ["hidden"], ["relu"], name="relu"),
+            helper.make_node("Gemm", ["relu", "second"], ["y"], name="product"),
+        ]
+        weights = {
+            "first": random.normal(size=(WIDTH, WIDTH)).astype(np.float32),
+            "second": random.normal(size=(WIDTH, OUTPUTS)).astype(np.float32),
+        }
+        inputs = {"input": (TensorProto.FLOAT, ["n", WIDTH])}
+        path = graphs.Net.of(nodes, weights).save(tmp_path / "net.onnx", inputs=inputs, outputs={"y": [None] * 2})
+        model = graph.prepare(graph.load(path))
+        assert separate(model, {"relu": tokens(8).reshape(-1, WIDTH)}) == ()
+
+    def test_a_name_that_is_taken_is_not_taken_twice(self, tmp_path: Path) -> None:
+        model = feed_forward(tmp_path)
+        sample = rows(model, tokens(8))
+        (tanh,) = (node for node in model.graph if node.name == "tanh")
+        tanh.outputs[0].name = "x_column_7"
+        separate(model, sample)
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(far=st.sets(st.integers(0, WIDTH - 1), max_size=6), smooth=st.booleans())
     def test_at_most_four_and_the_function_stays(self, far: set[int], smooth: bool, tmp_path: Path) -> None:
@@ -199,6 +241,50 @@ class TestQuantized:
         model.graph.outputs.append(third.outputs[0])
         read = insertion._read_channels(value, plan_of(model, X86))
         assert read is not None and read.all()
+
+    def test_the_addition_stays_in_float_before_an_integer_product(self, tmp_path: Path) -> None:
+        model = feed_forward(tmp_path)
+        (tanh,) = (node for node in model.graph if node.name == "tanh")
+        weight = np.random.default_rng(3).normal(size=(OUTPUTS, 16)).astype(np.float32)
+        behind = graph.add_initializer(model.graph, "behind", weight)
+        relu = ir.node("Relu", [tanh.inputs[0]], name="relu")
+        graph.name_output(relu, "relu_out", like=tanh.outputs[0])
+        last = ir.node("MatMul", [relu.outputs[0], behind], name="last")
+        graph.name_output(last, "last_out", like=tanh.outputs[0])
+        model.graph.extend([relu, last])
+        model.graph.outputs.append(last.outputs[0])
+        separate(model, {"x": rows(model, tokens(8))["x"]})
+        plan = plan_of(model, X86)
+        assert {node.name for node in plan.nodes.values()} == {"product", "last"}
+
+    @pytest.mark.parametrize("outliers", ["keep", "drop"])
+    def test_in_four_dimensions_channels_are_last_where_products_read_them(
+        self, outliers: Literal["keep", "drop"], tmp_path: Path
+    ) -> None:
+        random = np.random.default_rng(0)
+        weight = random.normal(size=(8, 16)).astype(np.float32)
+        weight[7] = 0.0  # and the eighth row of the image is large, which is no channel
+        nodes = [
+            helper.make_node("Gelu", ["input"], ["x"], name="gelu"),
+            helper.make_node("MatMul", ["x", "weight"], ["y"], name="product"),
+        ]
+        path = graphs.Net.of(nodes, {"weight": weight}).save(
+            tmp_path / "net.onnx",
+            inputs={"input": (TensorProto.FLOAT, ["n", 8, 6, 8])},
+            outputs={"y": [None] * 4},
+        )
+        model = graph.prepare(graph.load(path))
+        samples = [random.normal(size=(1, 8, 6, 8)).astype(np.float32) for _ in range(32)]
+        for sample in samples:
+            sample[:, 7] *= 10
+            sample[..., 7] *= 100
+        with_rows = Tools(samples=lambda: ({"input": each} for each in samples), open_runner=OnnxRuntimeRunner)
+        statistics = recipes.calibrate(model, with_rows, [X86])
+        estimator = Estimator(method="minmax", outliers=outliers)
+        recipe = replace(RECIPE, activations=estimator, outlier_channels="none")
+        done = recipes.make(model, statistics, X86, recipe, with_rows)
+        exact = max(float(sample[..., :7].max()) for sample in samples)
+        assert 0.4 * exact < done.params["x"][3] < 1.1 * exact
 
     def test_they_stay_where_they_serve_no_output(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model = feed_forward(tmp_path)

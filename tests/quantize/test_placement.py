@@ -204,6 +204,33 @@ class TestSigned:
             assert [point.dtype.name for point in points] == kinds and all(point == 0 for point in points)
         assert "MatMul" not in made.done.left_in_float
 
+    @pytest.mark.parametrize(("function", "kinds"), [("Identity", ["int8", "int8"]), ("Relu", ["uint8", "int8"])])
+    def test_the_second_factor_is_signed_and_moved_factors_have_one_pair(
+        self, function: str, kinds: list[str], tmp_path: Path
+    ) -> None:
+        random = np.random.default_rng(0)
+        node = onnx.helper.make_node
+        nodes = [
+            node("MatMul", ["input", "wq"], ["q0"], name="q_product"),
+            node("MatMul", ["input", "wk"], ["k0"], name="k_product"),
+            *([node("Relu", ["q0"], ["q"], name="q_relu"), node("Relu", ["k0"], ["k"], name="k_relu")]
+              if function == "Relu" else []),
+            node("Transpose", ["k" if function == "Relu" else "k0"], ["kt"], name="turn", perm=[0, 2, 1]),
+            node("MatMul", ["q" if function == "Relu" else "q0", "kt"], ["scores"], name="scores_node"),
+        ]  # fmt: skip
+        weights = {name: random.normal(size=(16, 16)).astype(np.float32) for name in ("wq", "wk")}
+        path = graphs.Net.of(nodes, weights).save(
+            tmp_path / "m.onnx",
+            inputs={"input": (onnx.TensorProto.FLOAT, ["n", 6, 16])},
+            outputs={"scores": [None] * 3},
+        )
+        made = Made(path, "openvino-vnni", tmp_path / "q.onnx")
+        pairs = [made.makers[value] for value in made.node("scores_node").input]
+        points = [made.arrays[pair.input[2]] for pair in pairs]
+        assert [point.dtype.name for point in points] == kinds and all(point == 0 for point in points)
+        activations = [each for each in made.proto.graph.node if each.op_type == "QuantizeLinear"]
+        assert len(activations) == 3, "the input and two factors"
+
     @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"openvino-vnni"}))
     def test_elsewhere_attention_stays_in_float(self, scheme: str, tmp_path: Path) -> None:
         made = Made(graphs.transformer(tmp_path / "m.onnx"), scheme, tmp_path / "q.onnx")

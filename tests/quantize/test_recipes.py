@@ -136,6 +136,7 @@ class TestSearch:
         assert recipes._best({mse: first, percentile: first * random.lognormal(-0.005, 0.3, 100)}) is mse
         assert recipes._best({mse: first, percentile: 0.9 * first, minmax: 0.8 * first}) is minmax
         assert recipes._best({mse: first}) is mse
+        assert recipes._best({mse: np.ones(2), minmax: np.ones(2)}) is mse, "as good is not better"
 
     def test_what_is_tried_is_noted_and_the_best_is_taken(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-search")
