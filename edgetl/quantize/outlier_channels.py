@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST = 4
 """Channels of one activation that are taken out at most: each is a pass over the outputs of its readers."""
+_GAP = 1.5
+"""By what factor the smallest of them is larger than the largest that stays."""
 _WORTH_A_CHANNEL = 0.25
 """Each channel has to leave this share of the noise at most: a bit of the product's precision."""
 
@@ -110,14 +112,16 @@ def separate(
 def _errors(
     rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], smooth: bool
 ) -> dict[tuple[int, ...], float]:
-    """The error with none, one and more of the channels of largest reach in float."""
+    """The error with no channel in float, and with the largest ones down to each gap between their reaches."""
     reach = np.abs(rows).max(axis=0)
     order = np.argsort(-reach, kind="stable")
+    counts = range(1, min(MOST, len(order) - 1) + 1)
+    gaps = [count for count in counts if reach[order[count - 1]] > _GAP * reach[order[count]]]
     found = {}
-    for count in range(min(MOST, len(order) - 1) + 1):
+    for count in (0, *gaps):
         channels = tuple(int(channel) for channel in order[:count])
         error = products.relative_noise(rows, weights, in_float=channels)
-        if smooth:
+        if smooth and gaps:  # or there is nothing to compare
             error = search(rows, weights, enough=error, in_float=channels)[1]
         found[channels] = error
     return found
