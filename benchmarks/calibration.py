@@ -53,7 +53,8 @@ graph (lost) or only the quantized one (won) names rightly; below zero the quant
 makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of 0.02. "int8" is
 the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised graph. "extra MB" is
 the peak beyond what the process held after imports, loading the samples and one inference. Latencies are medians,
-batch 1, two threads, all tools of a model interleaved in one process.
+batch 1, two threads, all tools of a model in turn, in processes of their own; where there are none, no quiet hour was
+found for them, and figures.md has the ratios of the fastest graphs.
 
 ModelOpt calibrates on the ONNX Runtime that it requires (1.24), all others on the one of `constraints.txt`. Seconds
 were taken on a machine that was also doing other things: they order tools and no more; `benchmarks/speed.py` compares
