@@ -354,4 +354,4 @@ def _integers(type_: IntegerType) -> str:
     said = f"{type_.name}{', symmetric' if type_.symmetric else ''}"
     if type_.signed is None:
         return said
-    return f"{said}; at convolutions {_integers(type_.signed)}, where that adds little noise"
+    return f"{said}; {_integers(type_.signed)} at attention, and at convolutions where that adds little noise"

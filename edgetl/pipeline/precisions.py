@@ -70,11 +70,7 @@ def equalize(
     inputs = {
         "model": exported.digest,
         "statistics": statistics.digest,
-        "recipe": {
-            "equalization": recipe.equalization,
-            "outlier_channels": recipe.outlier_channels,
-            "smoothing": recipe.smoothing,
-        },
+        "recipe": asdict(recipe),  # ranges and what stays in float, too: changes are judged by the quantized output
         **_calibration_inputs(session, samples, checkpoint),
     }
 
