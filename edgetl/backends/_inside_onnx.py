@@ -146,7 +146,8 @@ def _real(quantize: ir.Node) -> Callable[[NDArray[np.generic]], NDArray[np.float
     """From the integers behind a QuantizeLinear to what its DequantizeLinear makes of them."""
     back = next((node for node in quantize.outputs[0].consumers() if node.op_type == "DequantizeLinear"), quantize)
     scale = float(np.asarray(_array(back.inputs[1])).reshape(-1)[0])
-    zero = _array(back.inputs[2]) if len(back.inputs) > 2 else None
+    # Of the quantizer: where a bias behind the pair holds its zero point, there is none in the DequantizeLinear.
+    zero = _array(quantize.inputs[2]) if len(quantize.inputs) > 2 else None
     offset = float(zero.reshape(-1)[0]) if zero is not None else 0.0
     return lambda integers: (integers.astype(np.float64) - offset) * scale
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ class InsideOpenVino:
             if name == self._own:
                 outputs[name] = self._own, plain
                 continue
-            outputs[name] = f"edgetl_{place}", plain
             port = ports[name]
+            outputs[name] = f"edgetl_{place}", partial(_without, _offset(port))
             port.set_names({f"edgetl_{place}"})
             graph.add_outputs(port)
         if in_float:
@@ -144,6 +145,32 @@ def _restoring(quantizer: Any) -> list[Any]:
         if any(_array(readers[0].input_value(place)) is None for place in range(1, readers[0].get_input_size())):
             return found
         found.append(readers[0])
+
+
+def _offset(port: Any) -> float:
+    """What is added to a tensor on its way through a pair, a multiple of its scale: a zero point in a bias behind it.
+
+    0 where a port is not the end of a pair.
+    """
+    quantizer, factor, zero = port.get_node(), 1.0, 0.0
+    while quantizer.get_type_name() in ("Convert", "Subtract", "Multiply") and quantizer.get_input_size() > 0:
+        constant = _array(quantizer.input_value(1)) if quantizer.get_input_size() > 1 else None
+        if constant is not None:
+            number = float(constant.reshape(-1)[0])
+            factor, zero = (factor * number, zero) if quantizer.get_type_name() == "Multiply" else (factor, number)
+        quantizer = quantizer.input_value(0).get_node()
+    if quantizer.get_type_name() != "FakeQuantize":
+        return 0.0
+    edges = [_array(quantizer.input_value(place)) for place in range(1, 5)]
+    if any(edge is None or edge.size != 1 for edge in edges):
+        return 0.0
+    low, high, out_low, _ = (float(edge.reshape(-1)[0]) for edge in edges if edge is not None)
+    scale = (high - low) / (float(quantizer.get_attributes()["levels"]) - 1.0)
+    return round(((out_low - zero) * factor - low) / scale) * scale
+
+
+def _without(offset: float, array: NDArray[np.generic]) -> NDArray[np.float64]:
+    return plain(array) - offset
 
 
 def _is_kept(port: Any) -> bool:

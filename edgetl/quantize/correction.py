@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.quantize import constants, rounding
 from edgetl.quantize import graph as graphs
-from edgetl.quantize import rounding
-from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise, replace_integers, set_bias
+from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise
 from edgetl.quantize.placement import bias_add, group_count
 from edgetl.quantize.saturation import can_saturate, round_weights
 from edgetl.quantize.schemes import Scheme
@@ -158,10 +158,8 @@ def _shift_output(
         got: The walk.
         found: The layer's output before.
     """
-    if stop.node.op_type == "MatMul" and stop.addition is None:
-        _append_bias(graph, stop.node, shift)  # computed by the walk, as any node behind the stop
-    else:
-        _add_to_bias(graph, stop.node, stop.addition, shift, scheme)
+    constants.add_to_bias(graph, stop.node, shift, scheme)
+    if stop.node.op_type != "MatMul" or stop.addition is not None:  # an Add that is new is computed by the walk
         shape = _channel_shape(stop.layer, found[0].ndim)
         got.replace(stop.output, [array + shift.reshape(shape).astype(np.float32) for array in found])
     got.refresh()
@@ -191,61 +189,6 @@ def _mean_difference(target: Arrays, found: Arrays, layer: Layer) -> NDArray[np.
     variance = per_sample.var(axis=0, ddof=1) / len(per_sample)
     kept: NDArray[np.float64] = mean * np.maximum(0.0, 1.0 - variance / np.maximum(mean * mean, 1e-300))
     return kept
-
-
-def _add_to_bias(
-    graph: ir.Graph, node: ir.Node, addition: ir.Node | None, shift: NDArray[np.float64], scheme: Scheme
-) -> None:
-    """Add a vector to a layer's bias, which may be an Add, float, int32, of zeros, or not there yet."""
-    if addition is not None:
-        place = next(index for index, value in enumerate(addition.inputs) if graphs.array_of(value) is not None)
-        corrected = np.asarray(graphs.array_of(addition.inputs[place])) + shift
-        constant = graphs.add_initializer(graph, f"{addition.name}_bias", corrected.astype(np.float32))
-        addition.replace_input_with(place, constant)
-        return
-    value = node.inputs[2] if len(node.inputs) > 2 else None
-    if value is None:
-        scales = None
-        if scheme.bias == "int32":
-            scales = np.atleast_1d(_scale_of(node.inputs[0]) * _scale_of(node.inputs[1])).astype(np.float32)
-        set_bias(graph, node, shift, scales)
-        return
-    bias = graphs.array_of(value)
-    if bias is not None:
-        set_bias(graph, node, bias + shift, None)
-        return
-    dequantize = value.producer()
-    integers = graphs.array_of(dequantize.inputs[0]) if dequantize is not None else None
-    if integers is not None:  # else it is computed in the graph, and not ours to change
-        scales = np.atleast_1d(_scale_of(value)).astype(np.float32)
-        set_bias(graph, node, integers * scales.astype(np.float64) + shift, scales)
-
-
-def _append_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:
-    """Put an Add behind a matrix product that has no bias."""
-    import onnx_ir as ir
-
-    output = node.outputs[0]
-    uses = list(output.uses())
-    constant = graphs.add_initializer(graph, f"{node.name}_bias", shift.astype(np.float32))
-    addition = ir.node("Add", [output, constant], name=f"{node.name}_corrected")
-    graphs.name_output(addition, f"{output.name}_corrected", like=output)
-    graph.append(addition)
-    for user, index in uses:
-        user.replace_input_with(index, addition.outputs[0])
-    for index, value in enumerate(graph.outputs):
-        if value is output:
-            name = output.name
-            output.name = f"{name}_uncorrected"
-            graph.outputs[index] = addition.outputs[0]
-            addition.outputs[0].name = name
-
-
-def _scale_of(value: ir.Value | None) -> np.ndarray:
-    dequantize = value.producer() if value is not None else None
-    scale = graphs.array_of(dequantize.inputs[1]) if dequantize is not None else None
-    assert scale is not None  # every input of a quantized layer is a DequantizeLinear
-    return np.asarray(scale, dtype=np.float64)
 
 
 def _learn_rounding(graph: ir.Graph, stop: _Stop, scheme: Scheme, inputs: Arrays, *, centred: bool) -> float:
@@ -278,7 +221,7 @@ def _learn_rounding(graph: ir.Graph, stop: _Stop, scheme: Scheme, inputs: Arrays
         unsafe = can_saturate(integers, layer.axis, scheme.activations.high, PACKING)
         nearest = round_weights(weights, layer.scales, layer.axis, scheme.weights)
         integers = np.where(_along(unsafe, layer.axis, weights.ndim), nearest, integers).astype(np.int8)
-    replace_integers(graph, stop.node, integers)
+    constants.replace_integers(graph, stop.node, integers)
     return 1.0 - done.objective_after / done.objective_before if done.objective_before > 0 else 0.0
 
 

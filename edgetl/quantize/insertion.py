@@ -12,6 +12,7 @@ import numpy as np
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
+from edgetl.quantize.constants import dequantized, set_bias
 from edgetl.quantize.placement import (
     Plan,
     channel_axis,
@@ -19,6 +20,7 @@ from edgetl.quantize.placement import (
     group_count,
     made_in_integers,
     onward,
+    pads,
     plan_of,
 )
 from edgetl.quantize.ranges import (
@@ -113,7 +115,7 @@ def quantize(
             f"the model is quantized already: '{there.name}' is a {there.op_type}", hint="start from the float model"
         )
     if recipe.attention == "float":
-        scheme = replace(scheme, activation_products=False)
+        scheme = replace(scheme, activation_products=None)
     plan = plan_of(model, scheme, recipe.keep_float)
     if not plan.nodes:
         raise ModelError(
@@ -142,54 +144,6 @@ def quantize(
         quantized=dict(quantized),
         left_in_float={name: count - quantized[name] for name, count in before.items() if count > quantized[name]},
     )
-
-
-def set_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray, scales: np.ndarray | None) -> None:
-    """Give a convolution or a Gemm another bias.
-
-    Args:
-        graph: Of the node.
-        node: Whose bias it is; one without gets one.
-        bias: float64, shape (channels,).
-        scales: float32, shape (channels,): of an int32 bias; None: the bias stays float32.
-    """
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    old = node.inputs[2].producer() if node.inputs[2] is not None else None
-    node.replace_input_with(2, None)
-    if old is not None and not old.outputs[0].uses():  # an int32 bias of before, whose names are wanted again
-        constants = [value for value in old.inputs if value is not None]
-        graph.remove(old, safe=True)
-        for value in constants:
-            _forget(graph, value)
-    if scales is None:
-        new = graphs.add_initializer(graph, f"{node.name}_bias", bias.astype(np.float32))
-    else:
-        steps = np.clip(np.rint(bias / scales.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-        new = _dequantized(graph, f"{node.name}_bias", steps, scales, 0)
-    node.replace_input_with(2, new)
-
-
-def replace_integers(graph: ir.Graph, node: ir.Node, integers: np.ndarray) -> None:
-    """Give a quantized layer other integers for weights; other layers that share the old ones keep them.
-
-    Args:
-        graph: Of the node.
-        node: A weighted node whose weights come from a DequantizeLinear.
-        integers: int8, of the weights' shape.
-    """
-    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
-    assert dequantize is not None and dequantize.inputs[0] is not None  # quantize() put it there
-    old = dequantize.inputs[0]
-    dequantize.replace_input_with(0, None)
-    _forget(graph, old)  # first, so that the new ones have the name that the layer's record says
-    dequantize.replace_input_with(0, graphs.add_initializer(graph, str(old.name), integers))
-
-
-def _forget(graph: ir.Graph, value: ir.Value) -> None:
-    """Drop a constant that nobody reads any more, so that its name is free."""
-    if not value.uses() and value.name is not None and value.name in graph.initializers:
-        del graph.initializers[value.name]
 
 
 def _all_params(plan: Plan, statistics: Mapping[str, Sketch], estimator: Estimator) -> dict[ir.Value, QuantParams]:
@@ -231,8 +185,17 @@ def _params(values: list[ir.Value], statistics: Mapping[str, Sketch], plan: Plan
     if type_.signed is not None and places:
         # Unsigned bytes are fast as first factor alone, and without a zero point.
         return activation_params(pooled, estimator, type_ if pooled.low >= 0.0 and places == {0} else type_.signed)
-    convolved = any(node.op_type == "Conv" for value in readers for node, _ in value.uses())
-    return (signed_params if convolved else activation_params)(pooled, estimator, type_)
+    pays = any(_pays_for_zero_point(value, plan) for value in readers)
+    return (signed_params if pays else activation_params)(pooled, estimator, type_)
+
+
+def _pays_for_zero_point(value: ir.Value, plan: Plan) -> bool:
+    """Whether a convolution reads a value whose zero point no bias can take: it pads, or others read the pair, too."""
+    whole = made_in_integers(value, plan)
+    readers = [node for node, index in value.uses() if _reads_pair(node, index, value, plan, whole)]
+    in_bias = plan.scheme.zero_points_in_bias
+    alone = all(id(node) in plan.nodes and node.op_type in in_bias and not pads(node) for node in readers)
+    return any(node.op_type == "Conv" for node in readers) and not (alone and not value.is_graph_output())
 
 
 def _reached(value: ir.Value, sketch: Sketch, plan: Plan) -> tuple[float, float] | None:
@@ -373,7 +336,7 @@ def _quantize_weights(
     integers = round_weights(weights, scales, axis, scheme.weights)
     value = draft.weights_value
     name = f"{value.name}_{node.name}" if len(value.uses()) > 1 else f"{value.name}"
-    new = _dequantized(graph, name, integers, scales, axis)
+    new = dequantized(graph, name, integers, scales, axis)
     node.replace_input_with(1, new)
     if bias is not None:
         if draft.input_means is not None:
@@ -450,16 +413,3 @@ def _input_scale(node: ir.Node) -> float:
     dequantize = source.producer() if source is not None else None
     scale = graphs.array_of(dequantize.inputs[1]) if dequantize is not None else None
     return float(scale) if scale is not None else 1.0
-
-
-def _dequantized(graph: ir.Graph, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> ir.Value:
-    import onnx_ir as ir
-
-    quantized = graphs.add_initializer(graph, f"{name}_quantized", integers)
-    scale = graphs.add_initializer(graph, f"{name}_scale", scales)
-    zero_point = graphs.add_initializer(graph, f"{name}_zero_point", np.zeros(scales.shape, dtype=integers.dtype))
-    node = ir.node("DequantizeLinear", [quantized, scale, zero_point], {"axis": axis}, name=f"{name}_dequantize")
-    output = node.outputs[0]
-    output.name, output.dtype, output.shape = f"{name}_dequantized", ir.DataType.FLOAT, ir.Shape(integers.shape)
-    graph.append(node)
-    return output

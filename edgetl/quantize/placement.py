@@ -95,7 +95,7 @@ def plan_of(model: ir.Model, scheme: Scheme, keep_float: Collection[str] = ()) -
             plan.values[_input(node)] = None
             if node.op_type not in scheme.float_outputs and scheme.placement == "inputs-and-outputs":
                 plan.values[behind_function(node, scheme)] = None
-        elif scheme.activation_products and _multiplies_activations(node):
+        elif _multiplies_activations(node, scheme.activation_products):
             plan.nodes[id(node)] = plan.products[id(node)] = node
             plan.values.update((value, None) for value in node.inputs if value is not None)
     # That of a kept matrix product too: an Add between two floats.
@@ -121,6 +121,13 @@ def channel_axis(node: ir.Node, weights: np.ndarray) -> int:
 def group_count(node: ir.Node) -> int:
     """The groups of a convolution; 1 of anything else."""
     return node.attributes["group"].as_int() if "group" in node.attributes else 1
+
+
+def pads(node: ir.Node) -> bool:
+    """Whether a convolution may read zeros from beyond its input; of anything else, False."""
+    if "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() not in ("NOTSET", "VALID"):
+        return True
+    return node.op_type == "Conv" and "pads" in node.attributes and any(node.attributes["pads"].as_ints())
 
 
 def flag(node: ir.Node, name: str) -> bool:
@@ -252,18 +259,19 @@ def _adds_channel(node: ir.Node) -> bool:
     return False
 
 
-def _multiplies_activations(node: ir.Node) -> bool:
-    """Whether a node is a matrix product of two float32 activations."""
+def _multiplies_activations(node: ir.Node, least_rows: int | None) -> bool:
+    """Whether a node is a matrix product of two float32 activations, of so many rows or a number that is not fixed."""
     import onnx_ir as ir
 
-    return (
-        node.op_type == "MatMul"
-        and not node.domain
-        and all(
-            value is not None and value.dtype == ir.DataType.FLOAT and graphs.array_of(value) is None
-            for value in node.inputs
-        )
-    )
+    if least_rows is None or node.op_type != "MatMul" or node.domain:
+        return False
+    if any(
+        value is None or value.dtype != ir.DataType.FLOAT or graphs.array_of(value) is not None for value in node.inputs
+    ):
+        return False
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    rows = shape[-2] if shape is not None and len(shape) > 1 else None
+    return not isinstance(rows, int) or rows >= least_rows
 
 
 def _input(node: ir.Node) -> ir.Value:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, TargetError
 from edgetl.quantize import calibrate as calibration
-from edgetl.quantize import correction, dynamic, half, insertion, layers
+from edgetl.quantize import correction, dynamic, half, insertion, layers, zero_points
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.placement import is_kept, points, refuse_unknown
@@ -156,6 +156,9 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
     if scheme.pair_sums_saturate:
         widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
         notes["channels_widened_against_saturation"] = widened
+    folded = zero_points.fold(done.model, done.layers, scheme)
+    if folded:
+        notes["zero_points_in_biases"] = list(folded)
     finished = done.model
     if scheme.rest == "float16":
         finished = half.to_half(done.model, largest=_largest(statistics)).model

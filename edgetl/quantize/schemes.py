@@ -22,7 +22,7 @@ class IntegerType:
     """Type of the scale in the graph, and of what is quantized."""
     signed: IntegerType | None = None
     """What a tensor of both signs is quantized to where a zero point costs the engine time: as input of a convolution
-    where that adds little noise, as factor of a product of activations always."""
+    whose bias cannot take it, where that adds little noise; as factor of a product of activations always."""
 
 
 UINT8 = IntegerType(name="uint8", low=0, high=255, symmetric=False)
@@ -55,8 +55,11 @@ class Scheme:
     """Operators that only move values: input and output share one quantization."""
     float_outputs: frozenset[str] = frozenset({"MatMul", "Gemm"})
     """Weighted operators that may put out floats: their outputs are quantized only for a consumer in integers."""
-    activation_products: bool = False
-    """Whether matrix products of two activations, as those of attention, are computed in integers."""
+    activation_products: int | None = None
+    """Rows (tokens) of the first factor from which on matrix products of two activations, as those of attention, are
+    computed in integers: shorter ones take less time than quantizing the factors. None: all stay in float."""
+    zero_points_in_bias: frozenset[str] = frozenset()
+    """Weighted operators that pay for a zero point at their input: it goes into their bias, unless they pad."""
     activation_functions: frozenset[str] = frozenset({"Relu", "Clip"})
     """Folded into the weighted operator before them: the quantizer stands behind them."""
     shared_scales: frozenset[str] = frozenset()
@@ -112,8 +115,8 @@ def _variant(base: Scheme, **changes: object) -> Scheme:
 # OpenVINO computes most activation functions behind a convolution with it, in the same pass over the output: a pair
 # between the two would part them. It folds no pair behind an operator that only moves values, and quantizes anew
 # between the scales of a Concat's inputs. It does not guard itself against saturation (docs/saturation.md). Zero points
-# of a convolution's input cost it 5% of EfficientNet-Lite0. It fuses attention into one operator that multiplies signed
-# bytes without zero points, which takes 8% off MiniLM; with zero points it is slower than in float.
+# at the inputs of its products cost it some 5% of EfficientNet-Lite0 and ViT-tiny. It fuses attention into an operator
+# that multiplies signed bytes without zero points, which takes 8% off MiniLM; with zero points float is faster.
 _OPENVINO = _variant(
     _ONNXRUNTIME,
     name="openvino-vnni",
@@ -122,7 +125,8 @@ _OPENVINO = _variant(
     # A convolution may put out floats too. A pair behind the patch embedding of a vision transformer makes OpenVINO
     # 2026.4 quantize what its class token is joined with, at a cost of 20 dB.
     float_outputs=frozenset({"Conv", "MatMul", "Gemm"}),
-    activation_products=True,
+    zero_points_in_bias=frozenset({"Conv", "MatMul", "Gemm"}),
+    activation_products=96,
     dynamic=False,
     pairs_behind_transparent=False,
     shared_scales=frozenset({"Concat"}),
@@ -136,7 +140,7 @@ SCHEMES: dict[str, Scheme] = {
         _variant(_ONNXRUNTIME, name="onnxruntime-x86", pair_sums_saturate=True),
         _variant(_ONNXRUNTIME, name="onnxruntime-arm64", activations=INT8),
         # Without VNNI signed bytes are multiplied as unsigned ones, with weights of half the size (oneDNN).
-        _variant(_OPENVINO, name="openvino", activations=UINT8, activation_products=False, pair_sums_saturate=True),
+        _variant(_OPENVINO, name="openvino", activations=UINT8, activation_products=None, pair_sums_saturate=True),
         _OPENVINO,
         _TENSORRT,
         # DLA computes whole subgraphs in int8: every tensor between its layers needs a scale.

@@ -16,7 +16,7 @@ from edgetl.backends import inside  # noqa: E402
 from edgetl.backends._inside_onnx import InsideOnnx  # noqa: E402
 from edgetl.backends.inside import Node, places_of  # noqa: E402
 from edgetl.parity.numeric import sqnr_db  # noqa: E402
-from edgetl.quantize import calibrate, dynamic, graph, insertion, placement  # noqa: E402
+from edgetl.quantize import calibrate, dynamic, graph, insertion, placement, zero_points  # noqa: E402
 from edgetl.quantize.half import to_half  # noqa: E402
 from edgetl.quantize.schemes import SCHEMES  # noqa: E402
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner  # noqa: E402
@@ -34,7 +34,9 @@ def quantized(source: Path, target: Path, data: np.ndarray, scheme: str = "openv
     model = graph.prepare(graph.load(source))
     names = placement.points(model, [SCHEMES[scheme]])
     found = calibrate.calibrate(model, names, [{"input": data}], open_runner=OnnxRuntimeRunner)
-    ir.save(insertion.quantize(model, found.sketches, SCHEMES[scheme], PLAIN).model, target)
+    done = insertion.quantize(model, found.sketches, SCHEMES[scheme], PLAIN)
+    zero_points.fold(done.model, done.layers, SCHEMES[scheme])
+    ir.save(done.model, target)
     return target
 
 

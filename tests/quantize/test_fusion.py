@@ -212,9 +212,9 @@ class TestRealEngines:
 
 
 def test_openvino_multiplies_in_integers_in_attention(tmp_path: Path) -> None:
-    model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx")))
+    model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx", tokens=96)))
     random = np.random.default_rng(0)
-    samples = [{"input": random.normal(size=(1, 8, 32)).astype(np.float32)} for _ in range(8)]
+    samples = [{"input": random.normal(size=(1, 96, 32)).astype(np.float32)} for _ in range(8)]
     tools = recipes.Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
     scheme = SCHEMES["openvino-vnni"]
     statistics = recipes.calibrate(model, tools, [scheme])

@@ -196,7 +196,7 @@ class TestSigned:
         assert found and {point.dtype for point in found} == {np.dtype(np.uint8)} and any(point != 0 for point in found)
 
     def test_attention_has_signed_bytes_and_probabilities_unsigned_ones(self, tmp_path: Path) -> None:
-        made = Made(graphs.transformer(tmp_path / "m.onnx"), "openvino-vnni", tmp_path / "q.onnx")
+        made = Made(graphs.transformer(tmp_path / "m.onnx", tokens=96), "openvino-vnni", tmp_path / "q.onnx")
         for name, kinds in (("scores", ["int8", "int8"]), ("context_heads", ["uint8", "int8"])):
             assert made.inputs(f"{name}_node") == ["DequantizeLinear"] * 2
             pairs = [made.makers[value] for value in made.node(f"{name}_node").input]
@@ -221,7 +221,7 @@ class TestSigned:
         weights = {name: random.normal(size=(16, 16)).astype(np.float32) for name in ("wq", "wk")}
         path = graphs.Net.of(nodes, weights).save(
             tmp_path / "m.onnx",
-            inputs={"input": (onnx.TensorProto.FLOAT, ["n", 6, 16])},
+            inputs={"input": (onnx.TensorProto.FLOAT, ["n", 96, 16])},
             outputs={"scores": [None] * 3},
         )
         made = Made(path, "openvino-vnni", tmp_path / "q.onnx")
@@ -230,6 +230,23 @@ class TestSigned:
         assert [point.dtype.name for point in points] == kinds and all(point == 0 for point in points)
         activations = [each for each in made.proto.graph.node if each.op_type == "QuantizeLinear"]
         assert len(activations) == 3, "the input and two factors"
+
+    @pytest.mark.parametrize(("tokens", "integers"), [(95, False), (96, True), ("tokens", True)])
+    def test_short_attention_is_faster_in_float(self, tokens: int | str, integers: bool, tmp_path: Path) -> None:
+        node = onnx.helper.make_node
+        nodes = [
+            node("Transpose", ["input"], ["turned"], name="turn", perm=[0, 2, 1]),
+            node("MatMul", ["input", "turned"], ["scores"], name="scores_node"),
+            node("MatMul", ["input", "w"], ["q"], name="q_product"),
+        ]
+        weights = {"w": np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)}
+        path = graphs.Net.of(nodes, weights).save(
+            tmp_path / "m.onnx",
+            inputs={"input": (onnx.TensorProto.FLOAT, ["n", tokens, 16])},
+            outputs={"scores": [None] * 3, "q": [None] * 3},
+        )
+        plan = placement.plan_of(graph.prepare(graph.load(path)), SCHEMES["openvino-vnni"])
+        assert [node.name for node in plan.products.values()] == (["scores_node"] if integers else [])
 
     @pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"openvino-vnni"}))
     def test_elsewhere_attention_stays_in_float(self, scheme: str, tmp_path: Path) -> None:
