@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,7 @@ def _arrays(data: Path, most: int, seed: int) -> _Source:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "nothing"
         raise DataError(f"{data} needs one array per input, all with as many samples; it holds {found}")
     count = next(iter(lengths.values()))
-    chosen = np.sort(np.random.default_rng(seed).permutation(count)[:most])
+    chosen = _drawn(arrays, count, seed)[:most]
     return _Source(
         count=len(chosen),
         feeds=lambda: (
@@ -225,6 +226,18 @@ def _arrays(data: Path, most: int, seed: int) -> _Source:
         ),
         describe=lambda index: f"{chosen[index]} of {data.name}",
     )
+
+
+def _drawn(arrays: Mapping[str, NDArray[Any]], count: int, seed: int) -> list[int]:
+    """All samples in an order that their content and the seed alone decide: recipes look at the first of them."""
+
+    def rank(index: int) -> bytes:
+        content = hashlib.sha256(f"{seed}".encode())
+        for name in sorted(arrays):
+            content.update(np.ascontiguousarray(arrays[name][index]).tobytes())
+        return content.digest()
+
+    return sorted(range(count), key=rank)
 
 
 def _check_output(model: Path, output: Path) -> None:

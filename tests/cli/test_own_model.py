@@ -341,6 +341,20 @@ def quantize_text(command, tokens, tmp_path):
     return call
 
 
+@pytest.mark.parametrize("recipe", ["int8-mse", "int8-search", "int8-mse-corrected", "int8-smoothquant"])
+def test_the_order_of_the_samples_does_not_matter(quantize_text, tokens, tmp_path, recipe):
+    """Not to searches and corrections either, which look at some samples alone; nor to which of them are drawn."""
+    with np.load(tokens) as file:
+        arrays = {name: file[name] for name in file.files}
+    order = np.random.default_rng(0).permutation(40)
+    np.savez(tmp_path / "shuffled.npz", **{name: array[order] for name, array in arrays.items()})
+    graphs = []
+    for data in (tokens, tmp_path / "shuffled.npz"):
+        assert quantize_text("--samples", "30", data=data, recipe=recipe)[0] == 0
+        graphs.append(onnx.load(quantize_text.output).graph.SerializeToString(deterministic=True))
+    assert graphs[0] == graphs[1]
+
+
 @pytest.mark.parametrize("recipe", ["int8-mse", "int8-mse-corrected", "int8-dynamic"])
 def test_a_model_of_two_integer_inputs_is_quantized_from_arrays(quantize_text, recipe):
     code, out, err = quantize_text("--json", "--samples", "20", recipe=recipe)
