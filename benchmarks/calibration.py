@@ -131,7 +131,7 @@ def tools_for(name: str, given: argparse.Namespace) -> list[str]:
     """The tools for a model, peers and edgetl's recipes in turn."""
     theirs = [*ORT, *(NNCF if given.nncf else ()), *(MODELOPT if given.modelopt else ())]
     ours = [*EDGETL, *OPENVINO]
-    if name in TRANSFORMERS:
+    if name.partition("@")[0] in TRANSFORMERS:
         theirs.append("ort-dynamic")
         ours += [tool for tool in TRANSFORMER if tool.startswith("edgetl")]
     longest = max(len(theirs), len(ours))
@@ -157,7 +157,7 @@ def quantize(test: Test, tool: str, given: argparse.Namespace) -> None:
         min(given.count, len(next(iter(item.calibration.values())))),
         output,
         python=python,
-        transformer=item.name in TRANSFORMERS,
+        transformer=item.name.partition("@")[0] in TRANSFORMERS,
         timeout_s=TIME_LIMIT_S,
     )
     if "error" not in found:

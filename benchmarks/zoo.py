@@ -12,6 +12,8 @@ holds a folder per model:
     test.npz          inputs by name, and "labels" where the data set's classes are the model's; held out
     about.json        how it was made, its top-1, its operators
 
+``NAME@SEED``, as mobilenetv3-small-photos10@1, is a network for images trained with another seed.
+
 Where a network is trained, train and val are joined: the last epoch is kept and nothing is selected, so that test,
 and the difference that quantizing makes on it, are not biased by a choice.
 """
@@ -23,15 +25,15 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zoo_images import Digits, ImageNet, Photos10, published, trained
+from zoo_images import Digits, ImageNet, Photos10, Trained, published, trained
 from zoo_text import Reviews, reviews
-from zoo_training import Arrays, Made
+from zoo_training import SEED, Arrays, Made
 
 from edgetl.errors import EdgetlError, MissingExtraError, UnknownNameError
 from edgetl.export.onnx import check
@@ -91,15 +93,14 @@ def load(name: str, cache: Path = CACHE) -> Item:
     """A model and its data out of the cache, made first where it is not there.
 
     Args:
-        name: One of NAMES.
+        name: One of NAMES, or with the seed of its training: NAME@SEED.
         cache: Folder of the cache; made where it is not there.
 
     Raises:
         UnknownNameError: No such model.
         EdgetlError: Data or a package that it is made of are missing, or the exported graph is not the network.
     """
-    if name not in ZOO:
-        raise UnknownNameError(f"the zoo has no model '{name}'", hint=f"it has {', '.join(NAMES)}")
+    spec_of(name)
     folder = cache / name
     if about(name, cache) is None:
         _make(name, cache)
@@ -110,22 +111,42 @@ def load(name: str, cache: Path = CACHE) -> Item:
     return Item(name, folder / "model.onnx", str(facts["task"]), _read(folder / "calibration.npz"), test, labels)
 
 
+def spec_of(name: str) -> Spec:
+    """How a model is made.
+
+    Raises:
+        UnknownNameError: No such model, or one that has no seed.
+    """
+    known, _, seed = name.partition("@")
+    spec = ZOO.get(known)
+    if spec is None:
+        raise UnknownNameError(f"the zoo has no model '{known}'", hint=f"it has {', '.join(NAMES)}")
+    if not seed:
+        return spec
+    if not isinstance(spec, Trained) or not seed.isdecimal():
+        raise UnknownNameError(f"'{name}' is no model", hint="NAME@SEED, as resnet18-digits@1, of a trained network")
+    return replace(spec, seed=int(seed))
+
+
 def about(name: str, cache: Path = CACHE) -> dict[str, Any] | None:
     """The content of about.json; None where the model is not in the cache, or was made with other settings."""
     path = cache / name / "about.json"
     if not path.is_file():
         return None
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts if facts["settings"] == _settings(ZOO[name]) else None
+    return facts if facts["settings"] == _settings(spec_of(name)) else None
 
 
 def _settings(spec: Spec) -> Any:
-    return json.loads(json.dumps({"kind": type(spec).__name__, **asdict(spec)}))
+    settings = {"kind": type(spec).__name__, **asdict(spec)}
+    if settings.get("seed") == SEED:  # models of before there were others
+        del settings["seed"]
+    return json.loads(json.dumps(settings))
 
 
 def _make(name: str, cache: Path) -> None:
     """Make a model in a folder of its own and move it into the cache when it is complete."""
-    spec = ZOO[name]
+    spec = spec_of(name)
     if (cache / name).exists():
         print(f"{name}: in the cache with other settings; made anew")
     temporary = cache / f".{name}.{os.getpid()}"

@@ -60,6 +60,8 @@ class Trained:
     """Peak of a one-cycle schedule, which ends near zero: BatchNorm's statistics settle on weights that rest."""
     batch_size: int = 32
     weight_decay: float = 1e-4
+    seed: int = SEED
+    """Of the first weights, the order of samples and how they are moved."""
     options: tuple[tuple[str, Any], ...] = ()
     """For timm.create_model."""
     flips: ClassVar[bool]
@@ -122,7 +124,7 @@ def trained(spec: Trained, cache: Path) -> Made:
 
     data = load_dataset(_data(spec, cache))
     contract = ImagePreprocessing(height=spec.size, width=spec.size)
-    torch.manual_seed(SEED)
+    torch.manual_seed(spec.seed)
     name = spec.backbone.partition(":")[2]
     module = timm.create_model(name, pretrained=False, num_classes=len(data.classes), **dict(spec.options))
     load_pretrained(module, spec.weights, backbone=spec.backbone)
@@ -174,7 +176,7 @@ def _train(module: nn.Module, data: Dataset, contract: ImagePreprocessing, spec:
 
     feeds, classes = _arrays(data.train + data.val, contract)
     images, labels = torch.from_numpy(feeds["input"]), torch.from_numpy(classes)
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(spec.seed)
     module.to(memory_format=torch.channels_last)
 
     def loss(chosen: torch.Tensor) -> torch.Tensor:

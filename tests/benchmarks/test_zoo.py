@@ -24,6 +24,16 @@ def test_settings_are_those_of_the_models_that_were_made_before() -> None:
     }  # fmt: skip
 
 
+def test_a_seed_behind_the_name(tmp_path: Path) -> None:
+    plain, other = zoo.spec_of("resnet18-digits"), zoo.spec_of("resnet18-digits@3")
+    assert isinstance(other, zoo_images.Digits) and other == replace(plain, seed=3)
+    assert zoo._settings(other) == {**zoo._settings(plain), "seed": 3}
+    assert zoo.spec_of("resnet18-digits@0") == plain
+    for name in ("resnet18-digits@x", "lite0-imagenet@1", "minilm-reviews@1", "resnet19@1"):
+        with pytest.raises(UnknownNameError):
+            zoo.load(name, tmp_path)
+
+
 def test_settings_of_two_data_sets_differ() -> None:
     digits = zoo_images.Digits(backbone="timm:resnet18", epochs=1, lr=0.1)
     photos = zoo_images.Photos10(backbone="timm:resnet18", epochs=1, lr=0.1)
