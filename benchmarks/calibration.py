@@ -33,7 +33,9 @@ from edgetl.benchmark import environment
 from edgetl.errors import ConfigError
 
 ORT = ("ort-minmax", "ort-entropy", "ort-percentile")
-NNCF = ("nncf-performance", "nncf-mixed", "nncf-mixed-bc", "nncf-minmax")
+NNCF = (
+    "nncf-performance", "nncf-performance-nobc", "nncf-mixed", "nncf-mixed-nobc", "nncf-mixed-bc", "nncf-minmax",
+)  # fmt: skip
 MODELOPT = ("modelopt-max",)
 EDGETL = ("edgetl-int8-minmax", "edgetl-int8-mse", "edgetl-int8-mse-corrected", "edgetl-int8-search")
 TRANSFORMER = ("ort-dynamic", "edgetl-int8-smoothquant", "edgetl-int8-dynamic")

@@ -215,6 +215,7 @@ TOOLS = {
     "nncf-mixed": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED")),
     "nncf-mixed-bc": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", bias_correction="sequential")),
     "nncf-minmax": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", ranges="MINMAX")),
+    "nncf-performance-nobc": Tool(package=_NNCF, prepare=partial(nncf, preset="PERFORMANCE", bias_correction="none")),
     "nncf-mixed-nobc": Tool(package=_NNCF, prepare=partial(nncf, preset="MIXED", bias_correction="none")),
     "nncf-openvino-mixed": Tool(
         package=_NNCF, prepare=partial(nncf, preset="MIXED", backend="openvino"), suffix=".xml"

@@ -93,8 +93,9 @@ def activation_params(sketch: Sketch, estimator: Estimator, type_: IntegerType) 
     Args:
         sketch: Of at least one value, all finite.
         estimator: Neither its method nor its outliers "search". minmax: the full range. percentile: the central share
-            of values. entropy: the range whose quantized distribution has the smallest Kullback-Leibler divergence
-            from the real one. mse: the range with the smallest mean squared quantization error.
+            of values (Wu et al. 2020, arXiv:2004.09602). entropy: the range whose quantized distribution
+            has the smallest Kullback-Leibler divergence from the real one (Migacz 2017). mse: the range with the
+            smallest mean squared quantization error (Nagel et al. 2021, arXiv:2106.08295).
         type_: What is quantized to.
 
     Raises:
