@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize import graph as graphs
-from edgetl.quantize import rounding
+from edgetl.quantize import layers, rounding
 from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise, replace_integers, set_bias
 from edgetl.quantize.placement import bias_add, group_count
 from edgetl.quantize.saturation import can_saturate, round_weights
@@ -48,7 +48,7 @@ def flagged(losses: Sequence[tuple[str, float]]) -> frozenset[str]:
     Args:
         losses: Node and isolated SQNR in dB of every layer.
     """
-    worst = sorted(losses, key=lambda loss: loss[1])
+    worst = sorted(losses, key=lambda loss: layers.worst_first(loss[1]))
     return frozenset(node for node, _ in worst[: max(1, round(_ROUNDED_SHARE * len(worst)))])
 
 
