@@ -73,9 +73,9 @@ def weighted(proto: onnx.ModelProto) -> Iterator[Weighted]:
     constants = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
     parts = {item.output[0]: item for item in proto.graph.node if item.op_type == "DequantizeLinear"}
     for node in proto.graph.node:
-        if node.op_type in ("Conv", "MatMul", "Gemm") and all(name in parts for name in node.input[:2]):
-            if parts[node.input[1]].input[0] in constants:
-                yield Weighted(node, parts, constants)
+        quantized = node.op_type in ("Conv", "MatMul", "Gemm") and all(name in parts for name in node.input[:2])
+        if quantized and parts[node.input[1]].input[0] in constants:
+            yield Weighted(node, parts, constants)
 
 
 @pytest.mark.parametrize("recipe", ["int8-mse", "int8-mse-corrected"])
