@@ -150,8 +150,9 @@ def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
 def network_nodes(trt: ModuleType, network: Any) -> tuple[EngineNode, ...]:
     """What the parser made of a graph: layers before the builder fuses them, in the order of the network.
 
-    A convolution or matrix product computes in int8 where both its factors come from dequantizers, as TensorRT's
-    explicit quantization asks for; which products and pairs the builder then joins only the engine itself can tell.
+    A convolution or matrix product computes in int8 where both its factors come from dequantizers, at once or moved (a
+    dequantizer commutes with that), as TensorRT's explicit quantization asks for; which products and pairs the builder
+    then joins only the engine itself can tell.
     https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html
 
     Args:
@@ -170,7 +171,9 @@ def network_nodes(trt: ModuleType, network: Any) -> tuple[EngineNode, ...]:
         inputs = [layer.get_input(index) for index in range(layer.num_inputs)]
         reads = [tensor for tensor in inputs if tensor is not None]
         outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
-        if layer.type == trt.LayerType.DEQUANTIZE:
+        # The parser gives the weights of a matrix product the rank of its input, behind their dequantizer.
+        moves = layer.type == trt.LayerType.SHUFFLE and bool(reads) and reads[0].name in dequantized
+        if layer.type == trt.LayerType.DEQUANTIZE or moves:
             dequantized.update(tensor.name for tensor in outputs)
         if ends.isdisjoint(tensor.name for tensor in reads):
             continue

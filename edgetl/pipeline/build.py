@@ -91,6 +91,8 @@ def build(
     last = STAGES.index(until)
     reached = {stage: last >= STAGES.index(stage) for stage in STAGES}
     engines.check_tools(config, candidates, exported=reached["export"], compiled=reached["compile"])
+    if until == "calibrate" or (reached["calibrate"] and any(each.precision == "int8" for each in candidates)):
+        precisions.check_device(config)
     if config.bench.batch_size > config.export.batch.max or config.bench.batch_size < config.export.batch.min:
         raise ConfigError(
             f"bench.batch_size is {config.bench.batch_size}; engines accept {config.export.batch.min} to"

@@ -247,7 +247,7 @@ def _version(candidate: Candidate) -> str | None:
 
 
 def open_graph(model: Path, *, provider: str = "CPUExecutionProvider") -> Runner:
-    """A plain ONNX file on an execution provider of ONNX Runtime."""
+    """A plain ONNX file on an execution provider of ONNX Runtime, where every session of it computes the same."""
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(model, provider=provider)
+    return OnnxRuntimeRunner(model, provider=provider, repeatable=True)

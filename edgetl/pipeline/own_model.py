@@ -38,9 +38,6 @@ from edgetl.store import is_alive, storage_errors
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_INTEGER_OPERATORS = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger"}
-)
 _CHECKED = 64
 _BATCH = 16
 _DRAFT = ".edgetl-"
@@ -256,8 +253,7 @@ def _check_quantizable(path: Path, model: ir.Model, *, images: bool) -> None:
         model: As it was read.
         images: Whether it will be fed with images, and not with arrays for each input.
     """
-    if any(node.op_type in _INTEGER_OPERATORS for node in model.graph):
-        raise ModelError(f"{path} is quantized already", hint="give the float graph that it was made from")
+    graph.refuse_quantized(model, str(path))
     if not images:
         return
     with open_graph(path) as runner:

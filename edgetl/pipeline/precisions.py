@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgetl import catalog
 from edgetl.backends import torch as torch_backend
+from edgetl.config import Config
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
+from edgetl.errors import ProviderError
 from edgetl.pipeline import tasks
 from edgetl.pipeline.engines import RUN_PACKAGES, Candidate, open_graph
 from edgetl.pipeline.session import Session
@@ -32,6 +34,23 @@ class FloatGraph:
 
     graph: Artifact
     statistics: Artifact
+
+
+def check_device(config: Config) -> None:
+    """Find out before hours of training whether calibration can run where ``quantize.device`` says.
+
+    Raises:
+        ProviderError: It cannot.
+    """
+    from edgetl.runtime.onnxruntime import why_no_provider
+
+    device = config.quantize.device
+    reason = why_no_provider(PROVIDERS[device]) if device != "cpu" else None
+    if reason is not None:
+        raise ProviderError(
+            f"quantize.device is {device}, and {reason}",
+            hint='edgetl doctor; or quantize.device = "cpu" in edgetl.toml',
+        )
 
 
 def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:

@@ -105,7 +105,7 @@ def quantize_dynamic(
     """
     import onnx_ir.passes.common as passes
 
-    _refuse_quantized(model.graph)
+    graphs.refuse_quantized(model)
     found, reasons = _sorted_out(model.graph, keep, minimum_size)
     if not found:
         raise ModelError(
@@ -150,15 +150,6 @@ def _sorted_out(graph: ir.Graph, keep: Collection[str], minimum_size: int) -> tu
 
 def _nbytes(value: ir.Value | None) -> int:
     return 0 if value is None or value.const_value is None else int(value.const_value.nbytes)
-
-
-def _refuse_quantized(graph: ir.Graph) -> None:
-    marks = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul"}
-    found = next((node for node in graph if node.op_type in marks), None)
-    if found is not None:
-        raise ModelError(
-            f"the model is quantized already: '{found.name}' is a {found.op_type}", hint="start from the float model"
-        )
 
 
 def _why_float(node: ir.Node, keep: Collection[str], minimum_size: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ MINIMUM_OPSET = 13
 _SPATIAL = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"})
 _FOLDED, _FOLDED_INTO = ("BatchNormalization", "Identity"), ("Conv", "ConvTranspose", "Gemm")
 """What disappears into the product before it, and such products."""
+_QUANTIZED = re.compile(
+    r"(Dynamic)?QuantizeLinear|DequantizeLinear|(Fused)?MatMulInteger(ToFloat)?|ConvInteger|MatMulNBits|MatMulBnb4"
+    r"|DynamicQuantize(MatMul|LSTM)|QLinear\w+|QOrdered\w+|Q(Gemm|Attention|EmbedLayerNormalization|MoE)"
+)
+"""Operators that only a quantized graph has: ONNX's own, and those of ONNX Runtime (com.microsoft)."""
 
 
 def load(path: Path) -> ir.Model:
@@ -99,6 +105,28 @@ def _names_by_output(graph: ir.Graph) -> dict[str | None, str | None]:
         folded = source is not None and source.op_type in _FOLDED_INTO
         names[node.outputs[0].name] = source.name if folded and source is not None else node.name
     return names
+
+
+def refuse_quantized(model: ir.Model, what: str = "the model") -> None:
+    """See to it that a model is not quantized yet: in pairs, in integer operators, or dynamically.
+
+    Args:
+        model: As it was read, or from :func:`prepare`; bodies of loops, branches and functions are looked at, too.
+        what: What the message calls it.
+
+    Raises:
+        ModelError: It is.
+    """
+    import onnx_ir as ir
+
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for body in bodies for node in ir.traversal.RecursiveGraphIterator(body)):
+        if _QUANTIZED.fullmatch(node.op_type):
+            name = node.name or next((output.name for output in node.outputs), "")
+            raise ModelError(
+                f"{what} is quantized already: '{name}' is a {node.op_type}",
+                hint="give the float graph that it was made from",
+            )
 
 
 def fixed_batch(model: ir.Model) -> int | None:

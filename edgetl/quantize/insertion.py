@@ -109,11 +109,7 @@ def quantize(
     """
     import onnx_ir.passes.common as passes
 
-    there = next((node for node in model.graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")), None)
-    if there is not None:
-        raise ModelError(
-            f"the model is quantized already: '{there.name}' is a {there.op_type}", hint="start from the float model"
-        )
+    graphs.refuse_quantized(model)
     if recipe.attention == "float":
         scheme = replace(scheme, activation_products=None)
     plan = plan_of(model, scheme, recipe.keep_float)
@@ -130,7 +126,7 @@ def quantize(
     quantized = Counter(node.op_type for node in plan.nodes.values())
     quantized.update(node.op_type for node in model.graph if follows(node, plan))
     named = {value.name or "": chosen for value, chosen in params.items()}
-    drafts = [_Draft.of(node, statistics, recipe) for node in plan.weighted()]  # before pairs come between
+    drafts = [_Draft.of(node, statistics, recipe, params) for node in plan.weighted()]  # before pairs come between
     _insert_activation_pairs(model.graph, plan, params)
     known = {} if known is None else known
     layers = tuple(_quantize_weights(model.graph, draft, scheme, recipe.weights, known) for draft in drafts)
@@ -289,16 +285,23 @@ class _Draft:
     input: str
     output: str
     input_means: np.ndarray | None
-    """Mean of each input channel; None where the bias is not corrected by it."""
+    """Mean of each input channel, as far as its quantization reaches: a sample far out may hold most of the mean, and
+    is clipped. None where the bias is not corrected by it."""
 
     @classmethod
-    def of(cls, node: ir.Node, statistics: Mapping[str, Sketch], recipe: Recipe) -> _Draft:
+    def of(
+        cls,
+        node: ir.Node,
+        statistics: Mapping[str, Sketch],
+        recipe: Recipe,
+        params: Mapping[ir.Value, QuantParams],
+    ) -> _Draft:
         source, value = node.inputs[0], node.inputs[1]
         weights = graphs.array_of(value)
         assert source is not None and value is not None and weights is not None  # the plan saw to it
         means = None
         if recipe.bias_correction == "input-mean" and source.name in statistics:
-            found = statistics[str(source.name)].channel_means()
+            found = np.clip(statistics[str(source.name)].channel_means(), params[source].low, params[source].high)
             reduced = weights.shape[1] if channel_axis(node, weights) == 0 else weights.shape[0]
             means = found if len(found) == reduced * group_count(node) else None
         return cls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,8 +115,8 @@ def report(
         if name in statistics and ("tensor", name) in found
     ]
     return LayerReport(
-        layers=tuple(sorted(layers, key=lambda loss: loss.isolated_db)),
-        tensors=tuple(sorted(tensors, key=lambda loss: loss.isolated_db)),
+        layers=tuple(sorted(layers, key=lambda loss: worst_first(loss.isolated_db))),
+        tensors=tuple(sorted(tensors, key=lambda loss: worst_first(loss.isolated_db))),
         samples=_count(batches),
     )
 
@@ -149,7 +150,9 @@ def report_dynamic(
         for product in quantized.products
     ]
     return LayerReport(
-        layers=tuple(sorted(losses, key=lambda loss: loss.isolated_db)), tensors=(), samples=_count(batches)
+        layers=tuple(sorted(losses, key=lambda loss: worst_first(loss.isolated_db))),
+        tensors=(),
+        samples=_count(batches),
     )
 
 
@@ -357,8 +360,15 @@ def _count(batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> int:
     return sum(len(next(iter(feeds.values()))) for feeds in batches)
 
 
+def worst_first(decibels: float) -> tuple[bool, float]:
+    """What losses are sorted by: those without a figure come last."""
+    return math.isnan(decibels), decibels
+
+
 def decibel(signal: float, noise: float) -> float:
-    """Signal to noise of two powers in dB; :data:`NO_NOISE_DB` at most."""
+    """Signal to noise of two powers in dB; :data:`NO_NOISE_DB` at most, NaN where a power overflowed."""
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        return math.nan
     if noise <= 0.0:
         return NO_NOISE_DB
     return float(min(NO_NOISE_DB, 10.0 * np.log10(max(signal, 1e-300) / noise)))

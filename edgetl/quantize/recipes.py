@@ -149,8 +149,10 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected = _corrected(model, done, scheme, chosen, report, tools)
     if "correction_left_out" in corrected:
+        if chosen.bias_correction == "sequential":  # the means of the inputs still tell what rounding adds
+            chosen = replace(chosen, bias_correction="input-mean")
         done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
-    elif corrected:
+    if corrected:
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
     if scheme.pair_sums_saturate:

@@ -45,6 +45,10 @@ _PRECISIONS = {
 _INTEGER_KINDS = re.compile(r"QLinear|QGemm|QAttention|DynamicQuantize(MatMul|LSTM)|MatMulInteger|ConvInteger")
 """Operators that compute in 8-bit integers although some, or all, of their inputs are float."""
 
+_REPEATABLE = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
+"""Options of a provider with which every session computes the same. By default the CUDA provider times the algorithms
+of a convolution in each session and takes the fastest, and rounds the factors of float32 products to TF32."""
+
 _ADDED_SUFFIX = re.compile(r"(_token_\d+|_nchwc)+$")
 """What the passes that change the layout of tensors append to a node's name."""
 
@@ -69,6 +73,7 @@ class OnnxRuntimeRunner:
             the nodes that it leaves, which :meth:`placement` counts.
         threads: Threads inside an operator; None: ONNX Runtime's choice (one per core).
         optimise: False: every node of the file is computed by itself, as it stands there; nothing is fused.
+        repeatable: On a GPU, take kernels that are the same in every session, and float32 as it is; slower.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -83,9 +88,11 @@ class OnnxRuntimeRunner:
         provider: str = "CPUExecutionProvider",
         threads: int | None = None,
         optimise: bool = True,
+        repeatable: bool = False,
     ) -> None:
         self._model = model
         self._provider = provider
+        self._provider_options = _REPEATABLE.get(provider, {}) if repeatable else {}
         self._threads = threads
         self._optimise = optimise
         self._session: Any = self._open(profile=None)
@@ -210,7 +217,8 @@ class OnnxRuntimeRunner:
             ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         try:
-            session = ort.InferenceSession(str(self._model), options, providers=[self._provider, *behind])
+            first = (self._provider, self._provider_options)
+            session = ort.InferenceSession(str(self._model), options, providers=[first, *behind])
         except Exception as error:  # its errors have no base of their own, and no public names
             raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
         if self._provider not in session.get_providers():

