@@ -1,4 +1,4 @@
-"""Parameter groups of an optimizer: which weights decay, and which learn more slowly."""
+"""The optimizer and its parameter groups: which weights decay, and which learn more slowly."""
 
 from __future__ import annotations
 
@@ -44,6 +44,16 @@ def parameter_groups(
                 decay = finetune.weight_decay if decays else 0.0
                 groups.append({"params": own, "weight_decay": decay, "lr": peak, "peak_lr": peak, "stage": stage.name})
     return groups
+
+
+def optimizer_of(finetune: Finetune, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of ``[finetune]`` for groups of :func:`parameter_groups`."""
+    import torch
+
+    if finetune.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=finetune.momentum)
+    # One kernel for all of a step: by itself PyTorch makes a dozen passes over every parameter.
+    return torch.optim.AdamW(groups, lr=groups[0]["lr"], fused=True)
 
 
 def decaying(module: nn.Module, chosen: frozenset[str]) -> list[torch.Tensor]:

@@ -38,6 +38,19 @@ def distribution(name):
 metadata.distribution = distribution
 """
 
+FULL = """
+from edgetl.finetune.trainer import Trainer
+
+
+def full(*given, **more):
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+Trainer._backward = full
+"""
+
 
 @pytest.fixture
 def without(tmp_path):
@@ -159,6 +172,25 @@ def test_weights_that_do_not_fit_or_could_run_code(edgetl, variant, tmp_path):
         edgetl("build", variant.folder).failed(2, *words, hint=hint)
         variant.assert_unpublished()
     assert not marker.exists()
+
+
+def test_a_phase_that_comes_to_nan_or_runs_out_of_memory_leaves_the_one_before_it(edgetl, variant, tmp_path):
+    kept = {path: path.read_bytes() for path in variant.store.glob("finetune/*/*")}
+    assert sum(path.name == "model.safetensors" for path in kept) == 2
+    variant.edit(("lr = 5e-3", "lr = 1e30"))
+    done = edgetl("build", variant.folder)
+    done.failed(2, "in step ", " of the phase 'all'", "what was kept before stays", hint="a smaller lr in finetune.")
+    assert "finetune   phase 1: head, up to 2 epochs: cached" in done.err
+    # A process whose GPU, so it is told, is full: what PyTorch raises then, from the forward pass of a step.
+    place = tmp_path / "full"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(FULL, encoding="utf-8")
+    variant.edit(("lr = 1e30", "lr = 4e-3"))
+    full = {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+    done = edgetl("build", variant.folder, env=full)
+    done.failed(2, "the GPU's memory does not hold 16 samples at a time", hint="finetune.accumulate = 2")
+    variant.assert_unpublished()
+    assert {path: path.read_bytes() for path in variant.store.glob("finetune/*/*")} == kept
 
 
 # 3: the data
