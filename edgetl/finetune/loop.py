@@ -17,6 +17,7 @@ from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, MissingExtraError, ProviderError
 from edgetl.finetune import logs
+from edgetl.finetune.groups import Group
 from edgetl.finetune.memory import enough_on_gpu, kept_between_steps
 from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer, at_once
 from edgetl.metrics import metric as metric_of
@@ -47,6 +48,18 @@ class PhaseResult:
     """Number of parameters that were trained."""
     precision: str
     processes: int
+    groups: tuple[Group, ...]
+    """Of parameters that learned alike: by stage, and by whether they decay."""
+    optimizer: str
+    loss: str
+    """cross-entropy or focal; of several labels or of embeddings, the form of it that belongs to them."""
+    focal_gamma: float | None
+    """None: another loss than focal."""
+    label_smoothing: float
+    l1: float
+    """Weight of the sum of absolute weights, of those groups that decay or could."""
+    dropout: float | None
+    """Before the head; None: the backbone's own, and none where the head alone is trained."""
     averaged: int = 0
     """The kept weights are the mean after so many last epochs; 0: of one epoch."""
     compiled: dict[str, float] = field(default_factory=dict)
@@ -110,7 +123,7 @@ def train_phase(
         module: A classifier. On return it has the best weights, in eval mode, on the CPU.
         data: Training and validation samples.
         phase: What is trained, and how long.
-        finetune: How.
+        finetune: How; where the phase has a loss and regularisation of its own, those.
         stages: Of the network; see :func:`edgetl.backends.backbones.stages`.
         seed: Of everything random.
         place: Device, workers, and where the state is kept.
@@ -130,7 +143,7 @@ def train_phase(
         raise MissingExtraError(error.name or "torch", extra="train", needed_for="fine-tuning") from None
     if not len(data.labels) or not len(data.val_labels):
         raise DataError("training needs at least one sample in train and in val")
-    place = place or Place()
+    place, finetune = place or Place(), finetune.of(phase)
     precision = pick_precision(finetune.precision, place.device)
     accelerator = _accelerator(place.device, precision, finetune)
     with enough_on_gpu(f"the network of {_millions(module)} million parameters", hint=_ON_CPU):
@@ -160,6 +173,13 @@ def train_phase(
         trained=sum(parameter.numel() for name, parameter in module.named_parameters() if name in trainer.chosen),
         precision=precision,
         processes=accelerator.num_processes,
+        groups=trainer.groups,
+        optimizer=finetune.optimizer,
+        loss=finetune.loss,
+        focal_gamma=finetune.focal_gamma if finetune.loss == "focal" else None,
+        label_smoothing=finetune.label_smoothing,
+        l1=finetune.l1,
+        dropout=None if phase.train == "head" else finetune.dropout,
         averaged=trainer.averaged,
         compiled=trainer.compiled,
     )

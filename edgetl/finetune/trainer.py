@@ -18,7 +18,7 @@ from edgetl.backends.backbones import Stage
 from edgetl.config import Finetune, Phase
 from edgetl.finetune import averaging, compiling, divergence, losses, schedules, selectors, state
 from edgetl.finetune.feeding import fed
-from edgetl.finetune.groups import decaying, optimizer_of, parameter_groups
+from edgetl.finetune.groups import decaying, optimizer_of, parameter_groups, recorded
 from edgetl.finetune.losses import Loss
 from edgetl.finetune.samplers import Batches
 from edgetl.metrics import metric
@@ -132,7 +132,9 @@ class Trainer:
         self._seed, self._accelerator, self._module = seed, accelerator, module
         module.to(accelerator.device).to(memory_format=torch.channels_last)
         selectors.prepare(module, self.chosen, batchnorm=phase.batchnorm)
-        self._optimizer = optimizer_of(finetune, parameter_groups(module, self.chosen, phase, finetune, stages))
+        groups = parameter_groups(module, self.chosen, phase, finetune, stages)
+        self.groups = recorded(groups)
+        self._optimizer = optimizer_of(finetune, groups)
         self._loss = data.loss or losses.classification(finetune, self._class_weights())
         self._penalised = decaying(module, self.chosen) if finetune.l1 else []
         self._batches = Batches(
