@@ -151,7 +151,8 @@ class Finetune(Section):
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Largest norm of the gradient of all parameters together. Left out: not clipped."""
     accumulate: int = Field(default=1, ge=1)
-    """Parts that a step's samples are computed in, where they do not fit into memory together."""
+    """Parts that a step's samples are computed in, where they do not fit into memory together; validation takes as many
+    at a time."""
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Decay per step of an exponential moving average of the weights, which is then validated and kept. Left out:
     the weights themselves are."""
