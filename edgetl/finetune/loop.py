@@ -52,12 +52,12 @@ class PhaseResult:
     """Of parameters that learned alike: by stage, and by whether they decay."""
     optimizer: str
     loss: str
-    """cross-entropy or focal; of several labels or of embeddings, the form of it that belongs to them."""
+    """cross-entropy or focal; with several labels or embeddings, the form of it that is theirs."""
     focal_gamma: float | None
     """None: another loss than focal."""
     label_smoothing: float
     l1: float
-    """Weight of the sum of absolute weights, of those groups that decay or could."""
+    """Weight of the sum of absolute weights in the loss; biases and normalisation have none."""
     dropout: float | None
     """Before the head; None: the backbone's own, and none where the head alone is trained."""
     averaged: int = 0
