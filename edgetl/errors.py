@@ -7,7 +7,7 @@
     ├── DataError                     3  the data set cannot be used as it is
     │   ├── ImageError                3  one image cannot be decoded, or is too large
     │   └── LeakError                 3  the same content stands in two splits
-    ├── ModelError                    2  weights or a model do not fit what was asked of them
+    ├── ModelError                    2  weights or a model do not fit what was asked of them, or training cannot go on
     │   └── ExportError               1  the exported graph is not the PyTorch model
     ├── ParityError                   4  no engine of a target was shown to be as good as the reference
     ├── BudgetError                   5  a latency budget was missed, or something is slower than it may be
@@ -70,7 +70,8 @@ class LeakError(DataError):
 
 
 class ModelError(EdgetlError):
-    """Weights or a model do not fit what was asked of them."""
+    """Weights or a model do not fit what was asked of them, or training cannot go on: shapes and names, a tokenizer of
+    another model, a loss that became NaN, a step that the GPU's memory does not hold."""
 
     exit_code = 2
 

@@ -139,6 +139,18 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         ('"x86-64-cpu"\n', '"a"\n[parity]\nmax_drop = nan\n', r":9: parity\.max_drop: "),
         ('"x86-64-cpu"\n', '"a"\n[finetune]\nphases = 3\n', r":9: finetune\.phases: .*\(it is 3\)"),
         ('"x86-64-cpu"\n', '"a"\n[data.mean]\n', r"data\.mean: "),
+        ('"x86-64-cpu"\n', '"a"\n[finetune]\nfocal_gamma = 1.5\n', r'finetune: focal_gamma = 1\.5 .* loss = "focal"'),
+        ('"x86-64-cpu"\n', '"a"\n[finetune]\nmomentum = 0.5\n', r'momentum = 0\.5 is of optimizer = "sgd"; adamw'),
+        (
+            '"x86-64-cpu"\n',
+            '"a"\n[finetune]\nphases = [{ train = "all" }, { train = "all", focal_gamma = 2.0 }]\n',
+            r"focal_gamma of phase 2 is of the focal loss",
+        ),
+        (
+            '"x86-64-cpu"\n',
+            '"a"\n[finetune]\nphases = [{ train = "all", views = 2 }]\n',
+            r'finetune\.phases\.0: train = "all" caches no features: views',
+        ),
     ],
 )
 def test_wrong_value_says_where_and_what(tmp_path: Path, old: str, new: str, said: str) -> None:

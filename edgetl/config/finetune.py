@@ -71,6 +71,14 @@ class Phase(Section):
     batchnorm: Literal["train", "frozen-statistics", "frozen"] = "frozen-statistics"
     """What BatchNorm does where its parameters are trained: learns as in training from scratch; learns scale and
     shift, but keeps its statistics (short fine-tuning loses less of the pretraining); or is left as it is."""
+    loss: Literal["cross-entropy", "focal"] | None = None
+    """As finetune.loss, in this phase alone. Left out, as with the next three: what [finetune] says."""
+    focal_gamma: float | None = Field(default=None, ge=0.0)
+    """As finetune.focal_gamma, in this phase alone."""
+    label_smoothing: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """As finetune.label_smoothing, in this phase alone."""
+    l1: float | None = Field(default=None, ge=0.0)
+    """As finetune.l1, in this phase alone."""
     keep: Literal["best", "last"] = "best"
     """The weights of the best epoch on val, or those from before the phase where they are better than every epoch's; or
     of the last epoch, where val is too small to choose by."""
@@ -85,6 +93,8 @@ class Phase(Section):
             raise ValueError(f'train = "{self.train}" {"goes without" if self.stages else "needs"} stages')
         if bool(self.names) != (self.train == "names"):
             raise ValueError(f'train = "{self.train}" {"goes without" if self.names else "needs"} names')
+        if self.views > 1 and self.train != "head":
+            raise ValueError(f'train = "{self.train}" caches no features: views are of train = "head"')
         return self
 
     @property
@@ -141,7 +151,8 @@ class Finetune(Section):
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Largest norm of the gradient of all parameters together. Left out: not clipped."""
     accumulate: int = Field(default=1, ge=1)
-    """Parts that a step's samples are computed in, where they do not fit into memory together."""
+    """Parts that a step's samples are computed in, where they do not fit into memory together; validation takes as many
+    at a time."""
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Decay per step of an exponential moving average of the weights, which is then validated and kept. Left out:
     the weights themselves are."""
@@ -167,6 +178,25 @@ class Finetune(Section):
     """Folder of these logs."""
     save_every_s: float = Field(default=60.0, gt=0.0)
     """Seconds between saves of the state that a killed training goes on from."""
+
+    def of(self, phase: Phase) -> Finetune:
+        """What holds in a phase: its own loss, focal_gamma, label_smoothing and l1, where it has them."""
+        own = {name: getattr(phase, name) for name in ("loss", "focal_gamma", "label_smoothing", "l1")}
+        return self.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+    @model_validator(mode="after")
+    def _everything_counts(self) -> Finetune:
+        """Values that would change nothing were meant to change something."""
+        gamma, momentum = (type(self).model_fields[name].default for name in ("focal_gamma", "momentum"))
+        focal = [self.of(phase).loss == "focal" for phase in self.phases]
+        if self.focal_gamma != gamma and not any(focal):
+            raise ValueError(f'focal_gamma = {self.focal_gamma} is of the focal loss: loss = "focal" is missing')
+        for number, (phase, has) in enumerate(zip(self.phases, focal, strict=True), 1):
+            if phase.focal_gamma is not None and not has:
+                raise ValueError(f'focal_gamma of phase {number} is of the focal loss: loss = "focal" is missing')
+        if self.momentum != momentum and self.optimizer != "sgd":
+            raise ValueError(f'momentum = {self.momentum} is of optimizer = "sgd"; {self.optimizer} has none')
+        return self
 
     @model_validator(mode="after")
     def _gate_has_data(self) -> Finetune:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, EdgetlError, MissingExtraError, ModelError, UsageError
+from edgetl.finetune.memory import enough_on_gpu
 from edgetl.runtime.runner import Runner, run_batch
 from edgetl.store import file_digest
 
@@ -31,6 +32,8 @@ FEATURES, LABELS, FACTS = "features.npy", "labels.npy", "features.json"
 TOLERANCE = 1e-3
 """Largest difference from eager PyTorch, as a share of the features' root mean square. Engines in float32 differ by
 some 1e-5 on convolutional networks; one that computes in bfloat16 or TF32 differs by 1e-2 to 1e-3 and more."""
+
+_ON_CPU = 'smaller inputs or a smaller backbone; or finetune.device = "cpu"'
 
 Images = NDArray[np.float32]
 Batch = tuple[Images, NDArray[Any]]
@@ -62,14 +65,18 @@ class TorchExtractor:
         module: A classifier.
         head: Name of its last layer, the one that is trained.
         device: cpu or cuda.
+
+    Raises:
+        ModelError: The GPU's memory does not hold the network or, when it is called, the images.
     """
 
     def __init__(self, module: nn.Module, head: str, *, device: str = "cpu") -> None:
         torch = _torch()
         self._device = device
         self.name = "torch" if device == "cpu" else f"torch-{device}"
-        self._body = copy.deepcopy(body_of(module, head)).eval().to(device)
-        self._body.to(memory_format=torch.channels_last)
+        with enough_on_gpu("the frozen backbone", hint=_ON_CPU):
+            self._body = copy.deepcopy(body_of(module, head)).eval().to(device)
+            self._body.to(memory_format=torch.channels_last)
 
     def __call__(self, images: Images) -> NDArray[np.float32]:
         """See :class:`Extractor`."""
@@ -79,6 +86,7 @@ class TorchExtractor:
             torch.inference_mode(),
             torch.backends.cudnn.flags(allow_tf32=False),
             torch.autocast(self._device, enabled=False),
+            enough_on_gpu(f"{len(images)} samples at a time, of which features are computed", hint=_ON_CPU),
         ):
             inputs = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
             if inputs.ndim == 4:

@@ -1,8 +1,9 @@
-"""Parameter groups of an optimizer: which weights decay, and which learn more slowly."""
+"""The optimizer and its parameter groups: which weights decay, and which learn more slowly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgetl.backends.backbones import Stage
@@ -44,6 +45,44 @@ def parameter_groups(
                 decay = finetune.weight_decay if decays else 0.0
                 groups.append({"params": own, "weight_decay": decay, "lr": peak, "peak_lr": peak, "stage": stage.name})
     return groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A group of trained parameters, for the record."""
+
+    stage: str
+    """Of the network."""
+    lr: float
+    """The peak of its learning rate."""
+    weight_decay: float
+    tensors: int
+    parameters: int
+    """Numbers in these tensors."""
+
+
+def recorded(groups: Sequence[dict[str, Any]]) -> tuple[Group, ...]:
+    """What is written down of groups of :func:`parameter_groups`."""
+    return tuple(
+        Group(
+            stage=group["stage"],
+            lr=group["peak_lr"],
+            weight_decay=group["weight_decay"],
+            tensors=len(group["params"]),
+            parameters=sum(parameter.numel() for parameter in group["params"]),
+        )
+        for group in groups
+    )
+
+
+def optimizer_of(finetune: Finetune, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of ``[finetune]`` for groups of :func:`parameter_groups`."""
+    import torch
+
+    if finetune.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=finetune.momentum)
+    # One kernel for all of a step: by itself PyTorch makes a dozen passes over every parameter.
+    return torch.optim.AdamW(groups, lr=groups[0]["lr"], fused=True)
 
 
 def decaying(module: nn.Module, chosen: frozenset[str]) -> list[torch.Tensor]:

@@ -54,7 +54,9 @@ def opened(
     if not finetune.log:
         return None
     finetune.log_dir.mkdir(parents=True, exist_ok=True)
-    settings = {**finetune.model_dump(mode="json", exclude={"phases"}), **phase.model_dump(mode="json")}
+    # What a phase leaves open is as [finetune] says, and must not hide it.
+    own = phase.model_dump(mode="json", exclude_none=True)
+    settings = {**finetune.of(phase).model_dump(mode="json", exclude={"phases"}), **own}
     # TensorBoard takes numbers and texts alone.
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
     accelerator.init_trackers(run, config=plain, init_kwargs={"wandb": {"dir": str(finetune.log_dir)}})

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 from edgetl.backends.backbones import Stage
 from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
-from edgetl.errors import DataError, MissingExtraError, ModelError, ProviderError
+from edgetl.errors import DataError, MissingExtraError, ProviderError
 from edgetl.finetune import logs
-from edgetl.finetune.memory import kept_between_steps
-from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer
+from edgetl.finetune.groups import Group
+from edgetl.finetune.memory import enough_on_gpu, kept_between_steps
+from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer, at_once
 from edgetl.metrics import metric as metric_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import nn
+
+_ON_CPU = 'finetune.device = "cpu"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,18 @@ class PhaseResult:
     """Number of parameters that were trained."""
     precision: str
     processes: int
+    groups: tuple[Group, ...]
+    """Of parameters that learned alike: by stage, and by whether they decay."""
+    optimizer: str
+    loss: str
+    """cross-entropy or focal; with several labels or embeddings, the form of it that is theirs."""
+    focal_gamma: float | None
+    """None: another loss than focal."""
+    label_smoothing: float
+    l1: float
+    """Weight of the sum of absolute weights in the loss; biases and normalisation have none."""
+    dropout: float | None
+    """Before the head; None: the backbone's own, and none where the head alone is trained."""
     averaged: int = 0
     """The kept weights are the mean after so many last epochs; 0: of one epoch."""
     compiled: dict[str, float] = field(default_factory=dict)
@@ -108,7 +123,7 @@ def train_phase(
         module: A classifier. On return it has the best weights, in eval mode, on the CPU.
         data: Training and validation samples.
         phase: What is trained, and how long.
-        finetune: How.
+        finetune: How; where the phase has a loss and regularisation of its own, those.
         stages: Of the network; see :func:`edgetl.backends.backbones.stages`.
         seed: Of everything random.
         place: Device, workers, and where the state is kept.
@@ -117,33 +132,31 @@ def train_phase(
 
     Raises:
         MissingExtraError: torch or accelerate is not installed.
-        ModelError: The loss became NaN or infinite, memory of the GPU ran out, or the phase selects nothing.
+        ModelError: The loss or weights became NaN or infinite, memory of the GPU ran out, or the phase selects
+            nothing.
         DataError: There is no sample to learn from.
     """
     try:
         import accelerate  # noqa: F401 - asked for here, where its absence can be explained
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", extra="train", needed_for="fine-tuning") from None
     if not len(data.labels) or not len(data.val_labels):
         raise DataError("training needs at least one sample in train and in val")
-    place = place or Place()
+    place, finetune = place or Place(), finetune.of(phase)
     precision = pick_precision(finetune.precision, place.device)
     accelerator = _accelerator(place.device, precision, finetune)
-    trainer = Trainer(module, data, phase, finetune, stages, seed=seed, place=place, accelerator=accelerator)
+    with enough_on_gpu(f"the network of {_millions(module)} million parameters", hint=_ON_CPU):
+        trainer = Trainer(module, data, phase, finetune, stages, seed=seed, place=place, accelerator=accelerator)
     trainer.metric, trainer.progress = metric or metric_of("top1"), progress
     trainer.on_epoch = logs.opened(accelerator, phase, finetune, run=place.run, metric=trainer.metric.name)
     sure = finetune.deterministic and place.device == "cuda"
     kept = kept_between_steps() if place.device == "cpu" else nullcontext()
+    at_a_time = at_once(finetune, accelerator.num_processes)
     with _deterministic(sure), _own_random_numbers(), _threads(place.threads), kept:
         try:
-            trainer.run()
-        except torch.OutOfMemoryError:
-            raise ModelError(
-                f"the GPU's memory does not hold {finetune.batch_size // finetune.accumulate} samples at a time",
-                hint=f"finetune.accumulate = {2 * finetune.accumulate} computes a step in smaller parts, with the same "
-                "result; or a smaller finetune.batch_size",
-            ) from None
+            with enough_on_gpu(f"{at_a_time} samples at a time", hint=_smaller_parts(phase, finetune, at_a_time)):
+                trainer.run()
         finally:
             for tracker in accelerator.trackers:  # end_training would end the group of processes, too
                 tracker.finish()
@@ -160,8 +173,30 @@ def train_phase(
         trained=sum(parameter.numel() for name, parameter in module.named_parameters() if name in trainer.chosen),
         precision=precision,
         processes=accelerator.num_processes,
+        groups=trainer.groups,
+        optimizer=finetune.optimizer,
+        loss=finetune.loss,
+        focal_gamma=finetune.focal_gamma if finetune.loss == "focal" else None,
+        label_smoothing=finetune.label_smoothing,
+        l1=finetune.l1,
+        dropout=None if phase.train == "head" else finetune.dropout,
         averaged=trainer.averaged,
         compiled=trainer.compiled,
+    )
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in module.parameters()) / 1e6:.1f}"
+
+
+def _smaller_parts(phase: Phase, finetune: Finetune, at_a_time: int) -> str:
+    """What to change where so many samples at a time are too many for a GPU."""
+    if at_a_time == 1:
+        return f"smaller inputs or a smaller backbone; or {_ON_CPU}"
+    same = "" if phase.batchnorm == "train" else ", with the same result"
+    return (
+        f"finetune.accumulate = {2 * finetune.accumulate} computes a step in smaller parts{same}; or a smaller"
+        " finetune.batch_size"
     )
 
 

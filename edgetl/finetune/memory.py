@@ -1,10 +1,12 @@
-"""What a training step frees is kept for the next one, on a CPU."""
+"""Memory: what a training step frees is kept for the next one, on a CPU; and what is said where a GPU's runs out."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from edgetl.errors import ModelError
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD = -1
@@ -36,6 +38,25 @@ def kept_between_steps() -> Iterator[bool]:
         _set(library, _MMAP_THRESHOLD, _SETTLED_MMAP)
         _set(library, _TRIM_THRESHOLD, _SETTLED_TRIM)
         library.malloc_trim(ctypes.c_size_t(0))
+
+
+@contextmanager
+def enough_on_gpu(what: str, hint: str) -> Iterator[None]:
+    """Say what a GPU's memory did not hold, where it ran out while this was open.
+
+    Args:
+        what: "8 samples at a time".
+        hint: What to change.
+
+    Raises:
+        ModelError: It ran out.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise ModelError(f"the GPU's memory does not hold {what}", hint=hint) from None
 
 
 def _set(library: ctypes.CDLL, parameter: int, value: int) -> bool:

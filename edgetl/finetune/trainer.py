@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from edgetl.backends.backbones import Stage
 from edgetl.config import Finetune, Phase
-from edgetl.errors import ModelError
-from edgetl.finetune import averaging, losses, schedules, selectors, state
-from edgetl.finetune.groups import decaying, parameter_groups
+from edgetl.finetune import averaging, compiling, divergence, losses, schedules, selectors, state
+from edgetl.finetune.feeding import fed
+from edgetl.finetune.groups import decaying, optimizer_of, parameter_groups, recorded
 from edgetl.finetune.losses import Loss
 from edgetl.finetune.samplers import Batches
 from edgetl.metrics import metric
@@ -43,8 +44,6 @@ class Score(Protocol):
 
 Mix = Callable[["torch.Tensor", "torch.Tensor", int], "tuple[torch.Tensor, torch.Tensor]"]
 """Inputs, int64 labels (n,) and a seed → inputs and targets (n, classes)."""
-
-_COMPILE_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,9 @@ class Trainer:
         self._seed, self._accelerator, self._module = seed, accelerator, module
         module.to(accelerator.device).to(memory_format=torch.channels_last)
         selectors.prepare(module, self.chosen, batchnorm=phase.batchnorm)
-        self._optimizer = _optimizer(finetune, parameter_groups(module, self.chosen, phase, finetune, stages))
+        groups = parameter_groups(module, self.chosen, phase, finetune, stages)
+        self.groups = recorded(groups)
+        self._optimizer = optimizer_of(finetune, groups)
         self._loss = data.loss or losses.classification(finetune, self._class_weights())
         self._penalised = decaying(module, self.chosen) if finetune.l1 else []
         self._batches = Batches(
@@ -145,6 +146,7 @@ class Trainer:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
+        self._at_once = at_once(finetune, accelerator.num_processes)
         self._step = 0
         self._best_weights: averaging.State = {}
         self._average = averaging.copied(module.state_dict()) if finetune.ema else None
@@ -156,17 +158,22 @@ class Trainer:
         """Of training steps, all processes together."""
         return round(self._sums["all_samples"] / max(self._sums["all_seconds"], 1e-9), 1)
 
+    @property
+    def _when(self) -> str:
+        return f"in step {self._step} of the phase '{self._phase.train}'"
+
     def run(self) -> None:
         """All epochs, or those that are left of them; then the best weights are the network's."""
         if not self._resume():
             self.best = self._validate(self._module.state_dict())
             self._best_weights = averaging.copied(self._module.state_dict())
         model, optimizer = self._accelerator.prepare(self._module, self._optimizer)
+        models = compiling.candidates(model, self._finetune)
         saved = time.monotonic()
         for inputs, targets in self._left():
-            if self._finetune.compile == "measure" and not self.compiled:
-                model, self.compiled = self._faster(model, inputs, targets)
-            self._one_step(model, optimizer, inputs, targets)
+            if len(models) > 1 and not self.compiled:
+                self.compiled = self._measured(models, inputs, targets)
+            self._one_step(models[compiling.faster(self.compiled)], optimizer, inputs, targets)
             if self._step % self._batches.per_epoch == 0:
                 self._end_epoch()
                 if self._over():
@@ -185,6 +192,7 @@ class Trainer:
         began = time.perf_counter()
         seed = _mixed(self._seed, self._step, self._accelerator.process_index)
         torch.manual_seed(seed)  # dropout is a function of the step, too
+        given = inputs
         if self._data.mix is not None:
             inputs, targets = self._data.mix(inputs, targets, seed)
         rate = schedules.factor(self._phase, self._step, self._batches.steps, self._batches.per_epoch)
@@ -204,6 +212,9 @@ class Trainer:
         if self._average is not None and self._finetune.ema:
             averaging.move(self._average, self._module.state_dict(), self._finetune.ema, self._step)
         self._step += 1
+        if not np.isfinite(float(loss)):
+            keys = next(iter(replace(self._batches, first_step=self._step - 1)))
+            raise divergence.of_loss(float(loss), self._when, given, keys)
         self._count(float(loss), len(inputs), time.perf_counter() - began)
 
     def _backward(
@@ -221,11 +232,6 @@ class Trainer:
         return summed.detach()
 
     def _count(self, loss: float, samples: int, seconds: float) -> None:
-        if not np.isfinite(loss):
-            raise ModelError(
-                f"the loss became {loss} in step {self._step} of the phase '{self._phase.train}'",
-                hint="a smaller lr in finetune.phases, or finetune.clip_norm = 1.0, or a look at the data",
-            )
         for name, value in (("loss", loss), ("samples", samples), ("seconds", seconds)):
             self._sums[name] += value
         self._sums["all_samples"] += samples * self._accelerator.num_processes
@@ -237,45 +243,38 @@ class Trainer:
 
     def _left(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches that are left, on the device; workers read ahead across epochs."""
-        from torch.utils.data import DataLoader
-
         if self._over():
             return
-        loader: DataLoader[Any] = DataLoader(
-            self._data.train,
-            batch_sampler=replace(self._batches, first_step=self._step),
-            num_workers=self._place.workers,
-            pin_memory=self._place.device == "cuda",
-            collate_fn=getattr(self._data.train, "collate", None),
-        )
-        for inputs, targets in loader:
-            yield _moved(inputs, self._accelerator.device), targets.to(self._accelerator.device, non_blocking=True)
+        device, left = self._accelerator.device, replace(self._batches, first_step=self._step)
+        for inputs, targets in fed(self._data.train, device, workers=self._place.workers, batch_sampler=left):
+            yield inputs, targets.to(device, non_blocking=True)
 
-    def _faster(
-        self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
-    ) -> tuple[nn.Module, dict[str, float]]:
-        """The network as it is, or compiled: whichever takes less time for 20 steps, which change nothing."""
-        import torch
+    def _measured(
+        self, models: Mapping[str, nn.Module], inputs: torch.Tensor, targets: torch.Tensor
+    ) -> dict[str, float]:
+        """Seconds for 20 steps of the network as it is and compiled, which change nothing.
 
-        candidates: dict[str, nn.Module] = {"eager": model, "compiled": torch.compile(model)}  # type: ignore[dict-item]
-        seconds = {}
+        Of several processes the first one's clock counts for all: each would else decide for itself.
+        """
         weights = averaging.copied(self._module.state_dict())
-        for name, candidate in candidates.items():
-            for number in range(_COMPILE_STEPS + 3):  # the first ones compile, and choose algorithms
-                if number == 3:
-                    _finish(self._accelerator.device)
-                    began = time.perf_counter()
-                self._backward(candidate, inputs, targets, penalise=False)
-                self._module.zero_grad(set_to_none=True)
-            _finish(self._accelerator.device)
-            seconds[name] = round(time.perf_counter() - began, 3)
+
+        def step(model: nn.Module) -> None:
+            self._backward(model, inputs, targets, penalise=False)
+            self._module.zero_grad(set_to_none=True)
+
+        seconds = [compiling.measured(models, step, self._accelerator.device)]
         self._module.load_state_dict(weights)  # statistics moved, where BatchNorm learns them
-        return candidates[min(seconds, key=lambda name: seconds[name])], seconds
+        if self._accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(seconds)
+        return seconds[0]
 
     # --- epochs -----------------------------------------------------------------------------------------------------
 
     def _end_epoch(self) -> None:
         """Validate, and remember the weights where they are the best so far."""
+        divergence.check_weights(self._module, self._when)
         began = time.perf_counter()
         weights = self._module.state_dict() if self._average is None else self._average
         value = self._validate(weights)
@@ -313,23 +312,16 @@ class Trainer:
         """The metric of the network with some weights on all validation samples, each process having its share."""
         import torch
         from torch.func import functional_call
-        from torch.utils.data import DataLoader
 
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        loader: DataLoader[Any] = DataLoader(
-            self._data.val,
-            sampler=[(0, index) for index in range(rank, len(self._data.val_labels), world)],
-            batch_size=self._finetune.batch_size,
-            num_workers=self._place.workers,
-            pin_memory=self._place.device == "cuda",
-            collate_fn=getattr(self._data.val, "collate", None),
-        )
+        keys = [(0, index) for index in range(rank, len(self._data.val_labels), world)]
+        device, workers = self._accelerator.device, self._place.workers
         self._module.eval()
         found, labels = [], []
         with torch.inference_mode(), self._accelerator.autocast():
-            for inputs, targets in loader:
-                logits = functional_call(self._module, weights, (_moved(inputs, self._accelerator.device),))
-                found.append(logits.float().cpu().numpy())
+            # No more at a time than in training: where accumulate is needed, more would not fit here either.
+            for inputs, targets in fed(self._data.val, device, workers=workers, sampler=keys, batch_size=self._at_once):
+                found.append(functional_call(self._module, weights, (inputs,)).float().cpu().numpy())
                 labels.append(targets.numpy())
         selectors.prepare(self._module, self.chosen, batchnorm=self._phase.batchnorm)
         pieces = [(np.concatenate(found), np.concatenate(labels))] if found else []
@@ -362,6 +354,7 @@ class Trainer:
         """Keep the state; one process for all, because they have the same."""
         if self._place.state is None or not self._accelerator.is_main_process:
             return
+        divergence.check_weights(self._module, self._when)
         scaler = self._accelerator.scaler
         state.save(
             self._place.state,
@@ -402,32 +395,12 @@ class Trainer:
         return {name: tensor.to(self._accelerator.device) for name, tensor in weights.items()}
 
 
-def _optimizer(finetune: Finetune, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    import torch
-
-    if finetune.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=finetune.momentum)
-    # One kernel for all of a step: by itself PyTorch makes a dozen passes over every parameter.
-    return torch.optim.AdamW(groups, lr=groups[0]["lr"], fused=True)
-
-
-def _moved(inputs: torch.Tensor, device: torch.device) -> torch.Tensor:
-    import torch
-
-    if inputs.ndim == 4:
-        return inputs.to(device, non_blocking=True, memory_format=torch.channels_last)
-    return inputs.to(device, non_blocking=True)
+def at_once(finetune: Finetune, processes: int) -> int:
+    """Samples that a process computes at a time: its share of a step, in ``finetune.accumulate`` parts."""
+    return math.ceil(math.ceil(finetune.batch_size / processes) / finetune.accumulate)
 
 
 def _mixed(*numbers: int) -> int:
     """A seed of 63 bits out of several numbers."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def _finish(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

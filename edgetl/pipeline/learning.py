@@ -150,7 +150,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
     from edgetl.finetune import loop
 
     config = session.config
-    finetune, augment = config.finetune, config.data.augment
+    finetune, augment = config.finetune.of(phase), config.data.augment
     inputs = {
         "checkpoint": before.digest,
         "train": digest_of_samples(dataset.train),
@@ -264,7 +264,7 @@ def _material(
             val=val,
             val_labels=labels["val"],
             classes=len(deploy.classes),
-            loss=_loss(task, config.finetune, labels["train"], len(deploy.classes)),
+            loss=_loss(task, config.finetune.of(phase), labels["train"], len(deploy.classes)),
             mix=mix,
         ),
     )
@@ -284,17 +284,18 @@ def _loss(task: tasks.Task, finetune: Finetune, labels: Sequence[Any], classes: 
     """One value per sample, for what the task is to learn."""
     import torch
 
-    balanced = finetune.balance == "loss"
-    if task.objective == "several-labels":
-        positive = torch.from_numpy(losses.positive_weights(np.asarray(labels))) if balanced else None
-        return losses.multi_label(finetune, positive)
+    several = task.objective == "several-labels"
+    weights = None
+    if finetune.balance == "loss":
+        found = losses.positive_weights(np.asarray(labels)) if several else losses.class_weights(labels, classes)
+        weights = torch.from_numpy(found)
+    if several:
+        return losses.multi_label(finetune, weights)
     if task.embeds:
         return losses.margin(
-            finetune, classes, scale=finetune.margin_scale, margin=finetune.margin, on=finetune.margin_on
+            finetune, classes, weights, scale=finetune.margin_scale, margin=finetune.margin, on=finetune.margin_on
         )
-    return losses.classification(
-        finetune, torch.from_numpy(losses.class_weights(labels, classes)) if balanced else None
-    )
+    return losses.classification(finetune, weights)
 
 
 def _mixes(augment: Augment) -> bool:

@@ -233,6 +233,8 @@ def _phase(phase: dict) -> model.TrainingPhase:  # type: ignore[type-arg]
         ),
         best_epoch=phase["best_epoch"] or None,
         seconds=sum(item["seconds"] for item in epochs),
+        groups=tuple(model.ParameterGroup(**group) for group in phase["groups"]),
+        **{name: phase[name] for name in ("optimizer", "loss", "label_smoothing", "l1", "dropout")},
     )
 
 

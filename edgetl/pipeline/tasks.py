@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgetl import metrics
 from edgetl.backends import networks
-from edgetl.config import Config
+from edgetl.config import Config, Finetune
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError
 from edgetl.pipeline.modalities import Images, Modality, Tables, Texts
@@ -18,6 +18,8 @@ from edgetl.runtime.decision import Decision
 
 if TYPE_CHECKING:
     from edgetl.pipeline.reference import Reference
+
+_OF_FACES = ("margin", "margin_on", "margin_scale")
 
 Objective = Literal["one-label", "several-labels", "embedding"]
 
@@ -74,17 +76,43 @@ def task_of(config: Config) -> Task:
         )
     if task.modality.kind != "image" and config.data.augment != type(config.data.augment)():
         raise ConfigError(f"[data.augment] changes images; data.task is {task.name}", hint="leave out [data.augment]")
-    if task.objective != "one-label" and config.finetune.balance == "sampler":
-        raise ConfigError(f'finetune.balance = "sampler" needs samples of one class; data.task is {task.name}')
-    if config.finetune.balance == "smote" and task.modality.kind != "table":
-        instead = {"one-label": 'balance = "sampler" or "loss"', "several-labels": 'balance = "loss"'}
+    _check_training(task, config)
+    return task
+
+
+def _check_training(task: Task, config: Config) -> None:
+    """What [finetune] says must have a meaning for the task: nothing is left out in silence.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    finetune, augment = config.finetune, config.data.augment
+    several = task.objective == "several-labels"
+    if several and finetune.balance == "sampler":
+        raise ConfigError(
+            f'finetune.balance = "sampler" needs samples of one class; data.task is {task.name}',
+            hint='balance = "loss"',
+        )
+    if finetune.balance == "smote" and task.modality.kind != "table":
         raise ConfigError(
             f'finetune.balance = "smote" draws synthetic rows of tables; data.task is {task.name}',
-            hint=instead.get(task.objective, "leave out finetune.balance"),
+            hint='balance = "loss"' if several else 'balance = "sampler" or "loss"',
         )
-    if task.embeds and (config.data.augment.mixup or config.data.augment.cutmix):
+    if task.embeds and (augment.mixup or augment.cutmix):
         raise ConfigError("MixUp and CutMix mix classes; face-verification has none", hint="leave them out")
-    return task
+    if not task.embeds:
+        usual = Finetune()
+        given = [name for name in _OF_FACES if getattr(finetune, name) != getattr(usual, name)]
+        if given:
+            raise ConfigError(
+                f"finetune.{given[0]} is of face-verification; data.task is {task.name}", hint=f"leave out {given[0]}"
+            )
+    for number, phase in enumerate(finetune.phases, 1):
+        if phase.views > 1 and not augment.per_image:
+            raise ConfigError(
+                f"phase {number} has {phase.views} views of every image, and nothing changes an image at random",
+                hint="[data.augment], or leave out views",
+            )
 
 
 def metric_of(config: Config) -> metrics.Metric:

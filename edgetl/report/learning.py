@@ -18,6 +18,20 @@ class Epoch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Trained parameters that learned alike."""
+
+    stage: str
+    """Of the network, from its input to its head."""
+    lr: float
+    """The peak of the learning rate."""
+    weight_decay: float
+    tensors: int
+    parameters: int
+    """Numbers in these tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPhase:
     """One phase of fine-tuning."""
 
@@ -28,6 +42,17 @@ class TrainingPhase:
     """Number of the epoch whose weights were kept; None where it kept none of them."""
     seconds: float | None = None
     """Wall time of the phase."""
+    groups: tuple[ParameterGroup, ...] = ()
+    """What was trained; biases and normalisation are groups of their own, without decay."""
+    optimizer: str = ""
+    """adamw or sgd; "" where it is not known."""
+    loss: str = ""
+    """cross-entropy or focal; "" where it is not known."""
+    label_smoothing: float = 0.0
+    l1: float = 0.0
+    """Weight of the sum of absolute weights in the loss."""
+    dropout: float | None = None
+    """Before the head; None: the backbone's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

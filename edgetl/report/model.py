@@ -11,6 +11,7 @@ from typing import Literal
 
 from edgetl.report.learning import Epoch as Epoch
 from edgetl.report.learning import Method as Method
+from edgetl.report.learning import ParameterGroup as ParameterGroup
 from edgetl.report.learning import SourceTask as SourceTask
 from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer

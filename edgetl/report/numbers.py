@@ -63,9 +63,9 @@ def share_floor(share: float | None) -> str:
 
 
 def plain(value: float | None) -> str:
-    """A number that somebody chose, as they would write it: 95, 99.9, 8, 0.5."""
-    text = significant(value, 4)
-    return text.rstrip("0").rstrip(".") if "." in text and TIMES not in text else text
+    """A number that somebody chose, as they would write it: 95, 99.9, 8, 0.5, 2 × 10⁻⁶."""
+    mantissa, space, power = significant(value, 4).partition(" ")
+    return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + space + power
 
 
 def points_of(share: float) -> str:

@@ -10,7 +10,15 @@ from edgetl.report import changes, distributions, fusion, heatmap, layers, panel
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
-from edgetl.report.tables import Column, engines_table, latency_table, parity_table, regressions_table, table
+from edgetl.report.tables import (
+    Column,
+    engines_table,
+    groups_table,
+    latency_table,
+    parity_table,
+    regressions_table,
+    table,
+)
 
 _HISTOGRAMS = 12
 _CLASS_ROWS = 30
@@ -163,7 +171,7 @@ def _training(report: Report) -> Markup | None:
     head = el("p", "Backbone ", el("code", report.backbone), ".") if report.backbone else Markup()
     note = "Best: the epoch whose weights were kept. The scales are the same in all phases."
     panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples, report.metric)
-    return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note")])
+    return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note"), groups_table(phases)])
 
 
 def _transfer(report: Report) -> Markup | None:

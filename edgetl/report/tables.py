@@ -1,4 +1,4 @@
-"""Tables: a builder, and the three tables over all engines."""
+"""Tables: a builder, the three tables over all engines, and what learned in each phase."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgetl.report.markup import Markup, el, join
-from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report
+from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report, TrainingPhase
 from edgetl.report.numbers import (
     DASH,
     TIMES,
@@ -289,3 +289,41 @@ def _cell(column: Column, content: str, index: int) -> Markup:
         if wanted
     )
     return el("td", content, data_label=column.label, class_=classes or None)
+
+
+def groups_table(phases: Sequence[TrainingPhase]) -> Markup:
+    """What learned in each phase, how fast, and what held it back."""
+    columns = (
+        Column("phase"), Column("stage"), Column("peak learning rate", numeric=True),
+        Column("weight decay", numeric=True), Column("tensors", numeric=True), Column("parameters", numeric=True),
+    )  # fmt: skip
+    rows = [
+        [
+            phase.name,
+            group.stage,
+            plain(group.lr),
+            plain(group.weight_decay),
+            integer(group.tensors),
+            integer(group.parameters),
+        ]
+        for phase in phases
+        for group in phase.groups
+    ]
+    if not rows:
+        return Markup()
+    said = [
+        el("p", f"Phase “{phase.name}”: {settings}.", class_="note") for phase in phases if (settings := _how(phase))
+    ]
+    return join([table(columns, rows), *said])
+
+
+def _how(phase: TrainingPhase) -> str:
+    """Optimizer, loss and regularisation, as far as they are known and not nothing."""
+    given = (
+        ("label smoothing", phase.label_smoothing),
+        ("L1", phase.l1),
+        ("dropout", phase.dropout),
+    )
+    words = [{"adamw": "AdamW", "sgd": "SGD"}.get(phase.optimizer, phase.optimizer), phase.loss]
+    words += [f"{name} {plain(value)}" for name, value in given if value]
+    return ", ".join(word for word in words if word)

@@ -1,4 +1,5 @@
-"""What the allocator keeps while a network is trained: seen from outside, in pages that the system had to give."""
+"""What the allocator keeps while a network is trained: seen from outside, in pages that the system had to give; and
+what is said where the memory of a GPU runs out."""
 
 from __future__ import annotations
 
@@ -6,10 +7,22 @@ import ctypes
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from edgetl.backends.backbones import stages
+from edgetl.config import Finetune, Phase
+from edgetl.errors import ModelError
+from edgetl.finetune.features import TorchExtractor
+from edgetl.finetune.loop import train_phase
 from edgetl.finetune.memory import kept_between_steps
+from edgetl.finetune.trainer import Data, Trainer
+
+Network = Callable[..., torch.nn.Module]
 
 _STEPS = """
 import json, resource
@@ -79,3 +92,70 @@ def test_an_error_ends_it_too() -> None:
         raise ZeroDivisionError
     with kept_between_steps():
         pass
+
+
+# --- a GPU's ---------------------------------------------------------------------------------------------------------
+
+
+PHASE = Phase(train="all", epochs=1, lr=1e-3)
+
+
+def out_of_memory(*given: object, **more: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "batchnorm", "at_a_time", "hint"),
+    [
+        ({"batch_size": 16}, "frozen", 16, "finetune.accumulate = 2 computes a step in smaller parts, with the same"),
+        ({"batch_size": 16, "accumulate": 4}, "train", 4, "finetune.accumulate = 8 computes a step in smaller parts; "),
+        ({"batch_size": 16, "accumulate": 5}, "frozen", 4, "finetune.accumulate = 10 "),
+        ({"batch_size": 16, "accumulate": 16}, "frozen", 1, 'a smaller backbone; or finetune.device = "cpu"'),
+    ],
+)
+def test_a_step_that_does_not_fit(
+    settings: dict[str, Any],
+    batchnorm: str,
+    at_a_time: int,
+    hint: str,
+    data: Data,
+    network: Network,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "_one_step", out_of_memory)
+    module, phase = network(), Phase.model_validate({**PHASE.model_dump(), "batchnorm": batchnorm})
+    with pytest.raises(ModelError, match=f"the GPU's memory does not hold {at_a_time} samples at a time") as caught:
+        train_phase(module, data, phase, Finetune(**settings), stages(module), seed=0)
+    assert caught.value.exit_code == 2 and hint in str(caught.value.hint)
+    assert not isinstance(caught.value, torch.OutOfMemoryError) and caught.value.__suppress_context__
+
+
+def test_a_network_that_does_not_fit(data: Data, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = network()
+    monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
+    with pytest.raises(ModelError, match=r"does not hold the network of 0\.1 million parameters") as caught:
+        train_phase(module, data, PHASE, Finetune(), stages(module), seed=0)
+    assert caught.value.hint == 'finetune.device = "cpu"'
+
+
+def test_validation_takes_no_more_samples_at_a_time_than_training(data: Data, network: Network) -> None:
+    """A larger accumulate would else not help where validation is what does not fit."""
+    module = network()
+    sizes: dict[bool, set[int]] = {True: set(), False: set()}
+    module.register_forward_pre_hook(lambda part, inputs: sizes[part.training].add(len(inputs[0])))
+    settings = Finetune(batch_size=16, accumulate=4)
+    found = train_phase(module, data, PHASE.model_copy(update={"batchnorm": "train"}), settings, stages(module), seed=0)
+    assert sizes == {True: {4}, False: {4, 2}}  # 30 samples of val
+    assert found.epochs
+
+
+def test_features_that_do_not_fit(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor = TorchExtractor(network(), "classifier")
+    images = np.zeros((2, 3, 32, 32), dtype=np.float32)
+    monkeypatch.setattr(extractor, "_body", out_of_memory)
+    with pytest.raises(ModelError, match="does not hold 2 samples at a time, of which features are computed") as caught:
+        extractor(images)
+    assert 'finetune.device = "cpu"' in str(caught.value.hint)
+    monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
+    with pytest.raises(ModelError, match="does not hold the frozen backbone"):
+        TorchExtractor(network(), "classifier")

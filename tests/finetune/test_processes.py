@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -34,6 +35,15 @@ def ended(process: Any) -> None:
     assert process.returncode == 0, said
 
 
+def together() -> list[dict[str, str]]:
+    """The environments of two processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+
+
 def test_after_kill_nine(fork: Callable[..., Any], whole: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(int(time.time()))
     end, kept, kills = tmp_path / "end.pt", tmp_path / "state" / state.FILE, 0
@@ -58,20 +68,21 @@ def test_after_kill_nine(fork: Callable[..., Any], whole: Path, tmp_path: Path) 
 
 def test_two_processes_come_to_what_one_comes_to(fork: Callable[..., Any], whole: Path, tmp_path: Path) -> None:
     """With the variables that torchrun sets; tests/pipeline/test_processes.py runs it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     two = [
-        fork(
-            [tmp_path / "two.pt", tmp_path / "state"],
-            program=SCRIPT,
-            env={**together, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in ("0", "1")
+        fork([tmp_path / "two.pt", tmp_path / "state"], program=SCRIPT, env=environment) for environment in together()
     ]
     for process in two:
         ended(process)
     found = torch.load(tmp_path / "two.pt")
     for name, tensor in torch.load(whole).items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_compile_where_the_first_finds_that_faster(fork: Callable[..., Any], tmp_path: Path) -> None:
+    """Each measures for itself, and here they disagree: half of a step would be another network's."""
+    script = str(Path(SCRIPT).with_name("compiled.py"))
+    files = [tmp_path / "first.json", tmp_path / "second.json"]
+    both = zip(files, together(), strict=True)
+    for process in [fork([file], program=script, env=environment) for file, environment in both]:
+        ended(process)
+    assert [json.loads(file.read_text(encoding="utf-8")) for file in files] == [{"eager": 2.0, "compiled": 1.0}] * 2

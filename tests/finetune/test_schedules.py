@@ -59,6 +59,16 @@ def test_one_cycle_is_close_to_that_of_torch() -> None:
     assert curve(Phase(train="all")) == pytest.approx(rates, abs=0.06)
 
 
+def test_step_rises_first_where_it_has_a_warmup_and_falls_by_epochs_of_the_phase() -> None:
+    """100 steps in four epochs of 25; the falls stay at the ends of epochs, wherever the rise ended."""
+    phase = Phase(train="all", schedule="step", warmup=0.1, step_epochs=1, gamma=0.5)
+    rise = [0.1 * step for step in range(1, 11)]
+    assert curve(phase) == pytest.approx([*rise, *[1.0] * 15, *[0.5] * 25, *[0.25] * 25, *[0.125] * 25])
+    late = phase.model_copy(update={"warmup": 0.3})  # beyond the first fall: to the peak all the same
+    assert curve(late)[:30] == pytest.approx([step / 30 for step in range(1, 31)])
+    assert curve(late)[30:50] == [0.5] * 20
+
+
 def test_warmup_rises_to_the_peak_and_then_the_schedule_begins() -> None:
     values = curve(Phase(train="all", schedule="cosine", warmup=0.1))
     assert values[:10] == pytest.approx([0.1 * step for step in range(1, 11)])

@@ -130,7 +130,7 @@ def test_a_class_of_one_row(example: Example, tmp_path: Path) -> None:
         ("image-classification", "timm:test_efficientnet", '"sampler" or "loss"'),
         ("text-classification", "text:bilstm", '"sampler" or "loss"'),
         ("multi-label-images", "timm:test_efficientnet", '"loss"'),
-        ("face-verification", "timm:test_efficientnet", "leave out finetune.balance"),
+        ("face-verification", "timm:test_efficientnet", '"sampler" or "loss"'),
     ],
 )
 def test_other_tasks_are_told_what_they_can_use(task: str, backbone: str, instead: str, tmp_path: Path) -> None:

@@ -47,6 +47,53 @@ def test_killed_at_any_stage_the_next_build_resumes(edgetl, start, built, make_p
     assert mine["files"]["model.onnx"] == theirs["files"]["model.onnx"]
 
 
+def test_a_training_killed_between_saves_and_at_the_boundary_of_phases_ends_with_the_same_bits(
+    edgetl, start, make_project, tmp_path
+):
+    """Random changes of images are read by two processes where it is killed, and by none where it is not."""
+    whole, killed = make_project(tmp_path / "whole"), make_project(tmp_path / "killed")
+    for project in (whole, killed):
+        project.edit(
+            ("image_size = 32", "image_size = 32\naugment = { flip = 0.5, rotate = 10, noise = 0.05, mixup = 0.2 }"),
+            ('{ train = "head", epochs = 2 }', '{ train = "head", epochs = 2, views = 2 }'),
+            ("epochs = 10", "epochs = 2"),
+            ("batch_size = 16", "batch_size = 16\naccumulate = 2\nema = 0.9\nsave_every_s = 0.02"),
+        )
+    killed.edit(("save_every_s = 0.02", "save_every_s = 0.02\nworkers = 2"))
+    assert edgetl("train", whole.folder).code == 0
+    chance = random.Random(time.time_ns())
+
+    def saves():
+        return {(path, path.stat().st_mtime_ns) for path in killed.store.glob("unfinished/*/state.pt")}
+
+    kills = 0
+    for wait in ("boundary", "saves", "saves"):
+        process = start("train", killed.folder)
+        if wait == "boundary":
+            for line in process.stderr:
+                if line.startswith("finetune   phase 2"):
+                    break
+        else:
+            for _ in range(chance.randint(1, 4)):
+                before = saves()
+                while process.poll() is None and saves() <= before:
+                    time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.05))
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    assert kills >= 2, "it ended before it was killed: the test shows little"
+    done = edgetl("train", killed.folder)
+    assert done.code == 0, done.err
+    assert not list(killed.store.glob("unfinished/*/*")) and not list((killed.store / "tmp").iterdir())
+    one, other = (
+        {path.parent.name: path.read_bytes() for path in project.store.glob("finetune/*/model.safetensors")}
+        for project in (whole, killed)
+    )
+    assert len(one) == 2 and one == other
+
+
 def test_two_builds_at_once_on_one_store_both_succeed(edgetl, start, variant):
     variant.forget("finetune", "compile", "verify", "bundle")
     processes = [start("build", variant.folder) for _ in range(2)]

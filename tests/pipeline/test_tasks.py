@@ -246,10 +246,14 @@ batch_size = 20
         ('task = "text-classification"', ["tf_efficientnet_lite0", "text-classification"]),
         ('task = "multi-label-images"\nmetric = "top1"', ["data.metric is top1", "map"]),
         ('metric = "macro-f1"\ndecision = "best-threshold"', ["macro-f1", "best-threshold"]),
+        ('task = "multi-label-images"\n[finetune]\nbalance = "sampler"', ["needs samples of one class", '"loss"']),
+        ('[finetune]\nmargin_on = "angle"', ["finetune.margin_on is of face-verification", "leave out margin_on"]),
+        ('[finetune]\nphases = [{ train = "head", views = 3 }]', ["phase 1 has 3 views", "[data.augment]"]),
+        ('task = "face-verification"\naugment = { mixup = 0.2 }', ["MixUp and CutMix", "face-verification has none"]),
     ],
 )
 def test_settings_that_contradict_the_task(project, text, words) -> None:
-    path = project(f'[project]\nname = "x"\n[data]\n{text}\ntrain = "a"\ntest = "b"\n')
+    path = project(f'[project]\nname = "x"\n[data]\ntrain = "a"\ntest = "b"\n{text}\n')
     with pytest.raises(ConfigError) as caught:
         tasks.task_of(configuration.load(path))
     for word in words:

@@ -348,9 +348,20 @@ def _training() -> tuple[model.TrainingPhase, ...]:
         model.Epoch(number=2, train_loss=0.071, val_score=0.9775),
     )
     return (
-        model.TrainingPhase(name="head", epochs=head, best_epoch=18, seconds=6.2),
-        model.TrainingPhase(name="all", epochs=both, best_epoch=2, seconds=33.9),
-    )
+        model.TrainingPhase(
+            name="head", epochs=head, best_epoch=18, seconds=6.2, optimizer="adamw", loss="cross-entropy",
+            groups=(_group("classifier", 1e-2, 1e-4, 12_800), _group("classifier", 1e-2, 0.0, 10)),
+        ),
+        model.TrainingPhase(
+            name="all", epochs=both, best_epoch=2, seconds=33.9, optimizer="adamw", loss="focal",
+            label_smoothing=0.1, l1=2e-6, dropout=0.2,
+            groups=(_group("blocks.0", 1e-3, 1e-4, 3_380_000), _group("classifier", 2e-3, 1e-4, 12_800)),
+        ),
+    )  # fmt: skip
+
+
+def _group(stage: str, lr: float, weight_decay: float, parameters: int) -> model.ParameterGroup:
+    return model.ParameterGroup(stage=stage, lr=lr, weight_decay=weight_decay, tensors=1, parameters=parameters)
 
 
 def _histogram(index: int) -> model.TensorHistogram:

@@ -107,6 +107,17 @@ def test_every_engine_stands_in_the_table_with_its_figures() -> None:
             assert numbers.DASH in mine[0]
 
 
+def test_what_learned_stands_below_the_curves() -> None:
+    page = check(SAMPLE)
+    for wanted in ("peak learning rate", "3,380,000", "12,800", "Phase “head”: AdamW, cross-entropy.",
+                   "Phase “all”: AdamW, focal, label smoothing 0.1, L1 2 × 10⁻⁶, dropout 0.2."):  # fmt: skip
+        assert wanted in page.words, wanted
+    old = dataclasses.replace(
+        SAMPLE, training=tuple(dataclasses.replace(phase, groups=()) for phase in SAMPLE.training)
+    )
+    assert "peak learning rate" not in check(old).words
+
+
 def test_a_build_that_is_not_published_ships_nothing() -> None:
     refused = dataclasses.replace(SAMPLE, verdict=model.Verdict(published=False, reason="no"))
     assert "✓ shipped" not in render(refused) and "would be shipped" in render(refused)
@@ -277,7 +288,7 @@ def test_honest_precision() -> None:
     )
     assert numbers.signed_points(-0.001, 1000) == "\u22120.1" and numbers.signed_points(-0.0, 1000) == "0.0"
     assert numbers.fixed(1234567.0, 0) == "1,234,567" and numbers.megabytes(3_652_000) == "3.7"
-    assert [numbers.plain(value) for value in (95.0, 99.9, 100.0, 8.0)] == ["95", "99.9", "100", "8"]
+    assert [numbers.plain(value) for value in (95.0, 99.9, 100.0, 2e-6)] == ["95", "99.9", "100", "2 × 10⁻⁶"]
     assert len(set(map(len, numbers.aligned(["2.38", "17.3", "104"])))) > 1
     assert numbers.aligned(["2.38", "17.3", "104"]) == ["2.38", "17.3\u2007", "104\u2008\u2007\u2007"]
 

@@ -1,0 +1,110 @@
+"""What is measured of torch.compile is remembered, and is the same in every process. Compiling itself: on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgetl.backends.backbones import stages
+from edgetl.config import Finetune, Phase
+from edgetl.finetune import compiling, state
+from edgetl.finetune.loop import PhaseResult, train_phase
+from edgetl.finetune.trainer import Data, Place
+
+Network = Callable[..., torch.nn.Module]
+PHASE = Phase(train="all", epochs=2, lr=3e-3, batchnorm="train")
+
+
+class Compiled(torch.nn.Module):
+    """The network as it is, and how often it ran."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.runs = network, 0
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        self.runs += 1
+        return self.network(inputs)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Compiled]:
+    """What torch.compile was asked for; the bookkeeping around it is what these tests are about."""
+    found: list[Compiled] = []
+
+    def compiled(network: torch.nn.Module) -> Compiled:
+        found.append(Compiled(network))
+        return found[-1]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return found
+
+
+def train(module: torch.nn.Module, data: Data, *, how: str = "measure", **more: Any) -> PhaseResult:
+    settings = Finetune.model_validate({"batch_size": 16, "save_every_s": 1e-9, "compile": how})
+    return train_phase(module, data, PHASE, settings, stages(module), seed=0, **more)
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+
+
+@pytest.mark.parametrize(("won", "runs"), [("compiled", 12), ("eager", 0)])
+def test_the_faster_one_takes_all_steps(
+    won: str, runs: int, data: Data, network: Network, made: list[Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "measured", lambda models, step, device: {name: name != won for name in models})
+    module, plain = network(), network()
+    result = train(module, data)
+    assert [each.runs for each in made] == [runs], "two epochs of six steps"
+    assert compiling.faster(result.compiled) == won
+    train(plain, data, how="off")
+    assert same(module, plain) and len(made) == 1
+
+
+def test_measuring_changes_nothing(data: Data, network: Network, made: list[Compiled]) -> None:
+    module, plain = network(), network()
+    result = train(module, data)
+    assert set(result.compiled) == {"eager", "compiled"} and all(result.compiled.values())
+    assert made[0].runs >= 23
+    train(plain, data, how="off")
+    assert same(module, plain)
+
+
+def test_a_training_that_goes_on_is_compiled_where_that_had_won(
+    data: Data, network: Network, made: list[Compiled], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured: list[int] = []
+
+    def once(models: Any, step: Any, device: Any) -> dict[str, float]:
+        measured.append(1)
+        return {"eager": 2.0, "compiled": 1.0}
+
+    monkeypatch.setattr(compiling, "measured", once)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def until(what: str, done: int, total: int) -> None:
+        if done == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(network(), data, place=Place(state=tmp_path), progress=until)
+    kept = state.load(tmp_path)
+    assert kept is not None and kept["step"] == 3
+    again, whole = network(seed=7), network()
+    result = train(again, data, place=Place(state=tmp_path))
+    assert [each.runs for each in made] == [4, 9] and len(measured) == 1
+    assert result.compiled == {"eager": 2.0, "compiled": 1.0}
+    train(whole, data)
+    assert same(again, whole)
+
+
+def test_nothing_measured_is_eager() -> None:
+    assert compiling.faster({}) == "eager"
+    assert compiling.faster({"eager": 1.0, "compiled": 1.0}) == "eager"
