@@ -112,6 +112,8 @@ phases = [{{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
     found = engines_of(manifest)
     assert found["fp32"]["metric"] == "auc" and found["fp32"]["score_reference"] > 0.7
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["passed"]
+    (figure,) = done.summary["figures_reference"]
+    assert figure["name"] == "ece" and 0.0 < figure["value"] < 0.3 and "600 samples" in figure["note"]
     decision = manifest["decision"]
     assert decision["kind"] == "threshold" and 0.0 < decision["threshold"] < 1.0
     assert manifest["inputs"][0]["dtype"] == "float32"
@@ -188,6 +190,7 @@ batch_size = 32
     assert manifest["decision"]["kind"] == "multi-label" and len(manifest["decision"]["thresholds"]) == 10
     assert found["fp32"]["metric"] == "map" and found["fp32"]["score_reference"] > 0.25
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["agreement"] > 0.8
+    assert done.summary["figures_reference"] == []
     with open_bundle(done.bundle).open() as model:
         answer = model.predict([open_bundle(done.bundle).golden().sources[0]])[0]
         assert {name for name, _ in answer.present} <= set(manifest["labels"])
@@ -227,6 +230,9 @@ batch_size = 20
     assert manifest["decision"]["kind"] == "similarity"
     assert found["fp32"]["metric"] == "tar" and found["fp32"]["score_reference"] > 0.2
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["agreement"] > 0.9
+    (figure,) = done.summary["figures_reference"]
+    assert figure["title"] == "TAR at FAR 0.1%" and figure["value"] <= found["fp32"]["score_reference"]
+    assert figure["note"].startswith("270 pairs of one person and 1,500 of two: at most 1 of these")
     person = sorted((tmp_path / "faces" / "test").iterdir())[0]
     first, second = sorted(person.iterdir())[:2]
     with open_bundle(done.bundle).open() as model:
