@@ -190,7 +190,7 @@ def squeezed(path: Path) -> Path:
     return net.save(path)
 
 
-def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8) -> Path:
+def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int | str = 8) -> Path:
     """From "input" (batch, tokens, width) to "logits" (batch, 5): attention and MLP, each behind a LayerNorm."""
     net = Net(3)
     net.constant("split", [0, 0, heads, width // heads], np.int64)
