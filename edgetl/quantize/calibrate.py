@@ -227,7 +227,7 @@ def _not_finite(name: str, sample: str) -> DataError:
 
 
 def _channel_axes(model: ir.Model, names: list[str]) -> dict[str, int | None]:
-    """The channel axis of each activation, from the end; None: it is as long as the sample, and there are no channels."""
+    """The channel axis of each activation, from the end; None where it is as long as the sample."""
     axes: dict[str, int | None] = {}
     for value in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
         if value.name in names:
