@@ -1,4 +1,4 @@
-"""Credit default: test AUC of a network for tables against logistic regression and gradient boosting.
+"""Credit default: AUC and calibration on test of a network for tables, logistic regression and gradient boosting.
 
 All see the same features, made by the same preprocessing contract that was fitted on train, and the same splits. What
 is to be chosen is chosen on val: the strength of the logistic regression's penalty, the trees, the network's epoch. The
@@ -31,7 +31,8 @@ from edgetl.errors import SetupError
 from edgetl.finetune import loop
 from edgetl.finetune.trainer import Data
 from edgetl.finetune.weights import load_pretrained
-from edgetl.metrics import metric
+from edgetl.metrics import expected_calibration_error, metric
+from edgetl.runtime.decision import second_probability
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +70,9 @@ def auc(scores: NDArray[Any], labels: NDArray[np.int64]) -> float:
     return float(_sklearn("metrics").roc_auc_score(labels, scores))
 
 
-def margin(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """By how much the second class is ahead: (n, 2) → (n,)."""
-    return logits[:, 1] - logits[:, 0]
+def calibration(scores: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error of the second class's probabilities, (n,)."""
+    return expected_calibration_error(np.stack([1.0 - scores, scores], axis=1), labels)
 
 
 def read(example: str, folder: Path) -> tuple[Config, dict[str, Pair]]:
@@ -91,7 +92,7 @@ def read(example: str, folder: Path) -> tuple[Config, dict[str, Pair]]:
 
 
 def logistic(splits: Mapping[str, Pair]) -> NDArray[Any]:
-    """Scores of test; the penalty is chosen on val. Nothing random is in it."""
+    """Probabilities of test; the penalty is chosen on val. Nothing random is in it."""
     linear = _sklearn("linear_model")
     fitted = [
         linear.LogisticRegression(C=strength, max_iter=2000).fit(*splits["train"])
@@ -101,7 +102,7 @@ def logistic(splits: Mapping[str, Pair]) -> NDArray[Any]:
 
 
 def boosting(splits: Mapping[str, Pair], seed: int) -> NDArray[Any]:
-    """Scores of test; learning rate and number of trees are chosen on val."""
+    """Probabilities of test; learning rate and number of trees are chosen on val."""
     ensemble = _sklearn("ensemble")
     fitted = [
         ensemble.GradientBoostingClassifier(
@@ -135,24 +136,23 @@ def network(config: Config, splits: Mapping[str, Pair], seed: int, start: Path |
     return module
 
 
-def scores(module: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
+def scores(module: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities of the second class."""
     import torch
 
     with torch.inference_mode():
-        return margin(module.eval()(torch.from_numpy(features)).numpy())
+        return second_probability(module.eval()(torch.from_numpy(features)).numpy())
 
 
 def compare(example: str, config: Config, splits: Mapping[str, Pair], seeds: int) -> list[dict[str, Any]]:
-    """Test AUC of each kind of model, one per seed."""
+    """Each kind of model on test, once per seed."""
     features, labels = splits["test"]
     each = range(seeds)
     return [
-        _row(example, "logistic regression", [auc(logistic(splits), labels)]),
-        _row(example, "gradient boosting", [auc(boosting(splits, seed), labels) for seed in each]),
+        _row(example, "logistic regression", [logistic(splits)], labels),
+        _row(example, "gradient boosting", [boosting(splits, seed) for seed in each], labels),
         _row(
-            example,
-            config.model.backbone,
-            [auc(scores(network(config, splits, seed), features), labels) for seed in each],
+            example, config.model.backbone, [scores(network(config, splits, seed), features) for seed in each], labels
         ),
     ]
 
@@ -168,16 +168,17 @@ def transfer(read_examples: Mapping[str, tuple[Config, dict[str, Pair]]], seeds:
     if rows:
         splits = {**splits, "train": (splits["train"][0][:rows], splits["train"][1][:rows])}
     features, labels = splits["test"]
-    found: dict[str, list[float]] = {"random": [], "lending": []}
+    found: dict[str, list[NDArray[Any]]] = {"random": [], "lending": []}
     for seed in range(seeds):
         module = network(config, splits, seed)
-        found["random"].append(auc(scores(module, features), labels))
+        found["random"].append(scores(module, features))
         source = network(source_config, source_splits, seed)
         with tempfile.TemporaryDirectory() as name:
             save_file(source.state_dict(), Path(name) / "lending.safetensors")
             module = network(config, splits, seed, Path(name) / "lending.safetensors")
-        found["lending"].append(auc(scores(module, features), labels))
-    return [_row(f"credit, {len(splits['train'][1])} rows", f"from {name}", values) for name, values in found.items()]
+        found["lending"].append(scores(module, features))
+    data = f"credit, {len(splits['train'][1])} rows"
+    return [_row(data, f"from {name}", values, labels) for name, values in found.items()]
 
 
 def _best(fitted: Sequence[Any], splits: Mapping[str, Pair]) -> NDArray[Any]:
@@ -188,9 +189,22 @@ def _best(fitted: Sequence[Any], splits: Mapping[str, Pair]) -> NDArray[Any]:
     return scored
 
 
-def _row(data: str, model: str, values: Sequence[float]) -> dict[str, Any]:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"data": data, "model": model, "auc": statistics.mean(values), "stdev": spread, "seeds": list(values)}
+def _row(data: str, model: str, runs: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Means over runs, each the probabilities of test."""
+    areas, errors = [auc(run, labels) for run in runs], [calibration(run, labels) for run in runs]
+
+    def spread(values: Sequence[float]) -> float:
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    return {
+        "data": data,
+        "model": model,
+        "auc": statistics.mean(areas),
+        "stdev": spread(areas),
+        "seeds": areas,
+        "ece": statistics.mean(errors),
+        "ece_stdev": spread(errors),
+    }
 
 
 def _sklearn(name: str) -> Any:
@@ -221,9 +235,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{'data':<20} {'model':<22} {'test AUC':>9} {'± seeds':>8}")
+    print(f"{'data':<20} {'model':<22} {'test AUC':>9} {'± seeds':>8} {'calibration error':>18} {'± seeds':>8}")
     for row in rows:
-        print(f"{row['data']:<20} {row['model']:<22} {row['auc']:>9.4f} {row['stdev']:>8.4f}")
+        print(
+            f"{row['data']:<20} {row['model']:<22} {row['auc']:>9.4f} {row['stdev']:>8.4f} "
+            f"{row['ece']:>18.4f} {row['ece_stdev']:>8.4f}"
+        )
 
 
 if __name__ == "__main__":

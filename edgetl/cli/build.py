@@ -182,6 +182,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     measured = metric(summary["metric"]).title
     columns = ["target", "precision", measured, "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
     print_table(columns, rows, right=(2, 3, 4, 5, 6))
+    for figure in summary["figures_reference"]:
+        print_text(f"PyTorch, {figure['title']}: {figure['value']:.4f} ({figure['note']})")
 
 
 def _latency(found: dict[str, Any]) -> list[str]:

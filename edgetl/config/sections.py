@@ -59,9 +59,9 @@ class Data(Section):
     """What validation and parity measure: top1, macro-f1, auc (two classes: area under the ROC curve; more: the mean of
     one against the rest), map (mean average precision) or tar (true accepts at 1% false accepts). Left out: the task's
     own."""
-    decision: Literal["largest", "mean-threshold", "best-threshold"] = "largest"
+    decision: Literal["largest", "mean-threshold", "best-threshold", "auto"] = "largest"
     """With two classes: the more probable one; the second where its probability is above the mean over train, or above
-    the threshold that is best on val. Neither is ever chosen on test."""
+    the threshold that is best on val; or auto, whichever of these three is best on val. Nothing is chosen on test."""
     label: str = "label"
     """Of tables and Hugging Face data sets: the column with the class. Of images with several labels, they stand in it
     with ';' between."""

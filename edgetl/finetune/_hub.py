@@ -7,12 +7,9 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from http.client import HTTPException
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
-from urllib import error as url_error
-from urllib import request
 
+from edgetl.backends import huggingface
 from edgetl.backends.backbones import timm_networks, torchvision_networks
 from edgetl.errors import ModelError, SetupError
 
@@ -30,14 +27,14 @@ def download(backbone: str) -> dict[str, torch.Tensor]:
         backbone: timm:<name> or torchvision:<name>.
 
     Raises:
-        ModelError: None were published.
+        ModelError: None were published, or the hub does not have them.
         SetupError: They cannot be fetched.
     """
     family, _, name = backbone.partition(":")
     fetch = _of_timm if family == "timm" else _of_torchvision
     try:
         return fetch(name)
-    except _failures() as error:
+    except huggingface.failures() as error:
         raise SetupError(
             f"the weights of {backbone} cannot be fetched from the hub: {type(error).__name__}: {error}", hint=_HINT
         ) from error
@@ -48,9 +45,16 @@ def _of_timm(name: str) -> dict[str, torch.Tensor]:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         raise _unpublished(f"timm:{name}")
-    if cfg.hf_hub_id:
-        _ask_hub(cfg.hf_hub_id)
-    return dict(timm.create_model(name, pretrained=True).state_dict())
+    if not cfg.hf_hub_id:
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    try:
+        huggingface.ask_hub(cfg.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
+        return dict(timm.create_model(name, pretrained=True).state_dict())
+    except huggingface.failures() as error:
+        missing = huggingface.not_there(error, cfg.hf_hub_id, "file of weights")
+        if missing is None:
+            raise
+        raise missing from error
 
 
 def _of_torchvision(name: str) -> dict[str, torch.Tensor]:
@@ -73,24 +77,6 @@ def _unpublished(backbone: str) -> ModelError:
     return ModelError(f"no weights of {backbone} are published", hint='weights = "none", or a file; see model.weights')
 
 
-def _ask_hub(repository: str) -> None:
-    """See at once whether the hub answers: its client tries an unreachable host for three quarters of a minute.
-
-    Raises:
-        OSError: It does not.
-    """
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
-
-    files = ("model.safetensors", "pytorch_model.bin")
-    cached = any(isinstance(try_to_load_from_cache(repository, name), str) for name in files)
-    if cached or constants.HF_HUB_OFFLINE:
-        return
-    question = request.Request(hf_hub_url(repository, files[0]), method="HEAD")
-    # An HTTP status is an answer. What it means, the client knows better.
-    with contextlib.suppress(url_error.HTTPError), request.urlopen(question, timeout=_TIMEOUT_S):
-        pass
-
-
 @contextlib.contextmanager
 def _socket_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
@@ -99,11 +85,3 @@ def _socket_timeout() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What a download or a damaged cache can raise."""
-    # The hub's HTTP client, whichever its version uses, has errors that are no OSError.
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    own = [client.HTTPError for client in clients if client is not None]
-    return (OSError, RuntimeError, ValueError, EOFError, HTTPException, UnpicklingError, *own)

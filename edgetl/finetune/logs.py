@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetl.config import Finetune, Phase
-from edgetl.errors import MissingExtraError
+from edgetl.errors import SetupError
 from edgetl.finetune.trainer import Epoch
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ def installed(names: Sequence[str]) -> list[str] | None:
     """The trackers of ``finetune.log``, when all of them are installed; None where none is asked for.
 
     Raises:
-        MissingExtraError: One is not: accelerate would go on without it.
+        SetupError: One is not: accelerate would go on without it.
     """
     for name in names:
         if find_spec(name) is None:
-            raise MissingExtraError(name, extra="train", needed_for=f'finetune.log = ["{name}"]')
+            raise SetupError(
+                f"finetune.log = [\"{name}\"] needs the Python package '{name}', which is not installed",
+                hint=f"pip install {name}",
+            )
     return list(names) or None
 
 
@@ -50,6 +54,9 @@ def opened(
         finetune: Likewise.
         run: Name of the run.
         metric: Name of the curve on val.
+
+    Raises:
+        SetupError: A tracker cannot begin: its server does not answer, or it has no key.
     """
     if not finetune.log:
         return None
@@ -59,10 +66,34 @@ def opened(
     settings = {**finetune.of(phase).model_dump(mode="json", exclude={"phases"}), **own}
     # TensorBoard takes numbers and texts alone.
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in settings.items()}
-    accelerator.init_trackers(run, config=plain, init_kwargs={"wandb": {"dir": str(finetune.log_dir)}})
+    if "mlflow" in finetune.log:
+        _into(finetune.log_dir)
+    try:
+        accelerator.init_trackers(run, config=plain, init_kwargs={"wandb": {"dir": str(finetune.log_dir)}})
+    except tuple(_failures()) as error:
+        hint = next(hint for kind, hint in _failures().items() if isinstance(error, kind))
+        reason = str(error).strip().partition("\n")[0]
+        raise SetupError(f"finetune.log = {list(finetune.log)} cannot begin: {reason}", hint=hint) from error
 
     def on_epoch(epoch: Epoch) -> None:
         values = {"train/loss": epoch.train_loss, f"val/{metric}": epoch.val_score, "seconds": epoch.seconds}
         accelerator.log(values, step=epoch.epoch)
 
     return on_epoch
+
+
+def _into(folder: Path) -> None:
+    """Let MLflow keep its runs in a folder, where neither its environment nor a caller names a place."""
+    import mlflow
+
+    if not mlflow.is_tracking_uri_set():
+        mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+
+
+def _failures() -> dict[type[Exception], str]:
+    """What trackers raise of their own, and what helps; a package that is not imported has raised nothing."""
+    places = (
+        ("mlflow.exceptions", "MlflowException", "MLFLOW_TRACKING_URI, or `pip install mlflow` for a file in log_dir"),
+        ("wandb.errors", "Error", "`wandb login`, or WANDB_MODE=offline"),
+    )
+    return {getattr(sys.modules[module], name): hint for module, name, hint in places if module in sys.modules}

@@ -6,17 +6,41 @@ Between two values of the validation split the threshold lies halfway, so that r
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError
-from edgetl.metrics import verification
+from edgetl.metrics import metric, verification
 from edgetl.runtime.decision import second_probability, sigmoid
 
+Rule = Literal["largest", "mean-threshold", "best-threshold"]
+RULES: tuple[Rule, ...] = ("largest", "mean-threshold", "best-threshold")
+"""Of two classes; the simplest first."""
 _NEUTRAL = 0.5
 """Where nothing can be learnt: the more probable answer."""
+_FOLDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A rule that was chosen among :data:`RULES`."""
+
+    rule: Rule
+    threshold: float
+    """Of the second class's probability; 0.5 for "largest"."""
+    metric: str
+    """By which it was chosen: top1 or macro-f1."""
+    scores: dict[str, float]
+    """Of every rule on validation samples."""
+
+    @property
+    def statement(self) -> str:
+        """The choice and what it was chosen from, in one sentence."""
+        others = ", ".join(f"{rule} {score:.4f}" for rule, score in self.scores.items())
+        return f"decision: {self.rule}, the best on val by {metric(self.metric).title} of the answers ({others})"
 
 
 def per_class(outputs: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -93,6 +117,54 @@ def mean_probability(outputs: NDArray[np.floating]) -> float:
     """
     _check(outputs, two=True)
     return float(second_probability(outputs).mean())
+
+
+def choose(
+    outputs: NDArray[np.floating], labels: NDArray[np.integer], train: NDArray[np.floating], *, by: str
+) -> Choice:
+    """For two classes, the rule with the best answers on validation samples.
+
+    No rule is judged on samples that its threshold comes from: the mean probability is that of train, and the best
+    threshold is found on four fifths of the validation samples and judged on the fifth that is left, five times; where
+    it is chosen, it is found on all of them. Of rules that are equally good the simplest is taken.
+
+    Args:
+        outputs: Logits on validation samples, (n, 2).
+        labels: 0 and 1, (n,).
+        train: Logits on training samples, (m, 2).
+        by: Metric of the answers: top1 or macro-f1.
+
+    Raises:
+        DataError: The shapes do not fit, a class has fewer than two validation samples, or a value is not finite.
+    """
+    _check(outputs, two=True)
+    marks = np.asarray(labels)
+    if marks.shape != (len(outputs),) or not np.isin(marks, (0, 1)).all():
+        raise DataError(f"a rule for two classes needs labels of 0 and 1, (n,), not {list(marks.shape)}")
+    fewest = min(int((marks == 0).sum()), int((marks == 1).sum()))
+    if fewest < 2:
+        raise DataError(
+            f"a rule cannot be chosen on val: of one class it has {fewest} of {len(marks)} samples, and needs two",
+            hint='data.decision = "largest", or more validation samples',
+        )
+    mean = mean_probability(train)
+    # Classes apart, in the order of the samples: each fold has its share of both.
+    rank = np.where(marks == 1, np.cumsum(marks == 1), np.cumsum(marks == 0))
+    fold = rank % min(_FOLDS, fewest)
+    left_out = np.empty(len(marks))
+    for number in np.unique(fold):
+        left_out[fold == number] = best(outputs[fold != number], marks[fold != number])
+    second = second_probability(outputs)
+    answers = {
+        "largest": np.asarray(outputs).argmax(1),
+        "mean-threshold": second >= mean,
+        "best-threshold": second >= left_out,
+    }
+    judged = metric(by)
+    scores = {rule: judged(np.eye(2)[found.astype(np.int64)], marks) for rule, found in answers.items()}
+    rule = max(RULES, key=lambda each: scores[each])  # of equals the first
+    thresholds = {"largest": _NEUTRAL, "mean-threshold": mean, "best-threshold": best(outputs, marks)}
+    return Choice(rule=rule, threshold=thresholds[rule], metric=by, scores=scores)
 
 
 def similarity(embeddings: NDArray[np.floating], identities: NDArray[Any], far: float) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.networks import head_of
 from edgetl.errors import MissingExtraError, ModelError, SetupError
 from edgetl.finetune import _hub
+from edgetl.finetune.copied import Copied, Mismatch, some
 from edgetl.store import file_digest
 
 if TYPE_CHECKING:
@@ -25,48 +25,6 @@ _WRAPPERS = ("module.", "backbone.", "model.", "encoder.", "body.")
 # BatchNorm's count of batches: only its moving averages without momentum read it, and older files lack it.
 _COUNTER = "num_batches_tracked"
 _HINT = "model.weights and model.backbone in edgetl.toml must name the same network; partial = true copies what fits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch:
-    """A tensor that the network and the weights both have, in different shapes."""
-
-    name: str
-    """In the network."""
-    there: tuple[int, ...]
-    """Shape in the weights."""
-    here: tuple[int, ...]
-    """Shape in the network."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Copied:
-    """What was taken over from pretrained weights. Every tensor of the network is copied, skipped or mismatched."""
-
-    source: str
-    """Where they came from."""
-    copied: tuple[str, ...] = ()
-    """Tensors of the network that have the values of the weights now."""
-    skipped: tuple[str, ...] = ()
-    """Tensors of the network that are new: they are not in the weights, or belong to a head that could not be copied
-    whole. A classifier is zero then, the others are random."""
-    mismatched: tuple[Mismatch, ...] = ()
-    """Tensors of the network that keep their random values, since their shapes differ."""
-    unused: tuple[str, ...] = ()
-    """Tensors of the weights that the network does not have, under their names there."""
-    resampled: tuple[str, ...] = ()
-    """Of those copied, position embeddings that were interpolated to another image size."""
-    head_kept: bool = False
-    """Whether the classifier was taken over too."""
-
-    @property
-    def tensors(self) -> int:
-        """How many were copied."""
-        return len(self.copied)
-
-    def to_json(self) -> dict[str, Any]:
-        """For a run's record."""
-        return {**asdict(self), "tensors": self.tensors}
 
 
 def load_pretrained(
@@ -249,7 +207,7 @@ def _fit(
     if not any(not name.endswith(_COUNTER) for name in copied):
         raise ModelError(
             f"nothing was copied from {source}: none of its {len(weights)} tensors fits the network by name and shape;"
-            f" it has {_some(weights)}, the network has {_some(wanted)}",
+            f" it has {some(weights)}, the network has {some(wanted)}",
             hint="model.weights in edgetl.toml",
         )
     _refuse_nan(values, copied, source)
@@ -330,7 +288,7 @@ def _refuse_gaps(
     missing = [name for name in wanted if name not in partner and name not in head and not name.endswith(_COUNTER)]
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the network's {len(wanted)} tensors: {_some(missing)}", hint=_HINT
+            f"{source} lacks {len(missing)} of the network's {len(wanted)} tensors: {some(missing)}", hint=_HINT
         )
     wrong = [f"{m.name} is {list(m.there)}, not {list(m.here)}" for m in mismatched if m.name not in head]
     if wrong:
@@ -343,7 +301,7 @@ def _refuse_nan(values: Mapping[str, torch.Tensor], copied: tuple[str, ...], sou
 
     broken = [name for name in copied if not bool(torch.isfinite(values[name]).all())]
     if broken:
-        raise ModelError(f"{source} holds NaN or infinity in {len(broken)} tensors: {_some(broken)}")
+        raise ModelError(f"{source} holds NaN or infinity in {len(broken)} tensors: {some(broken)}")
 
 
 def _adapted(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -383,9 +341,3 @@ def _resampled(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     grid = value[:, count:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([value[:, :count].float(), grid.permute(0, 2, 3, 1).reshape(1, new * new, -1)], dim=1)
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three, for a message."""
-    listed = list(names)
-    return ", ".join(listed[:3]) + (" …" if len(listed) > 3 else "")

@@ -22,6 +22,7 @@ from edgetl.data.loader import KeyedSamples, Samples, batches
 from edgetl.errors import ModelError
 from edgetl.finetune import logs, losses
 from edgetl.finetune.cached import CachedFeatures
+from edgetl.finetune.copied import Copied
 from edgetl.finetune.oversampling import Rows, oversampled
 from edgetl.finetune.trainer import Data, Mix, Place
 from edgetl.pipeline import features, tasks
@@ -38,6 +39,8 @@ _NOT_A_RESULT = {
     *("verdict", "verdict_seeds", "source_test", "max_forgetting"),
 }
 """What of [finetune] changes nothing in the weights, or is in a phase's key by itself."""
+_COPIED = "weights.json"
+"""Beside every checkpoint: :class:`edgetl.finetune.copied.Copied`."""
 
 
 def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
@@ -68,11 +71,18 @@ def train(session: Session, dataset: Dataset) -> tuple[Artifact, list[dict[str, 
         The checkpoint, and what each phase came to (:class:`edgetl.finetune.loop.PhaseResult` as JSON).
     """
     checkpoint = _by_content(_pretrained(session, dataset))
+    taken = copied(checkpoint)
+    session.reporter.note(f"weights from {taken.source}: {taken.statement}")
     history = []
     for number, phase in enumerate(session.config.finetune.phases, 1):
         checkpoint = _by_content(_phase(session, dataset, checkpoint, phase, number))
         history.append(json.loads((checkpoint / "training.json").read_text(encoding="utf-8")))
     return checkpoint, history
+
+
+def copied(checkpoint: Artifact) -> Copied:
+    """What the training that led to a checkpoint took over from pretrained weights."""
+    return Copied.from_json(json.loads((checkpoint / _COPIED).read_text(encoding="utf-8")))
 
 
 def _by_content(checkpoint: Artifact) -> Artifact:
@@ -107,6 +117,7 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
         "train": digest_of_samples(dataset.train) if task.modality.kind != "image" else "",
         "code": code_digest(
             "finetune/weights.py",
+            "finetune/copied.py",
             "finetune/_hub.py",
             "backends",
             "data",
@@ -135,7 +146,7 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
             options=started.options,
         )
         torch_backend.write_checkpoint(folder, started.module, deploy)
-        (folder / "weights.json").write_text(json.dumps(started.copied.to_json()), encoding="utf-8")
+        (folder / _COPIED).write_text(json.dumps(started.copied.to_json()), encoding="utf-8")
 
     return session.stage("backbone", f"{config.model.backbone} with weights from {source}", inputs, make)
 
@@ -211,6 +222,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         torch_backend.write_checkpoint(folder, module, replace(deploy, config_digest=made_with))
         logs.write_csv(folder / logs.CSV, result.epochs)
         (folder / "training.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
+        shutil.copyfile(before / _COPIED, folder / _COPIED)
 
     what = f"phase {number}: {phase.train}, up to {phase.epochs} epochs"
     found = session.stage("finetune", what, inputs, make, everywhere=True)

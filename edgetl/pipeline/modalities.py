@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgetl.backends.encoders import Source
-    from edgetl.finetune.weights import Copied
+    from edgetl.finetune.copied import Copied
 
 Progress = Callable[[int, int], None]
 
@@ -224,7 +224,7 @@ def _encoder(config: Config) -> Source | None:
 
 def _encoder_copied(module: nn.Module, source: Source, *, partial: bool) -> Copied:
     from edgetl.backends.encoders import load_encoder
-    from edgetl.finetune.weights import Copied, Mismatch
+    from edgetl.finetune.copied import Copied, Mismatch
 
     loaded = load_encoder(module, source, partial=partial)
     wrong = tuple(Mismatch(name=name, there=there, here=here) for name, there, here in loaded.mismatched)

@@ -12,7 +12,7 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
-from edgetl.pipeline import origin, precisions, quantized, spread, tasks, transfer
+from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.gates import accepted, is_unstable
 from edgetl.pipeline.record import Record
@@ -63,6 +63,10 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         backbone=config.model.backbone,
         test_samples=len(record.dataset.test),
         metric=tasks.metric_of(config).title,
+        figures=tuple(
+            model.Figure(title=each.title, value=each.value, note=each.note)
+            for each in tasks.reference_figures(config, record.reference)
+        ),
         max_drop=config.parity.max_drop,
         confidence=config.parity.confidence,
         reference=model.Baseline(
@@ -80,6 +84,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         ),
         engines=tuple(_engine(record, item) for item in record.decisions),
         confusions=_confusions(record),
+        start=_start(record),
         training=tuple(_phase(phase) for phase in record.history),
         calibration=_calibration(record),
         quantizations=quantized.operators(record),
@@ -221,6 +226,16 @@ def _confusions(record: Record) -> tuple[model.Confusion, ...]:
         rows = tuple(tuple(int(count) for count in row) for row in counts)
         found.append(model.Confusion(name=name, labels=labels, counts=rows))
     return tuple(found)
+
+
+def _start(record: Record) -> model.Weights:
+    found = learning.copied(record.checkpoint)
+    return model.Weights(
+        statement=found.statement,
+        mismatched=tuple(map(str, found.mismatched)),
+        skipped=found.skipped if found.copied else (),  # the statement says that all are
+        unused=found.unused,
+    )
 
 
 def _phase(phase: dict) -> model.TrainingPhase:  # type: ignore[type-arg]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def summary(record: Record) -> dict[str, Any]:
         "version": record.session.config.project.version,
         "metric": metric.name,
         "score_reference": tasks.reference_score(record.session.config, record.reference, record.decision),
+        "figures_reference": [
+            asdict(each) for each in tasks.reference_figures(record.session.config, record.reference)
+        ],
         "baselines": {
             name: found.to_json()
             for name, found in record.timings.latencies.items()

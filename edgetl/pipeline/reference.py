@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _GOLDEN = 8
 _FAR = 1e-2
 """False accept rate at which the threshold of a verification is set."""
+_CHOICE = "choice.txt"
 _SUFFIXES = {"text": ".txt", "table": ".json"}
 """Kind of preprocessing contract → suffix of a golden input that is not a file of its own."""
 
@@ -63,14 +64,16 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
 
 
 def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision:
-    """How the network's outputs become answers: thresholds are found on val or train, never on test."""
+    """How the network's outputs become answers: rules and thresholds are found on val or train, never on test."""
     task, rule = tasks.task_of(session.config), session.config.data.decision
     if task.objective == "one-label" and rule == "largest":
         return Largest()
-    source = dataset.train if rule == "mean-threshold" else dataset.val
+    splits = {"mean-threshold": ("train",), "auto": ("val", "train")}.get(rule, ("val",))
+    sources = {"val": dataset.val, "train": dataset.train}
     inputs = {
         "checkpoint": checkpoint.digest,
-        "samples": digest_of_samples(source),
+        "samples": [digest_of_samples(sources[name]) for name in splits],
+        "metric": tasks.metric_of(session.config).name,
         "task": task.name,
         "rule": rule,
         "code": code_digest(
@@ -81,12 +84,21 @@ def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision
 
     def make(folder: Path) -> None:
         module, deploy = torch_backend.read_checkpoint(checkpoint.folder)
-        samples = Samples(source, deploy.preprocessing)
-        outputs, labels = answers(session, module, deploy, samples, "samples")
-        found = _decision(task, rule, outputs, labels)
-        (folder / "decision.json").write_text(json.dumps(found.to_json()), encoding="utf-8")
+        found = {
+            name: answers(session, module, deploy, Samples(sources[name], deploy.preprocessing), f"{name} samples")
+            for name in splits
+        }
+        outputs, labels = found[splits[0]]
+        if rule == "auto":
+            decision, statement = _chosen(outputs, labels, found["train"][0], tasks.metric_of(session.config).name)
+            (folder / _CHOICE).write_text(statement, encoding="utf-8")
+        else:
+            decision = _decision(task, rule, outputs, labels)
+        (folder / "decision.json").write_text(json.dumps(decision.to_json()), encoding="utf-8")
 
     artifact = session.stage("decision", "thresholds on samples outside test", inputs, make)
+    if rule == "auto":
+        session.reporter.note((artifact / _CHOICE).read_text(encoding="utf-8"))
     return read_decision(json.loads((artifact / "decision.json").read_text(encoding="utf-8")))
 
 
@@ -97,13 +109,29 @@ def _decision(task: tasks.Task, rule: str, outputs: NDArray[np.float32], labels:
         return MultiLabel(thresholds=tuple(float(value) for value in thresholds.per_class(outputs, labels)))
     if task.embeds:
         return Similarity(threshold=thresholds.similarity(outputs, labels, far=_FAR))
+    _refuse_more_than_two(rule, outputs)
+    if rule == "mean-threshold":
+        return Threshold(threshold=thresholds.mean_probability(outputs))
+    return Threshold(threshold=thresholds.best(outputs, labels))
+
+
+def _chosen(
+    outputs: NDArray[np.float32], labels: NDArray[np.int64], train: NDArray[np.float32], metric: str
+) -> tuple[Decision, str]:
+    """The best of the rules on val, and what it was chosen from. No rule changes an AUC: macro-F1 judges then."""
+    from edgetl.finetune import thresholds
+
+    _refuse_more_than_two("auto", outputs)
+    choice = thresholds.choose(outputs, labels, train, by="top1" if metric == "top1" else "macro-f1")
+    decision = Largest() if choice.rule == "largest" else Threshold(threshold=choice.threshold)
+    return decision, choice.statement
+
+
+def _refuse_more_than_two(rule: str, outputs: NDArray[np.float32]) -> None:
     if outputs.shape[1] != 2:
         raise ConfigError(
             f'data.decision = "{rule}" is for two classes; there are {outputs.shape[1]}', hint='decision = "largest"'
         )
-    if rule == "mean-threshold":
-        return Threshold(threshold=thresholds.mean_probability(outputs))
-    return Threshold(threshold=thresholds.best(outputs, labels))
 
 
 def answers(

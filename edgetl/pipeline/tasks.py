@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from edgetl import metrics
 from edgetl.backends import networks
 from edgetl.config import Config, Finetune
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError
+from edgetl.metrics import figures
 from edgetl.pipeline.modalities import Images, Modality, Tables, Texts
 from edgetl.runtime.decision import Decision
 
@@ -133,3 +136,15 @@ def reference_score(config: Config, reference: Reference, decision: Decision) ->
     if metric.name == "top1":
         return float((decision.decide(reference.outputs) == reference.labels).mean())
     return metric(reference.outputs, reference.labels)
+
+
+def reference_figures(config: Config, reference: Reference) -> tuple[figures.Figure, ...]:
+    """What is told of PyTorch's outputs on test beside the metric; nothing of outputs that are not finite."""
+    objective = TASKS[config.data.task].objective
+    if not np.isfinite(reference.outputs).all():
+        return ()
+    if objective == "embedding":
+        return (figures.strict_true_accepts(reference.outputs, reference.labels),)
+    if objective == "one-label":
+        return (figures.calibration_error(reference.outputs, reference.labels),)
+    return ()

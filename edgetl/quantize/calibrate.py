@@ -63,7 +63,7 @@ def calibrate(
     """
     fixed = fixed_batch(model)
     axes = _channel_axes(model, names)
-    unknown = [name for name in names if axes[name] is None]
+    unknown = [name for name in names if name not in axes]
     if unknown:
         raise ModelError(f"the model has no activation '{unknown[0]}'")
     found = {name: SketchBuilder() for name in names}
@@ -227,12 +227,23 @@ def _not_finite(name: str, sample: str) -> DataError:
 
 
 def _channel_axes(model: ir.Model, names: list[str]) -> dict[str, int | None]:
-    """The channel axis of each activation, from the end."""
+    """The channel axis of each activation, from the end; None where it is as long as the sample."""
     axes: dict[str, int | None] = {}
     for value in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
         if value.name in names:
-            axes[str(value.name)] = axis_of_channels(value)
-    return {name: axes.get(name) for name in names}
+            axis = axis_of_channels(value)
+            axes[str(value.name)] = None if _changes(value, axis) else axis
+    return axes
+
+
+def _changes(value: ir.Value, axis: int) -> bool:
+    """Whether an axis has a name instead of a size: what attention weighs by is as long as the sample."""
+    import onnx_ir as ir
+
+    if value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return False
+    size = value.shape[axis]
+    return isinstance(size, ir.SymbolicDim) and size.value is not None
 
 
 def _groups(model: ir.Model, names: list[str], feeds: Feeds, budget: int) -> list[list[str]]:

@@ -209,7 +209,8 @@ def _training(report: Report) -> str:
         kept = integer(best.number) if best else "none"
         rows.append((escape(phase.name), integer(len(phase.epochs)), kept, score, seconds))
     heads = ("phase", "epochs", "epoch kept", f"validation {escape(report.metric)}, %", "seconds")
-    parts = [markdown.table(heads, rows, right=(1, 2, 3, 4))] if rows else []
+    parts = [f"Pretrained weights: {escape(report.start.statement)}."] if report.start is not None else []
+    parts += [markdown.table(heads, rows, right=(1, 2, 3, 4))] if rows else []
     if report.transfer is not None:
         said = [*report.transfer.statements, *(report.transfer.source.statements if report.transfer.source else ())]
         parts.append("Did transfer help?\n\n" + "\n".join(f"- {escape(text)}" for text in said))
@@ -225,6 +226,8 @@ def _evaluation(report: Report) -> str:
     detectable = [each.parity.detectable_drop for each in report.engines if each.parity]
     if note:
         said += [f"{note} A drop of {fixed(100.0 * min(detectable), 2)} points would probably have shown."]
+    if report.figures:
+        said.append(f"Beside it, asked for by no gate:\n\n{markdown.figures_list(report)}")
     regressed = [
         f"- {escape(each.message)}" for each in findings(report) if each.rule.id.endswith(("class-regressed",
                                                                                           "slice-regressed"))

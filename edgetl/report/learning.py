@@ -1,8 +1,22 @@
-"""The values of a report's sections about training, and about whether transfer helped."""
+"""The values of a report's sections about training, what PyTorch came to, and whether transfer helped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What was taken over from pretrained weights, by the names of tensors."""
+
+    statement: str
+    """How many, in one sentence."""
+    mismatched: tuple[str, ...]
+    """Tensors of the network that stayed random, since their shapes differ, with both shapes."""
+    skipped: tuple[str, ...]
+    """Tensors of the network that are new."""
+    unused: tuple[str, ...]
+    """Tensors of the weights that the network does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,17 @@ class TrainingPhase:
     """Weight of the sum of absolute weights in the loss."""
     dropout: float | None = None
     """Before the head; None: the backbone's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of PyTorch on the test split that no gate asks for."""
+
+    title: str
+    value: float
+    """As a share."""
+    note: str
+    """How it was found, and how far it can be believed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ def render_markdown(report: Report) -> str:
         findings_list(findings(report)),
         engines_table(report),
         parity_note(report),
+        figures_list(report),
         latency_table(report),
         conditions(report),
         f"configuration `{code(report.config_digest[:16])}`, edgetl {escape(report.edgetl_version)}, "
@@ -113,6 +114,15 @@ def parity_note(report: Report) -> str:
         if any(engine.parity for engine in report.engines)
         else ""
     )
+
+
+def figures_list(report: Report) -> str:
+    """What is told of PyTorch beside the metric; empty where nothing is."""
+    lines = [
+        f"- PyTorch, {escape(each.title)}: {percent(each.value, report.test_samples)} % ({escape(each.note)})"
+        for each in report.figures
+    ]
+    return "\n".join(lines)
 
 
 def latency_table(report: Report) -> str:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgetl.report.learning import Epoch as Epoch
+from edgetl.report.learning import Figure as Figure
 from edgetl.report.learning import Method as Method
 from edgetl.report.learning import ParameterGroup as ParameterGroup
 from edgetl.report.learning import SourceTask as SourceTask
 from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer
+from edgetl.report.learning import Weights as Weights
 from edgetl.report.machine import Ceilings, Roofline
 from edgetl.report.quantized import Fusion, LayerReport
 
@@ -343,12 +345,16 @@ class Report:
     """Samples of the test split: they decide how many decimals of a score mean something."""
     metric: str = "top-1"
     """What scores are, in words: top-1, AUC, mAP …"""
+    figures: tuple[Figure, ...] = ()
+    """Of PyTorch, beside the metric."""
     max_drop: float
     """Largest drop of the metric that the parity gate accepts, as a share."""
     confidence: float
     """Of the upper bound of the drop, as a share."""
     engines: tuple[Engine, ...]
     confusions: tuple[Confusion, ...] = ()
+    start: Weights | None = None
+    """What training took over from pretrained weights."""
     training: tuple[TrainingPhase, ...] = ()
     calibration: Calibration | None = None
     quantizations: tuple[Quantization, ...] = ()

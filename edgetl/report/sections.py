@@ -23,6 +23,7 @@ from edgetl.report.tables import (
 _HISTOGRAMS = 12
 _CLASS_ROWS = 30
 _LABELS = 200
+_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ def sections(report: Report) -> list[Section]:
         ("engines", "Engines", _engines),
         ("accuracy", "Accuracy against latency", _accuracy),
         ("parity", "Parity with PyTorch", _parity),
+        ("figures", "Beside the metric", _figures),
         ("latency", "Latency", _latency),
         ("roofline", "How near the machine's ceiling", roofline.body),
         ("confusion", "Confusion", _confusion),
+        ("weights", "Pretrained weights", _weights),
         ("training", "Fine-tuning", _training),
         ("transfer", "Did transfer help?", _transfer),
         ("calibration", "Calibration", _calibration),
@@ -112,6 +115,14 @@ _REGRESSED = (
 )
 
 
+def _figures(report: Report) -> Markup | None:
+    if not report.figures:
+        return None
+    columns = (Column("PyTorch on test"), Column("%", numeric=True), Column("from", wide=True))
+    rows = [(each.title, percent(each.value, report.test_samples), each.note) for each in report.figures]
+    return join([table(columns, rows), el("p", "No gate asks for these figures.", class_="note")])
+
+
 def _latency(report: Report) -> Markup | None:
     chart, rows = plots.ranges(report), latency_table(report)
     if rows is None:
@@ -172,6 +183,27 @@ def _training(report: Report) -> Markup | None:
     note = "Best: the epoch whose weights were kept. The scales are the same in all phases."
     panels_ = panels.training_panels(phases, of_val[0] if of_val else report.test_samples, report.metric)
     return join([head, el("div", panels_, class_="phases"), el("p", note, class_="note"), groups_table(phases)])
+
+
+def _weights(report: Report) -> Markup | None:
+    """What was taken over, and the names of what was not."""
+    if report.start is None:
+        return None
+    source = ["From ", el("code", report.weights), ": "] if report.weights else []
+    lists = (
+        ("of another shape, which stayed as they were drawn", report.start.mismatched),
+        ("new", report.start.skipped),
+        ("in the weights and not used", report.start.unused),
+    )
+    items = [el("li", f"{title}: {_some(names)}") for title, names in lists if names]
+    said = el("p", *source, f"{report.start.statement}.")
+    return join([said, el("ul", join(items))] if items else [said])
+
+
+def _some(names: Sequence[str]) -> str:
+    """As many names as are read, and how many more there are."""
+    left = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" … and {integer(left)} more" if left > 0 else "")
 
 
 def _transfer(report: Report) -> Markup | None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,3 +54,15 @@ def network() -> Callable[..., torch.nn.Module]:
         return build(name, 3)
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Any]:
+    """An empty hub of Hugging Face on this machine; see ``hub.py``."""
+    spec = importlib.util.spec_from_file_location("edgetl_tests_hub", Path(__file__).with_name("hub.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up there
+    spec.loader.exec_module(module)
+    with module.serving(tmp_path / "hub") as found:
+        yield found

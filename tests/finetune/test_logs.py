@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from importlib.util import find_spec
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgetl.config import Finetune, Phase
-from edgetl.errors import MissingExtraError
+from edgetl.errors import SetupError
 from edgetl.finetune import logs
 from edgetl.finetune.trainer import Epoch
 
@@ -30,11 +32,9 @@ def test_a_csv_file_has_a_line_per_epoch(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:
-    missing = [name for name in ("wandb", "mlflow", "tensorboard") if find_spec(name) is None]
-    if not missing:
-        pytest.skip("every tracker is installed here")
-    with pytest.raises(MissingExtraError, match=missing[0]):
-        logs.installed(missing[:1])
+    with pytest.raises(SetupError, match="needs the Python package 'no_such_tracker'") as caught:
+        logs.installed(["csv", "no_such_tracker"])
+    assert caught.value.hint == "pip install no_such_tracker", "no extra of edgetl has it"
     assert logs.installed(()) is None
 
 
@@ -52,17 +52,45 @@ def log(tracker: str, folder: Path) -> None:
         each.finish()
 
 
-def test_mlflow_has_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.chdir(tmp_path)
-    log("mlflow", tmp_path / "logs")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+@pytest.fixture
+def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """MLflow as in a new process, with an experiment's place not yet said."""
+    found = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="mlflow-skinny keeps no runs of its own")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield found
+    found.set_tracking_uri(None)
+
+
+def mlflow_curve(mlflow: Any, database: Path) -> list[tuple[int, float]]:
+    client = mlflow.MlflowClient(f"sqlite:///{database}")
     experiment = client.get_experiment_by_name("digits-phase-1")
     (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "val/top1")
-    assert [(point.step, point.value) for point in history] == [(1, 0.75), (2, 0.875)]
-    assert run.data.params["optimizer"] == "adamw"
+    assert run.data.params["optimizer"] == "adamw" and run.info.status == "FINISHED"
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "val/top1")]
+
+
+def test_mlflow_has_the_curves_in_the_folder_of_logs(mlflow: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    log("mlflow", tmp_path / "logs")
+    assert mlflow_curve(mlflow, tmp_path / "logs" / "mlflow.db") == [(1, 0.75), (2, 0.875)]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_mlflow_has_the_curves_where_its_environment_says(mlflow: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'own.db'}")
+    log("mlflow", tmp_path / "logs")
+    assert mlflow_curve(mlflow, tmp_path / "own.db") == [(1, 0.75), (2, 0.875)]
+    assert not (tmp_path / "logs" / "mlflow.db").exists()
+
+
+def test_a_server_that_does_not_answer_is_told_before_training(mlflow: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SetupError, match=r"finetune.log = \['mlflow'\] cannot begin: API request .* failed") as caught:
+        log("mlflow", tmp_path / "logs")
+    assert "MLFLOW_TRACKING_URI" in (caught.value.hint or "")
 
 
 def test_wandb_writes_its_run_into_the_folder_of_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +99,9 @@ def test_wandb_writes_its_run_into_the_folder_of_logs(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     log("wandb", tmp_path / "logs")
     (run,) = (tmp_path / "logs" / "wandb").glob("offline-run-*/*.wandb")
+    until = time.monotonic() + 20
+    while b"0.875" not in run.read_bytes() and time.monotonic() < until:
+        time.sleep(0.05)  # its own process writes the file, and goes on after finish()
     content = run.read_bytes()
     assert b"digits-phase-1" in content and b"val/top1" in content and b"0.875" in content
 

@@ -38,6 +38,59 @@ def balanced(labels: np.ndarray, named: np.ndarray) -> float:
     return float(np.mean([(named[labels == label] == label).mean() for label in (0, 1)]))
 
 
+class TestChoice:
+    @calm
+    @given(seeds, st.sampled_from(["top1", "macro-f1"]))
+    def test_it_is_the_best_of_the_three_on_val(self, seed: int, by: str) -> None:
+        outputs, labels = two(seed)
+        assume(min(labels.sum(), (1 - labels).sum()) >= 2)
+        train, _ = two(seed + 1)
+        found = thresholds.choose(outputs, labels, train, by=by)
+        assert found.rule == max(found.scores, key=lambda rule: found.scores[rule])
+        one_hot = np.eye(2)[outputs.argmax(1)]
+        assert found.scores["largest"] == metric(by)(one_hot, labels)
+        mean = thresholds.mean_probability(train)
+        by_mean = np.eye(2)[Threshold(threshold=mean).decide(outputs)]
+        assert found.scores["mean-threshold"] == metric(by)(by_mean, labels)
+        expected = {"largest": 0.5, "mean-threshold": mean, "best-threshold": thresholds.best(outputs, labels)}
+        assert found.threshold == expected[found.rule]
+
+    def test_the_best_threshold_is_judged_on_samples_that_it_was_not_found_on(self) -> None:
+        """Of noise, the threshold that is best on all of val looks better there than it is."""
+        ahead = 0
+        for seed in range(40):
+            random = np.random.default_rng(seed)
+            outputs, labels = random.normal(size=(40, 2)), np.arange(40) % 2
+            judged = thresholds.choose(outputs, labels, outputs, by="top1").scores["best-threshold"]
+            on_itself = np.mean(Threshold(threshold=thresholds.best(outputs, labels)).decide(outputs) == labels)
+            assert on_itself >= 0.5
+            ahead += judged < on_itself
+        assert ahead >= 35
+
+    def test_each_rule_wins_where_it_should(self) -> None:
+        random = np.random.default_rng(0)
+        labels = (random.random(4000) < 0.1).astype(np.int64)
+        # A network trained on balanced classes calls too many a rare class: the larger output is the wrong rule.
+        shifted = np.stack([np.zeros(4000), random.normal(size=4000) + 3.0 * labels + 1.0], axis=1)
+        assert thresholds.choose(shifted, labels, shifted, by="top1").rule != "largest"
+        honest = np.stack([np.zeros(4000), 3.0 * random.normal(size=4000) + 12.0 * labels - 8.0], axis=1)
+        found = thresholds.choose(honest, labels, honest, by="top1")
+        assert found.rule == "largest" and found.threshold == 0.5
+        assert found.statement.startswith("decision: largest, the best on val by top-1 of the answers (largest 0.9")
+
+    def test_of_equals_the_simplest_is_taken(self) -> None:
+        outputs, labels = np.array([[1.0, -1.0], [-1.0, 1.0]] * 4), np.array([0, 1] * 4)
+        found = thresholds.choose(outputs, labels, outputs, by="top1")
+        assert found.rule == "largest" and set(found.scores.values()) == {1.0}
+
+    def test_what_cannot_be_chosen(self) -> None:
+        outputs, labels = two(0)
+        with pytest.raises(DataError, match="of one class it has 1 of 30 samples, and needs two"):
+            thresholds.choose(outputs, (np.arange(30) == 3).astype(int), outputs, by="top1")
+        with pytest.raises(DataError, match="labels of 0 and 1"):
+            thresholds.choose(outputs, labels * 2, outputs, by="top1")
+
+
 class TestPerClass:
     @calm
     @given(seeds)

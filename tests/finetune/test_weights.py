@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import time
@@ -15,7 +16,8 @@ from torch import nn
 from edgetl.backends.backbones import build
 from edgetl.backends.torch import Deploy, write_checkpoint
 from edgetl.errors import ModelError, SetupError
-from edgetl.finetune.weights import Copied, Mismatch, load_pretrained, read_state, weights_file
+from edgetl.finetune.copied import Copied, Mismatch
+from edgetl.finetune.weights import load_pretrained, read_state, weights_file
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 BACKBONE = "timm:test_efficientnet"
@@ -93,6 +95,7 @@ class TestCopy:
         module = build(BACKBONE, 2)
         before = state(module)
         copied = load_pretrained(module, "none", backbone=BACKBONE)
+        assert copied.statement.startswith("all ") and copied.statement.endswith("tensors of the network are new")
         assert copied.tensors == 0 and copied.skipped == tuple(before) and not copied.head_kept
         assert len(same(module, before)) == len(before)
 
@@ -151,6 +154,11 @@ class TestPartial:
         assert copied.mismatched[0] == Mismatch(name="0.weight", there=(4, 6), here=(8, 6))
         assert copied.unused == ("other",) and not copied.skipped and copied.head_kept
         assert set(same(module, before)) == {m.name for m in copied.mismatched} | {"1.num_batches_tracked"}
+        assert copied.statement == (
+            "4 of the network's 11 tensors copied, 7 of another shape (0.weight ([4, 6], not [8, 6]),"
+            " 0.bias ([4], not [8]), 1.weight ([4], not [8]) …), 1 of the weights not used"
+        )
+        assert Copied.from_json(json.loads(json.dumps(copied.to_json()))) == copied
 
     def test_without_partial_the_same_is_an_error(self, tmp_path: Path) -> None:
         save_file(state(small()), str(tmp_path / "w.safetensors"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
+
+from edgetl.report.document import read_json
 
 pytestmark = pytest.mark.slow
 STAGES = ("finetune", "calibrate", "quantize", "half", "compile", "reference", "verify", "bench", "bundle")
@@ -52,6 +55,21 @@ def test_the_small_network_learned_and_int8_kept_it(built):
         assert engine["parity"]["passed"]
         assert engine["latency"]["samples"] >= 20
         assert engine["latency"]["p99_ms"] is None  # so few calls tell nothing about it
+
+
+def test_the_terminal_and_the_report_tell_what_was_copied_and_the_figures_beside_the_metric(edgetl, variant):
+    done = edgetl("build", variant.folder)
+    assert done.code == 0, done.err
+    assert "weights from random: all " in done.err and " tensors of the network are new" in done.err
+    line = r"^PyTorch, expected calibration error: (0\.\d{4}) \(0 is best; 15 bins .* 102 samples\)$"
+    said = re.search(line, done.out, re.MULTILINE)
+    assert said is not None, done.out
+    report = read_json((variant.bundle / "reports" / "report.json").read_text(encoding="utf-8"))
+    (figure,) = report.figures
+    assert figure.title == "expected calibration error" and f"{figure.value:.4f}" == said[1]
+    assert report.start is not None and report.start.statement in done.err
+    page = (variant.bundle / "reports" / "report.html").read_text(encoding="utf-8")
+    assert "Beside the metric" in page and "Pretrained weights" in page
 
 
 def test_int8_engines_show_what_runs_in_int8_and_what_each_layer_loses(built):

@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun: the same configuration, and the same result."""
+"""Training in several processes, by torchrun or accelerate launch: the same configuration, and the same result."""
 
 from __future__ import annotations
 
@@ -13,22 +13,37 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-LAUNCH = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"]
-LAUNCH += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "edgetl"]
+# With --multi_gpu it starts processes as torchrun does; without, on CPUs, it needs MPI, or starts a single one.
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "edgetl"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"]
+TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "edgetl"]
+LAUNCHERS = {"torchrun": TORCHRUN, "accelerate launch": ACCELERATE}
+
+
+@pytest.fixture(scope="module")
+def alone(edgetl: Any, make_project: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the same training in one process."""
+    project = make_project(tmp_path_factory.mktemp("one") / "alone")
+    project.edit(SHORT)
+    done = edgetl("train", project.folder, "--json")
+    assert done.code == 0, done.err
+    return Path(done.document["result"]["artifacts"]["train"]) / "model.safetensors"
+
+
+# Statistics of a batch differ where it is shared: they are kept as they are.
+SHORT = ('epochs = 10, lr = 5e-3, batchnorm = "train"', "epochs = 2, lr = 5e-3")
 
 
 @pytest.mark.slow
-def test_edgetl_train_under_torchrun(
-    edgetl: Any, make_project: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_edgetl_train_in_two_processes(
+    launcher: str, alone: Path, make_project: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    alone, together = (make_project(tmp_path / name) for name in ("alone", "together"))
-    for project in (alone, together):
-        # Statistics of a batch differ where it is shared: they are kept as they are.
-        project.edit(('epochs = 10, lr = 5e-3, batchnorm = "train"', "epochs = 2, lr = 5e-3"))
-    done = edgetl("train", alone.folder, "--json")
-    assert done.code == 0, done.err
+    together = make_project(tmp_path / "together")
+    together.edit(SHORT)
     shared = subprocess.run(
-        [sys.executable, *LAUNCH, "train", str(together.folder), "--json"],
+        [sys.executable, *LAUNCHERS[launcher], "train", str(together.folder), "--json"],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -40,10 +55,7 @@ def test_edgetl_train_under_torchrun(
     (line,) = [line for line in shared.stdout.splitlines() if line.startswith("{")]  # the first process alone speaks
     found = json.loads(line)["result"]
     assert found["phases"][1]["processes"] == 2
-    one, two = (
-        load_file(Path(document["artifacts"]["train"]) / "model.safetensors")
-        for document in (done.document["result"], found)
-    )
+    one, two = load_file(alone), load_file(Path(found["artifacts"]["train"]) / "model.safetensors")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
     together.assert_clean()

@@ -15,6 +15,7 @@ from edgetl import config as configuration
 from edgetl.errors import ConfigError
 from edgetl.pipeline import build, engines, judge, tasks
 from edgetl.pipeline.check import verify_bundle
+from edgetl.report.document import read_json
 from edgetl.runtime.bundle import open_bundle
 from edgetl.store import Store
 
@@ -112,6 +113,8 @@ phases = [{{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
     found = engines_of(manifest)
     assert found["fp32"]["metric"] == "auc" and found["fp32"]["score_reference"] > 0.7
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["passed"]
+    (figure,) = done.summary["figures_reference"]
+    assert figure["name"] == "ece" and 0.0 < figure["value"] < 0.3 and "600 samples" in figure["note"]
     decision = manifest["decision"]
     assert decision["kind"] == "threshold" and 0.0 < decision["threshold"] < 1.0
     assert manifest["inputs"][0]["dtype"] == "float32"
@@ -132,8 +135,71 @@ phases = [{{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
     assert all(engine.metric == "AUC" and engine.score is not None for engine in checked.engines)
 
 
-def test_texts_of_any_length(project, example, tmp_path) -> None:
+TABLE = """
+[project]
+name = "{name}"
+[data]
+task = "table-classification"
+manifest = "{table}"
+label = "{label}"
+classes = ["good", "bad"]
+decision = "auto"
+[model]
+backbone = "tables:resnet"
+weights = "{weights}"
+partial = {partial}
+width = 32
+depth = 2
+[finetune]
+phases = [{{ train = "all", epochs = {epochs}, lr = 3e-3, batchnorm = "train" }}]
+batch_size = 64
+"""
+
+
+def test_a_table_that_starts_from_the_hidden_layers_of_another(project, example, tmp_path) -> None:
+    lending = {"name": "lending", "label": "Class", "weights": "none", "partial": "false", "epochs": 1}
+    table = cut(example("lending"), {"train": 600, "val": 200, "test": 200}, tmp_path)
+    source = configuration.load(project(TABLE.format(table=table, **lending)))
+    first = build(source, Store(tmp_path / ".edgetl"), until="train").artifacts["train"]
+    table = cut(example("credit"), {"train": 1200, "val": 400, "test": 600}, tmp_path)
+    credit = {"name": "credit", "label": "Status", "weights": first, "partial": "true", "epochs": 8}
+    done, manifest = built(project(TABLE.format(table=table, **credit)))
+    found = engines_of(manifest)
+    assert found["fp32"]["metric"] == "auc" and found["fp32"]["score_reference"] > 0.7
+    assert found["fp32"]["agreement"] == 1.0 and found["int8"]["passed"]
+    assert manifest["decision"]["kind"] in ("largest", "threshold")
+    report = read_json((done.bundle / "reports" / "report.json").read_text(encoding="utf-8"))
+    assert report.start is not None and "of another shape" in report.start.statement
+    (wrong,) = report.start.mismatched  # the columns differ, and the layers behind the first one do not
+    assert "32, " in wrong and not report.start.skipped and not report.start.unused
+
+
+def tiny_bert(folder: Path, texts: list[str]) -> str:
+    """A folder with an encoder of random weights and a tokenizer of these texts' words; the backbone that it is."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from edgetl.data.texts import train_tokenizer
+    from edgetl.runtime.preprocessing.text import vocabulary_of
+
+    tokenizer = train_tokenizer(texts, 2000)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    encoder = BertModel(BertConfig(vocab_size=vocabulary_of(tokenizer), max_position_embeddings=64, **sizes))
+    encoder.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("network", ["text:bilstm", "hf:<folder>"])
+def test_texts_of_any_length(network, project, example, tmp_path) -> None:
     table = cut(example("reviews"), {"train": 240, "val": 60, "test": 120}, tmp_path)
+    weights = "none"
+    if network == "hf:<folder>":
+        pytest.importorskip("transformers", reason="the text encoder's library is not installed")
+        with table.open(encoding="utf-8", newline="") as file:
+            network = tiny_bert(tmp_path / "bert", [row["text"] for row in csv.DictReader(file)])
+        weights = "hub"  # of a folder: what lies in it
     path = project(
         f"""
 [project]
@@ -143,8 +209,8 @@ task = "text-classification"
 manifest = "{table}"
 max_length = 48
 [model]
-backbone = "text:bilstm"
-weights = "none"
+backbone = "{network}"
+weights = "{weights}"
 width = 24
 depth = 1
 [finetune]
@@ -188,6 +254,7 @@ batch_size = 32
     assert manifest["decision"]["kind"] == "multi-label" and len(manifest["decision"]["thresholds"]) == 10
     assert found["fp32"]["metric"] == "map" and found["fp32"]["score_reference"] > 0.25
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["agreement"] > 0.8
+    assert done.summary["figures_reference"] == []
     with open_bundle(done.bundle).open() as model:
         answer = model.predict([open_bundle(done.bundle).golden().sources[0]])[0]
         assert {name for name, _ in answer.present} <= set(manifest["labels"])
@@ -227,6 +294,9 @@ batch_size = 20
     assert manifest["decision"]["kind"] == "similarity"
     assert found["fp32"]["metric"] == "tar" and found["fp32"]["score_reference"] > 0.2
     assert found["fp32"]["agreement"] == 1.0 and found["int8"]["agreement"] > 0.9
+    (figure,) = done.summary["figures_reference"]
+    assert figure["title"] == "TAR at FAR 0.1%" and figure["value"] <= found["fp32"]["score_reference"]
+    assert figure["note"].startswith("270 pairs of one person and 1,500 of two: at most 1 of these")
     person = sorted((tmp_path / "faces" / "test").iterdir())[0]
     first, second = sorted(person.iterdir())[:2]
     with open_bundle(done.bundle).open() as model:

@@ -190,7 +190,7 @@ def squeezed(path: Path) -> Path:
     return net.save(path)
 
 
-def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int = 8, opset: int = 20) -> Path:
+def transformer(path: Path, *, width: int = 32, heads: int = 2, tokens: int | str = 8, opset: int = 20) -> Path:
     """From "input" (batch, tokens, width) to "logits" (batch, 5): attention and MLP, each behind a LayerNorm.
 
     LayerNormalization (from operator set 17 on) and Gelu (20) are made of smaller operators in older sets.

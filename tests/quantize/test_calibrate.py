@@ -230,6 +230,21 @@ class TestInputs:
             done = insertion.quantize(model.clone(), whole.sketches, scheme, RECIPE)
             assert done.quantized["MatMul"] >= 1
 
+    def test_attention_over_samples_of_different_lengths(self, tmp_path: Path) -> None:
+        """What attention weighs by has an axis as long as the sample: it has no channels."""
+        model = prepared(graphs.transformer(tmp_path / "m.onnx", tokens="tokens"))
+        random = np.random.default_rng(0)
+        long, short = (random.normal(size=(count, length, 32)).astype(np.float32) for count, length in ((3, 9), (2, 4)))
+        whole = run(model, [{"input": long}, {"input": short}])
+        assert whole.samples == 5
+        weights = whole.sketches["weights"]
+        assert weights.channel_low.shape == (1,) and weights.total == 2 * (3 * 9 * 9 + 2 * 4 * 4)
+        assert whole.sketches["key_heads"].channel_low.shape == (1,)
+        assert whole.sketches["ln_1"].channel_low.shape == (32,), "these do have channels"
+        assert_same(whole, run(model, [{"input": short}, {"input": long}]))
+        for scheme in SCHEMES.values():
+            assert insertion.quantize(model.clone(), whole.sketches, scheme, RECIPE).quantized["MatMul"] >= 1
+
     def test_other_inputs_are_refused(self, model: ir.Model, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"inputs are input; the samples are for image"):
             run(model, [{"image": images(1)}])

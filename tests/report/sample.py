@@ -72,6 +72,20 @@ def sample_report() -> model.Report:
                 ),
             ),
         ),
+        figures=(
+            model.Figure(
+                title="expected calibration error", value=0.0123,
+                note="0 is best; 15 bins of the larger probability over 1,000 samples",
+            ),
+        ),
+        start=model.Weights(
+            statement="310 of the network's 314 tensors copied, 2 new (classifier.weight, classifier.bias), 2 of"
+            " another shape (stem.weight ([8, 3, 3, 3], not [8, 1, 3, 3]), stem.bias ([8], not [4])), 1 of the weights"
+            " not used",
+            mismatched=("stem.weight ([8, 3, 3, 3], not [8, 1, 3, 3])", "stem.bias ([8], not [4])"),
+            skipped=("classifier.weight", "classifier.bias"),
+            unused=("fc.weight",),
+        ),
         preprocessing=(
             model.Fact(name="input", value="float32, shape (3, 64, 64), RGB"),
             model.Fact(name="resize", value="crop, 100 % of the shorter side"),

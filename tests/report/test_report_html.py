@@ -87,7 +87,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
     assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert [f"#{each}" for each in ids] == links and len(ids) == 16
+    assert [f"#{each}" for each in ids] == links and len(ids) == 18
     for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
                    "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
                    "25 of 1,000"):  # fmt: skip
@@ -133,7 +133,7 @@ def test_text_from_users_is_escaped_everywhere() -> None:
 def test_absent_parts_vanish() -> None:
     bare = dataclasses.replace(
         SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), fusions=(),
-        layers=(), data=None, transfer=None, ceilings=(), rooflines=(),
+        layers=(), data=None, transfer=None, figures=(), start=None, ceilings=(), rooflines=(),
         preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
         reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
     )  # fmt: skip
@@ -147,12 +147,13 @@ def test_absent_parts_vanish() -> None:
     ("field", "slug"),
     [("confusions", "confusion"), ("training", "training"),
      ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers"),
-     ("transfer", "transfer"), ("rooflines", "roofline"), ("ceilings", "roofline")],
+     ("transfer", "transfer"), ("rooflines", "roofline"), ("ceilings", "roofline"), ("figures", "figures"),
+     ("start", "weights")],
 )  # fmt: skip
 def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
-    without: dict[str, Any] = {field: None if field in ("calibration", "transfer") else ()}
+    without: dict[str, Any] = {field: None if field in ("calibration", "transfer", "start") else ()}
     ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
-    assert slug not in ids and len(ids) == 15
+    assert slug not in ids and len(ids) == 17
 
 
 def test_percentiles_without_the_calls_that_back_them_are_left_out() -> None:
@@ -360,6 +361,21 @@ def test_the_source_task_has_its_place_where_it_was_measured() -> None:
     assert SAMPLE.transfer is not None
     without = dataclasses.replace(SAMPLE, transfer=dataclasses.replace(SAMPLE.transfer, source=None))
     assert "source task" not in check(without).words
+
+
+def test_what_was_copied_and_what_was_not_is_told() -> None:
+    words = " ".join(check(SAMPLE).words.split())
+    assert "310 of the network's 314 tensors copied" in words
+    assert "stem.weight ([8, 3, 3, 3], not [8, 1, 3, 3])" in words and "in the weights and not used: fc.weight" in words
+    assert SAMPLE.start is not None
+    many = dataclasses.replace(SAMPLE.start, skipped=tuple(f"layer{number}" for number in range(25)))
+    words = check(dataclasses.replace(SAMPLE, start=many)).words
+    assert "layer19 … and 5 more" in words and "layer20" not in words
+
+
+def test_figures_beside_the_metric_have_their_note() -> None:
+    words = " ".join(check(SAMPLE).words.split())
+    assert "expected calibration error" in words and "15 bins of the larger probability over 1,000 samples" in words
 
 
 def test_the_scatter_plot_has_intervals_and_the_front() -> None:
