@@ -212,7 +212,7 @@ def _route(
         decisions=tuple(choice.decide(proven, timings, config.parity)),
     )
     _gate(record, on_report)
-    summary = publish.summary(record)
+    summary = {**publish.summary(record), "phases": history}
     if until in ("verify", "bench"):
         return Outcome(stopped_after=until, artifacts=artifacts, summary=summary)
 
