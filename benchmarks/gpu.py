@@ -6,8 +6,8 @@
 
 Fine-tunes, exports, compiles and proves as `edgetl build` does, for ONNX Runtime's CUDA provider, TensorRT-RTX and,
 where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs here is queried in
-scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions, ceilings and training
-throughput are written into benchmarks/results/<gpu>.json, also where the last part fails.
+scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions, energy, ceilings
+and training throughput are written into benchmarks/results/<gpu>.json, also where the last part fails.
 """
 
 from __future__ import annotations

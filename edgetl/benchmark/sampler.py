@@ -140,6 +140,11 @@ class Sampler(AbstractContextManager["Sampler"]):
         self._facts = tuple(about)
         return found
 
+    @property
+    def knows_energy(self) -> bool:
+        """Whether a sensor of energy or power has answered so far."""
+        return any(one.known for one in self.conditions().energy_sensors())
+
     def poll(self) -> bool:
         """Read if the period is over. For the driver of a measurement, between two blocks.
 

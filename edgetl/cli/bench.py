@@ -167,6 +167,8 @@ def _print(found: Benchmark, layers: int) -> None:
             print_text(f"{item.name} was not steady in {unsteady}: {reason}")
     for name, because in found.unstable.items():
         print_text(f"{name} is UNSTABLE: {because}")
+    for line in found.energy_lines:
+        print_text(line)
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
     _print_ceilings(found)

@@ -76,6 +76,7 @@ def test_it_writes_parity_latency_conditions_and_throughput(
     assert all(latency["p50_ms"] > 0 for latency in found["latency"].values())
     sampled = {series["name"]: series for series in found["conditions"]["series"]}
     assert sampled["cpu.busy"]["source"] and found["conditions"]["load"]["own"] > 0
+    assert set(found["energy"]) == set(found["latency"]) and all(found["energy"].values())
     assert [phase["train"] for phase in found["training"]] == ["head", "all"]
     assert all(phase["images_per_s"] > 0 and phase["device"] for phase in found["training"])
     assert found["environment"]["threads"] == 1 and found["created"] and found["seconds"] > 0

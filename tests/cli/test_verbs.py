@@ -161,6 +161,7 @@ def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
         assert all(part["load_ms"] > 0 and part["first_ms"] > 0 for part in item["cold_start"])
         assert 0 < item["roofline"]["share"] < 1 and item["roofline"]["reason"] == ""
         assert sum(item["roofline"]["limits"].values()) == pytest.approx(1)
+        assert item["energy"] and all(one["per_inference_j"] != 0 and one["sensor"] for one in item["energy"])
         layers = item["roofline"]["layers"]
         assert sum(layer["least_ms"] for layer in layers) == pytest.approx(item["roofline"]["least_ms"])
         assert any(layer["time_ms"] > 0 for layer in layers)
@@ -182,6 +183,7 @@ def test_bench_gates_a_release_against_its_baseline(edgetl, built):
     assert passed.code == 0, passed.err
     assert "ceilings of cpu: billions of multiply-adds/s" in passed.out
     assert "needs at least" in passed.out and "limited by" in passed.out
+    assert "energy per inference" in passed.out
     assert "is slower by no more than 9900.0%" in passed.out
     checkpoint = next((built.store / "finetune").glob("*/deploy.json")).parent
     failed = edgetl(
