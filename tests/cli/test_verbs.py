@@ -98,7 +98,9 @@ def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
         ("labels", ["cross", "box", "disc"], "output 0 is 'cross' there, and was 'box'"),
     ],
 )
-def test_verify_names_what_is_wrong_though_a_bundle_is_signed(edgetl, built, tmp_path, field, value, words):
+def test_verify_and_run_tell_what_is_wrong_though_a_bundle_is_signed(
+    edgetl, built, shapes, tmp_path, field, value, words
+):
     bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     (manifest["preprocessing"] if field in manifest["preprocessing"] else manifest)[field] = value
@@ -108,6 +110,10 @@ def test_verify_names_what_is_wrong_though_a_bundle_is_signed(edgetl, built, tmp
     done = edgetl("verify", bundle)
     assert done.code == 7, done.err
     assert words in done.err
+    opened = words if field == "labels" else "preprocessing on this machine differs from the recorded one"
+    edgetl("run", bundle, image_of(shapes)).failed(7, opened, hint="edgetl")
+    done = edgetl("run", bundle, image_of(shapes), "--no-replay")
+    assert done.code == 0, done.err
 
 
 def test_verify_finds_files_that_were_added_or_removed_or_swapped_for_a_link(edgetl, built, tmp_path, shapes):
