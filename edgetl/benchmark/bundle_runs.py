@@ -3,20 +3,80 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.issuing import issue_of
 from edgetl.benchmark.loadgen import LoadGenResult, run_loadgen
 from edgetl.benchmark.peak_rate import PeakRate, peak_rate
+from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.scenarios import Issue, ScenarioResult, run
 from edgetl.benchmark.schedules import Plan
+from edgetl.benchmark.stability import BlockUse, Stability, judge_machine
 from edgetl.benchmark.stages import Stages, measure_stages
+from edgetl.benchmark.usage import Usage
+from edgetl.benchmark.waiting import Clock, SensingClock
 from edgetl.errors import UsageError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
 _WARMUP = 20
+
+ScenarioRun = ScenarioResult | LoadGenResult | PeakRate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A run of a scenario with what was going on around it."""
+
+    found: ScenarioRun
+    conditions: Conditions
+    """What the machine's sensors said from before the warm-up to after the last query."""
+    stability: Stability
+    """Whether the machine held still; by :func:`edgetl.benchmark.stability.judge_machine`."""
+
+
+def observe_scenario(
+    bundle: Bundle,
+    plan: Plan,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    loadgen: bool = False,
+    find_rate: bool = False,
+) -> Observed:
+    """Run a scenario as :func:`bench_scenario` does, and read the machine's sensors meanwhile.
+
+    They are read before and after it, and in the idle gaps of edgetl's own open loop where there is plenty of time.
+
+    Args:
+        bundle: As there.
+        plan: As there.
+        target: As there.
+        precision: As there.
+        threads: As there.
+        loadgen: As there.
+        find_rate: As there.
+
+    Raises:
+        EdgetlError: As there.
+    """
+    engine: dict[str, Any] = {"target": target, "precision": precision, "threads": threads}
+    with Sampler() as sampler, _opened(bundle, plan, **engine, loadgen=loadgen, find_rate=find_rate) as go:
+        sampler.read()  # again, at the load that the warm-up left
+        usage, began_ns = Usage(), time.perf_counter_ns()
+        found = go(SensingClock(sampler=sampler))
+        use, ended_ns = usage.told(), time.perf_counter_ns()
+        sampler.read()
+    conditions = sampler.conditions()
+    stability = judge_machine(conditions, began_ns=began_ns, ended_ns=ended_ns, use=BlockUse.of([use]))
+    return Observed(found=found, conditions=conditions, stability=stability)
 
 
 def bench_scenario(
@@ -28,7 +88,7 @@ def bench_scenario(
     threads: int | None = None,
     loadgen: bool = False,
     find_rate: bool = False,
-) -> ScenarioResult | LoadGenResult | PeakRate:
+) -> ScenarioRun:
     """Run a scenario on an engine of a bundle, fed with the bundle's golden inputs, preprocessed.
 
     Args:
@@ -45,6 +105,23 @@ def bench_scenario(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
+    engine: dict[str, Any] = {"target": target, "precision": precision, "threads": threads}
+    with _opened(bundle, plan, **engine, loadgen=loadgen, find_rate=find_rate) as go:
+        return go(None)
+
+
+@contextmanager
+def _opened(
+    bundle: Bundle,
+    plan: Plan,
+    *,
+    target: str | None,
+    precision: str | None,
+    threads: int | None,
+    loadgen: bool,
+    find_rate: bool,
+) -> Iterator[Callable[[Clock | None], ScenarioRun]]:
+    """What runs a scenario on a warm engine by some clock; LoadGen has its own."""
     if find_rate and (loadgen or plan.scenario != "server"):
         raise UsageError("the highest rate is searched in the scenario server, by edgetl's own driver")
     entry = bundle.choose(target, precision)
@@ -54,12 +131,16 @@ def bench_scenario(
     with open_engine(bundle.folder / entry.folder, threads=threads) as runner:
         issue = issue_of(runner, golden, smallest=int(batch[0]), largest=int(batch[-1]))
         query_ms = _warm(issue, plan)
-        if find_rate:
-            return peak_rate(issue, plan)
-        if loadgen:
-            offline = plan.scenario == "offline"
-            return run_loadgen(issue, plan, expected_ms=query_ms / plan.per_query if offline else query_ms)
-        return run(issue, plan)
+
+        def go(clock: Clock | None) -> ScenarioRun:
+            if find_rate:
+                return peak_rate(issue, plan, clock=clock)
+            if loadgen:
+                offline = plan.scenario == "offline"
+                return run_loadgen(issue, plan, expected_ms=query_ms / plan.per_query if offline else query_ms)
+            return run(issue, plan, clock=clock)
+
+        yield go
 
 
 def bench_stages(

@@ -123,6 +123,21 @@ class Conditions:
         found = {one.name: one.why for one in self.facts if one.value is None}
         return found | {one.name: one.why for one in self.series if not one.known}
 
+    def energy_sensors(self) -> tuple[Series, ...]:
+        """Counters of energy, and powers of what has no counter; also those that do not answer."""
+        counted = [one for one in self.series if one.kind == "counter" and one.unit == "J"]
+        have = {one.name.removesuffix(".energy") for one in counted if one.known}
+        rails = {one.name.removeprefix("power.") for one in self.series if one.name.startswith("power.") and one.known}
+        powers = [
+            one
+            for one in self.series
+            if one.kind == "level"
+            and one.unit == "W"
+            and one.name.removesuffix(".power") not in have
+            and one.name.removeprefix("jetson.power.") not in rails
+        ]
+        return (*counted, *powers)
+
     def load(self) -> Load:
         """Who used the processors between the first and the last reading."""
         parts = {name: self._increase(f"cpu.{name}") for name in ("busy", "idle", "iowait", "steal", "own")}
@@ -172,22 +187,9 @@ def energies(conditions: Conditions, *, began_ns: int, ended_ns: int, inferences
     Raises:
         UsageError: No inference, or no time.
     """
-    counted = [one for one in conditions.series if one.kind == "counter" and one.unit == "J"]
-    have = {one.name.removesuffix(".energy") for one in counted if one.known}
-    rails = {
-        one.name.removeprefix("power.") for one in conditions.series if one.name.startswith("power.") and one.known
-    }
-    powers = [
-        one
-        for one in conditions.series
-        if one.kind == "level"
-        and one.unit == "W"
-        and one.name.removesuffix(".power") not in have
-        and one.name.removeprefix("jetson.power.") not in rails
-    ]
     seconds = (ended_ns - began_ns) / 1e9
     found = []
-    for one in [*counted, *powers]:
+    for one in conditions.energy_sensors():
         joules, why = _joules(one, began_ns, ended_ns)
         idle_w = None
         if conditions.idle_ns is not None:

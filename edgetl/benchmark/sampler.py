@@ -9,6 +9,7 @@ one block lasts long, :meth:`Sampler.in_background` reads from a thread.
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -140,13 +141,24 @@ class Sampler(AbstractContextManager["Sampler"]):
         self._facts = tuple(about)
         return found
 
-    def poll(self) -> bool:
+    @property
+    def knows_energy(self) -> bool:
+        """Whether a sensor of energy or power has answered so far."""
+        return any(one.known for one in self.conditions().energy_sensors())
+
+    def poll(self, spare_s: float = math.inf) -> bool:
         """Read if the period is over. For the driver of a measurement, between two blocks.
+
+        Args:
+            spare_s: Until the next call that is timed; where four times the quickest reading so far would not fit, it
+                does not read. The first one opens what later ones find open.
 
         Returns:
             Whether it read.
         """
         if (time.perf_counter_ns() - self._last_ns) / 1e9 < self._period_s:
+            return False
+        if spare_s < 4 * min(self._costs_ms, default=0.0) / 1e3:
             return False
         self.read()
         return True

@@ -3,6 +3,9 @@
 A round is one fresh process of each thing, all alive at once. Within a round they are timed in passes: every pass
 visits all of them in a new random order, with a block of calls each, so that a machine that slows down slows all of
 them.
+
+Where the machine has a sensor of energy, each of the last round then runs by itself for some seconds, between two
+readings: blocks that take turns are too short for sensors that answer every tenth of a second or so.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.benchmark.comparison import Series
-from edgetl.benchmark.conditions import Conditions
+from edgetl.benchmark.conditions import Conditions, energies
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import Block, Check, ColdStart, Process, started
 from edgetl.benchmark.sampler import Sampler
+from edgetl.benchmark.sensors.energy import Energy, without_sensor
 from edgetl.benchmark.stability import BlockUse, Stability, judge
 from edgetl.benchmark.steady import Steady, steady_state
 from edgetl.benchmark.things import Thing
@@ -32,6 +36,9 @@ SETTLING = 3
 for threads that slept meanwhile: docs/benchmarking.md shows how much that is. They are kept like all others."""
 _PATIENCE = 2
 """A process that is not steady, or not for long enough, is given so many times the calls that were planned, at most."""
+
+_ENERGY_BLOCK_NS = 200_000_000
+"""Between two looks at the sensors while energy is measured."""
 
 Progress = Callable[[int, int], None]
 Integers = NDArray[np.int64]
@@ -53,6 +60,18 @@ class Plan:
     """Per thing; None: as many as each takes by itself."""
     seed: int = 0
     """Of the order."""
+    energy_s: float = 2.0
+    """Seconds that each thing runs in a row for its energy, and as many at rest before all; where a sensor tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyRun:
+    """Calls of one thing in a row, with the sensors read before and after them."""
+
+    began_ns: int
+    """On the system's monotonic clock."""
+    ended_ns: int
+    inferences: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +100,8 @@ class Sampled:
     check: Check
     uses: tuple[Use, ...] = ()
     """Per block, in the order of the calls: what the operating system says of its process; empty: it was not asked."""
+    energy_run: EnergyRun | None = None
+    """None: no sensor knew any energy."""
 
     @property
     def settling(self) -> NDArray[np.bool_]:
@@ -125,6 +146,19 @@ class Sampled:
             use=BlockUse.of([self.uses[index] for index in with_calls]) if self.uses else None,
             conditions=conditions,
         )
+
+    def energy(self, conditions: Conditions | None = None) -> tuple[Energy, ...]:
+        """Energy per inference by each sensor, also by those that do not know it, with the reason.
+
+        Args:
+            conditions: What the machine's sensors said meanwhile; without them nothing is known.
+        """
+        run = self.energy_run
+        if conditions is None:
+            return ()
+        if run is None:
+            return tuple(without_sensor(one.name, one.source, one.why) for one in conditions.energy_sensors())
+        return energies(conditions, began_ns=run.began_ns, ended_ns=run.ended_ns, inferences=run.inferences)
 
     @property
     def _of_block(self) -> Integers:
@@ -204,6 +238,8 @@ def observe(
         EdgetlError: As :func:`measure`.
     """
     with Sampler() as sampler:
+        if plan.energy_s > 0 and sampler.knows_energy:
+            sampler.idle(plan.energy_s)
         found = measure(things, feeds, plan, progress=progress, sampler=sampler)
     return found, sampler.conditions()
 
@@ -219,6 +255,7 @@ class _Taking:
     cold: list[ColdStart] = field(default_factory=list)
     process: Process | None = None
     check: Check | None = None
+    energy_run: EnergyRun | None = None
 
     def enough(self, wanted: int) -> bool:
         """Whether the living process is steady, for so many calls; where too few to tell are wanted, has made them."""
@@ -230,6 +267,20 @@ class _Taking:
     def look(self) -> Steady:
         """Where the living process became steady."""
         return steady_state(np.concatenate([block.times_ns[SETTLING:] for block in self.rounds[-1]]))
+
+    def run_for_energy(self, seconds: float, sampler: Sampler) -> None:
+        """Call the living process for some seconds, and have the sensors read before and after."""
+        typical = max(1.0, float(np.median(self.rounds[-1][-1].times_ns)))
+        calls = max(1, round(min(_ENERGY_BLOCK_NS, seconds * 1e9) / typical))
+        blocks: list[Block] = []
+        sampler.read()
+        while not blocks or _end_of(blocks[-1]) - int(blocks[0].starts_ns[0]) < seconds * 1e9:
+            blocks.append(self.living().block(calls))
+            sampler.poll()
+        sampler.read()
+        self.energy_run = EnergyRun(
+            began_ns=int(blocks[0].starts_ns[0]), ended_ns=_end_of(blocks[-1]), inferences=calls * len(blocks)
+        )
 
     def living(self) -> Process:
         """The process of this round."""
@@ -256,7 +307,13 @@ class _Taking:
             timer_ns=self.living().timer_ns,
             check=self.check,
             uses=tuple(block.use for _, _, block in blocks) if all(block.use for _, _, block in blocks) else (),
+            energy_run=self.energy_run,
         )
+
+
+def _end_of(block: Block) -> int:
+    """When its last call was over, in ns on the monotonic clock."""
+    return int(block.starts_ns[-1] + block.times_ns[-1])
 
 
 def _round(
@@ -287,5 +344,8 @@ def _round(
                 progress(number * passes + min(done, passes), plan.processes * passes)
         for taking in takings:
             taking.steady.append(taking.look())
+            if number == plan.processes - 1 and plan.energy_s > 0 and sampler and sampler.knows_energy:
+                taking.run_for_energy(plan.energy_s, sampler)
+        for taking in takings:
             if number == plan.processes - 1:
                 taking.check = taking.living().check()

@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike
 from edgetl.benchmark import timeline, witnesses
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.reasons import Limits, Reason
-from edgetl.benchmark.timeline import Calls
 from edgetl.benchmark.trends import Floats
 from edgetl.errors import UsageError
 
@@ -125,7 +124,30 @@ def judge(
     reasons += timeline.interruptions(calls, limits)
     unknown: list[str] = []
     reasons += _scheduling(use, limits, unknown)
-    reasons += _sensors(conditions, calls, limits, unknown)
+    lasted = int(calls.starts[0]), int(calls.starts[-1] + calls.times[-1])
+    reasons += _sensors(conditions, lasted, limits, unknown)
+    return Stability(stable=not reasons, reasons=tuple(reasons), unknown=tuple(unknown))
+
+
+def judge_machine(
+    conditions: Conditions, *, began_ns: int, ended_ns: int, use: BlockUse | None = None, limits: Limits | None = None
+) -> Stability:
+    """Look for reasons to distrust a measurement in what was going on around it alone; its times are not looked at.
+
+    For queries that come as they come: that their latencies move is what the scenario is about.
+
+    Args:
+        conditions: What the sensors said meanwhile.
+        began_ns: Start of the first call on the monotonic clock.
+        ended_ns: End of the last one.
+        use: What the operating system says of the process, for the whole of it or in parts.
+        limits: From where on something is a reason.
+
+    Returns:
+        Stable exactly where there is no reason.
+    """
+    limits, unknown = limits or Limits(), list[str]()
+    reasons = _scheduling(use, limits, unknown) + _sensors(conditions, (began_ns, ended_ns), limits, unknown)
     return Stability(stable=not reasons, reasons=tuple(reasons), unknown=tuple(unknown))
 
 
@@ -191,13 +213,14 @@ def _switched(wall: float, cpu: float, switches: float, limits: Limits) -> list[
 # --- the sensors' word -----------------------------------------------------------------------------------------------
 
 
-def _sensors(conditions: Conditions | None, calls: Calls, limits: Limits, unknown: list[str]) -> list[Reason]:
+def _sensors(
+    conditions: Conditions | None, measured_ns: tuple[int, int], limits: Limits, unknown: list[str]
+) -> list[Reason]:
     if conditions is None:
         unknown.append("sensors (not read)")
         return []
-    began, ended = int(calls.starts[0]), int(calls.starts[-1] + calls.times[-1])
     return [
         *witnesses.load(conditions, limits, unknown),
         *witnesses.throttling(conditions, unknown),
-        *witnesses.frequency(conditions, (began, ended), limits, unknown),
+        *witnesses.frequency(conditions, measured_ns, limits, unknown),
     ]

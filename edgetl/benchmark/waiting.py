@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from edgetl.benchmark.sampler import Sampler
 
 SPIN_NS = 200_000
 """The stretch before the moment that is spun: sleepers are woken 50 to 150 µs late on an idle Linux machine."""
@@ -53,3 +56,15 @@ class MachineClock:
         while woken < due_ns:
             woken = now()
         return spinning - began, woken - spinning
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensingClock(MachineClock):
+    """The monotonic clock, which has the machine's sensors read while it waits, where there is plenty of time."""
+
+    sampler: Sampler
+
+    def wait_until(self, due_ns: int) -> tuple[int, int]:
+        """See :meth:`Clock.wait_until`; the reading counts as neither slept nor spun."""
+        self.sampler.poll(spare_s=(due_ns - self.now()) / 1e9)
+        return super().wait_until(due_ns)

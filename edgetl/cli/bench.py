@@ -49,7 +49,7 @@ def _bench(
         Undecided, typer.Option("--undecided", help="What a slowdown that is not decided does.")
     ] = Undecided.fail,
     unstable: Annotated[
-        Undecided, typer.Option("--unstable", help="What a measurement that is UNSTABLE does to --baseline.")
+        Undecided, typer.Option("--unstable", help="What one that is UNSTABLE does to --baseline or --bound-ms.")
     ] = Undecided.fail,
     samples: Annotated[int, typer.Option("--samples", min=20, help="Calls each that count, over all processes.")] = 700,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes each.")] = 5,
@@ -92,8 +92,9 @@ def _bench(
     if asked.anything(context):
         answers = one.given_samples(context, samples)
         one.bench_bundle(
-            things, asked, target=target, precision=precision, threads=threads, seed=seed, samples=answers, json=json
-        )
+            things, asked, target=target, precision=precision, threads=threads, seed=seed, samples=answers,
+            unstable=unstable.value, json=json,
+        )  # fmt: skip
         return
     from edgetl.benchmark import environment
     from edgetl.benchmark.feeds import Feeds
@@ -167,6 +168,8 @@ def _print(found: Benchmark, layers: int) -> None:
             print_text(f"{item.name} was not steady in {unsteady}: {reason}")
     for name, because in found.unstable.items():
         print_text(f"{name} is UNSTABLE: {because}")
+    for line in found.energy_lines:
+        print_text(line)
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
     _print_ceilings(found)

@@ -38,11 +38,14 @@ def _run(
     target: Annotated[str | None, typer.Option("--target", help="Whose engine [default: the fastest here].")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="Of the engine.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed the bundle.")] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay/--no-replay", help="Try the engine on the bundle's golden inputs first.")
+    ] = True,
     json: Json = False,
 ) -> None:
     from edgetl.runtime.bundle import open_bundle
 
-    opened = open_bundle(bundle, key=key)
+    opened = open_bundle(bundle, key=key, replay=replay)
     if text and opened.preprocessing.kind == "image":
         raise UsageError("--text is for bundles that take texts or rows; this one takes images")
     sources: list[Path | bytes | str] = [item if text else Path(item) for item in inputs]

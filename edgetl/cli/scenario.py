@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
-from edgetl.errors import BudgetError, UsageError
+from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.benchmark.schedules import Plan
@@ -115,7 +115,9 @@ class Asked:
             return False
         if self.scenario is not None and self.stages:
             raise UsageError("--scenario and --stages are two measurements: one at a time")
-        fitting = _SHARED | ({"stages", "samples"} if self.stages else own | {"seed"})
+        fitting = _SHARED | ({"stages", "samples"} if self.stages else own | {"seed", "unstable"})
+        if "unstable" in given and self.bound_ms is None and not self.stages:
+            raise UsageError("--unstable is about a gate", hint="--bound-ms")
         if stray := sorted(given - fitting):
             raise UsageError(f"{_flag(stray[0])} does not go with {'--stages' if self.stages else '--scenario'}")
         return True
@@ -160,13 +162,14 @@ def bench_bundle(
     threads: int | None,
     seed: int,
     samples: int | None,
+    unstable: Literal["fail", "allow"],
     json: bool,
 ) -> None:
     """Run what was asked, print it, and fail where a bound was given and is not kept.
 
     Raises:
         UsageError: See :meth:`Asked.plan`; or there is not one bundle.
-        Exit: With 5, where the bound is not shown to be kept.
+        Exit: With 5, where the bound is not shown to be kept, or the measurement is UNSTABLE.
     """
     if len(things) != 1:
         raise UsageError(f"scenarios and stages are of one bundle; given were {len(things)}")
@@ -188,19 +191,22 @@ def bench_bundle(
             **engine,
         )
     gated = asked.bound_ms is not None
-    outcome = None if not gated else "passed" if found.passed else "failed"
+    error: EdgetlError | None = None
+    if gated:
+        try:
+            scenario.gate(found, unstable=unstable)
+        except (BudgetError, MeasurementError) as raised:
+            error = raised
+    outcome = None if not gated else "failed" if error else "passed"
     if json:
         print_json("bench-stages" if asked.stages else "bench-scenario", {**found.to_json(), "gate": outcome})
     else:
         _print("stages" if asked.scenario is None else asked.scenario.value, found)
         if outcome == "passed":
             print_text(f"the bound of {asked.bound_ms:g} ms is kept")
-    if gated:
-        try:
-            scenario.gate(found)
-        except BudgetError as error:  # told on stderr alone: the result, with what became of the gate, is on stdout
-            print_error(error, as_json=False)
-            raise typer.Exit(error.exit_code) from None
+    if error is not None:  # told on stderr alone: the result, with what became of the gate, is on stdout
+        print_error(error, as_json=False)
+        raise typer.Exit(error.exit_code)
 
 
 def given_samples(context: typer.Context, samples: int) -> int | None:

@@ -44,5 +44,7 @@ def _verify(
         print_text(
             text + (f"; {item.metric} {item.score:.4f} on {item.samples} samples" if item.score is not None else "")
         )
+        if item.scales_skipped:
+            print_text(f"  scales: not looked at: {item.scales_skipped}")
         if layers:
             print_text(f"  layers: {item.layers.statement if item.layers else f'not looked at: {item.layers_skipped}'}")

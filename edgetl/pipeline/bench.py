@@ -16,6 +16,7 @@ from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.roofline import Roofline
 from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
 from edgetl.benchmark.things import thing_at
@@ -26,6 +27,7 @@ from edgetl.pipeline.timing import (
     ceilings_of,
     details_of,
     doubts,
+    energy_lines,
     latency_of,
     median_cold,
     roofline_of,
@@ -50,6 +52,8 @@ class Measured:
     """Whether the measurement may be believed."""
     roofline: Roofline | None = None
     """What this machine could do at most with it; None: its ceilings were not measured."""
+    energy: tuple[Energy, ...] = ()
+    """Per inference, one per sensor; unknown, with the reason, where a sensor does not know."""
 
     @property
     def name(self) -> str:
@@ -76,6 +80,11 @@ class Benchmark:
         """Name → what speaks against its measurement, in a line; of those that are UNSTABLE."""
         return {item.name: unstable_because(item.stability) for item in self.measured if item.stability.against}
 
+    @property
+    def energy_lines(self) -> list[str]:
+        """What inferences take, in words; see :func:`edgetl.pipeline.timing.energy_lines`."""
+        return energy_lines({item.name: item.energy for item in self.measured})
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the single calls."""
         first = self.measured[0].latency.p50_ms
@@ -91,6 +100,7 @@ class Benchmark:
                     **item.steadiness,
                     "stability": item.stability.to_json(),
                     "roofline": item.roofline.to_json(item.latency.p50_ms) if item.roofline else None,
+                    "energy": [one.to_json() for one in item.energy],
                 }
                 for item in self.measured
             ],
@@ -230,6 +240,7 @@ def _measured(
         steadiness=steadiness(sampled),
         stability=sampled.stability(conditions),
         roofline=roofline_of(sampled, ceilings) if ceilings is not None else None,
+        energy=sampled.energy(conditions),
     )
 
 

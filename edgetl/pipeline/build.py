@@ -214,11 +214,15 @@ def _route(
         decisions=tuple(choice.decide(proven, timings, config.parity)),
     )
     _gate(record, on_report)
-    summary = publish.summary(record)
+    summary = {**publish.summary(record), "phases": history}
     if until in ("verify", "bench"):
         return Outcome(stopped_after=until, artifacts=artifacts, summary=summary)
 
-    sealed, bundle = publish.bundle(record)
+    try:
+        sealed, bundle = publish.bundle(record)
+    except ParityError as error:
+        _refuse(record, error, on_report)
+        raise
     on_report(bundle / "reports")
     artifacts["bundle"] = sealed.folder
     return Outcome(stopped_after="bundle", bundle=bundle, artifacts=artifacts, summary=summary)
@@ -231,10 +235,15 @@ def _gate(record: Record, on_report: Callable[[Path], None]) -> None:
         gates.refuse_implausible(record.timings, list(record.decisions))
         gates.refuse_unstable(record.session.config, record.timings, list(record.decisions))
     except (ParityError, BudgetError, MeasurementError) as error:
-        reports = publish.report_failure(record, error)
-        record.session.reporter.note(f"nothing was published; the report of this build is {reports / 'report.html'}")
-        try:
-            on_report(reports)
-        except EdgetlError as trouble:  # the build fails because of its gates, and with their exit code
-            record.session.reporter.note(f"the reports were not delivered: {trouble.message}")
+        _refuse(record, error, on_report)
         raise
+
+
+def _refuse(record: Record, error: EdgetlError, on_report: Callable[[Path], None]) -> None:
+    """Write and deliver the reports of a build that is not published."""
+    reports = publish.report_failure(record, error)
+    record.session.reporter.note(f"nothing was published; the report of this build is {reports / 'report.html'}")
+    try:
+        on_report(reports)
+    except EdgetlError as trouble:  # the build fails because of its gates, and with their exit code
+        record.session.reporter.note(f"the reports were not delivered: {trouble.message}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +20,15 @@ from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
 from edgetl.pipeline import departures, tasks
 from edgetl.pipeline.departures import EngineLayers
+from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
-from edgetl.runtime.decision import Similarity, cosines
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.preprocessing.text import TextPreprocessing
 
-_TENSOR_TOLERANCE = 1e-4
-"""Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
-
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
-_POINTS_ALIKE = 0.9
-"""Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
+_MOST_BYTES = 1 << 28
+"""Of inputs in one batch; a batch that is allowed to be larger is tried as far as this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,8 @@ class CheckedEngine:
     agreeing: int = 0
     """Of them, those that it names as PyTorch did."""
     sqnr_db: float = 0.0
+    largest_batch: int = 0
+    """Samples in the largest batch that was tried; the golden inputs are repeated to fill it."""
     score: float | None = None
     """The metric on the given data."""
     metric: str = ""
@@ -52,6 +50,8 @@ class CheckedEngine:
     samples: int = 0
     skipped: str = ""
     """Why it did not run."""
+    scales_skipped: str = ""
+    """Why an int8 engine's scales were not held against calibration and the float weights."""
     layers: EngineLayers | None = None
     """What it looks like from the inside, where that was asked for."""
     layers_skipped: str = ""
@@ -83,15 +83,16 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         DataError: The data cannot be used, or has no labels that the bundle knows.
         MissingExtraError: ``layers``, and what reads graphs is not installed.
     """
-    bundle = open_bundle(folder, key=key)
+    bundle = open_bundle(folder, key=key, replay=False)  # more than that is done here
     golden = bundle.golden()
     difference = _check_contract(bundle, golden)
     samples = _labelled(bundle, data) if data else None
+    scales = {} if layers else departures.wrong_scales(bundle)
     return Checked(
         files=bundle.verified.files,
         signed_by=bundle.verified.signed_by,
         preprocessing_difference=difference,
-        engines=tuple(_check(bundle, engine, golden, samples, layers=layers) for engine in bundle.engines),
+        engines=tuple(_check(bundle, engine, golden, samples, scales, layers=layers) for engine in bundle.engines),
     )
 
 
@@ -102,10 +103,8 @@ def _check_contract(bundle: Bundle, golden: Golden) -> float:
         The largest difference of a golden tensor.
     """
     folder, contract = bundle.folder, bundle.preprocessing
-    inputs = contract.together([contract(source) for source in golden.sources])
-    same = inputs.shape == golden.inputs.shape
-    difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0)) if same else math.inf
-    if difference > _TENSOR_TOLERANCE:
+    difference = replay.tensor_difference(bundle, golden)
+    if difference > replay.TENSOR_TOLERANCE:
         cause = None
         if isinstance(contract, ImagePreprocessing):
             cause = causes.preprocessing_cause(contract, golden.sources, golden.inputs)
@@ -116,17 +115,18 @@ def _check_contract(bundle: Bundle, golden: Golden) -> float:
             if cause
             else "compare the versions of Pillow or tokenizers; the bundle was built with those in its provenance",
         )
-    if bundle.labels and golden.classes not in (None, bundle.labels):
-        raise BundleError(
-            f"{folder}: the labels in manifest.json are not those that the network was trained with:"
-            f" {_first_difference(bundle.labels, golden.classes or ())}",
-            hint="publish the bundle again: edgetl build",
-        )
+    replay.refuse_labels(bundle, golden)
     return difference
 
 
 def _check(
-    bundle: Bundle, engine: EngineEntry, golden: Golden, samples: Samples | None, *, layers: bool
+    bundle: Bundle,
+    engine: EngineEntry,
+    golden: Golden,
+    samples: Samples | None,
+    scales: Mapping[str, tuple[str, ...] | str],
+    *,
+    layers: bool,
 ) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
@@ -135,7 +135,7 @@ def _check(
         opened = bundle.open(target=engine.target, precision=engine.precision)
     except SetupError as error:
         return CheckedEngine(name=name, skipped=error.message)
-    parity = _recorded(bundle, engine)
+    parity = replay.recorded_parity(bundle, engine)
     metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
@@ -143,8 +143,9 @@ def _check(
         found = CheckedEngine(
             name=name,
             golden=len(golden.outputs),
-            agreeing=int(_agrees(bundle, got, golden.outputs).sum()) if finite else 0,
+            agreeing=int(replay.agrees(bundle, got, golden.outputs).sum()) if finite else 0,
             sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
+            largest_batch=_batches(model, golden)[-1],
             score=_score(model, bundle, samples, metric) if samples else None,
             metric=metric.title,
             samples=len(samples) if samples else 0,
@@ -153,7 +154,10 @@ def _check(
         because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
-    _gate(found, refused, because)
+    wrong = scales.get(name, ())
+    if isinstance(wrong, str):
+        found, wrong = replace(found, scales_skipped=wrong), ()
+    _gate(found, refused, because, wrong)
     return found
 
 
@@ -164,18 +168,10 @@ def _refusal(found: CheckedEngine, parity: Mapping[str, Any]) -> str | None:
         found: What it did here.
         parity: What was recorded where the bundle was built; empty where it did not run there.
     """
-    agreement, recorded_db = parity.get("agreement"), parity.get("sqnr_db")
-    # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
-    # where the bundle was built has nothing recorded, and may miss one.
-    allowed = 1
-    if agreement is not None:
-        allowed = 0 if agreement == 1.0 else max(1, math.ceil(3 * (1.0 - agreement) * found.golden))
-    known = f"it agreed on {agreement:.2%} of the test split" if agreement is not None else "it did not run"
-    if found.golden - found.agreeing > allowed:
-        return (
-            f"{found.name} answers {found.agreeing} of {found.golden} golden inputs as PyTorch did; where the bundle"
-            f" was built {known}"
-        )
+    refused = replay.refusal(found.name, parity, agreeing=found.agreeing, golden=found.golden)
+    if refused:
+        return refused
+    recorded_db = parity.get("sqnr_db")
     if recorded_db is not None and found.sqnr_db < min(recorded_db, FAITHFUL_DB) - _FURTHER_DB:
         return (
             f"{found.name} is {found.sqnr_db:.1f} dB from PyTorch on the golden inputs; where the bundle was built it"
@@ -184,7 +180,7 @@ def _refusal(found: CheckedEngine, parity: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _gate(found: CheckedEngine, refused: str | None, because: str | None) -> None:
+def _gate(found: CheckedEngine, refused: str | None, because: str | None, scales: Sequence[str]) -> None:
     """Fail for an engine that is not what it was.
 
     Args:
@@ -192,8 +188,10 @@ def _gate(found: CheckedEngine, refused: str | None, because: str | None) -> Non
         refused: Why its answers are not those that were recorded.
         because: The cause of that, where it is known; where nothing is refused, on what its answers depend besides
             their input.
+        scales: That are wrong, a clause each.
     """
     inside = f"\n  {found.layers.statement}" if found.layers is not None and found.layers.failed else ""
+    inside += "\n  " + "; ".join(scales) if scales else ""
     hint = "build the engine again on this device, or ship another precision"
     if found.layers is None and not found.layers_skipped:
         hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
@@ -231,10 +229,10 @@ def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[n
         golden: The bundle's.
         got: The model's outputs for the golden inputs, one at a time.
     """
-    few = min(model.largest_batch, len(got))
-    if few > 1:
-        together = model.outputs(golden.inputs[:few])
-        found = causes.batch_cause(golden.outputs[:few], got[:few], together)
+    for size in _batches(model, golden):
+        places = np.arange(size) % len(got)
+        together = model.outputs(golden.inputs[places])
+        found = causes.batch_cause(golden.outputs[places], got[places], together)
         if found:
             return found
     contract = bundle.preprocessing
@@ -252,29 +250,11 @@ def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[n
     return None
 
 
-def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:
-    if len(labels) != len(classes):
-        return f"{len(labels)} instead of {len(classes)}"
-    place = next(place for place, name in enumerate(labels) if name != classes[place])
-    return f"output {place} is '{labels[place]}' there, and was '{classes[place]}'"
-
-
-def _agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Per golden input, whether an engine answers as PyTorch did: of embeddings, whether they point the same way."""
-    decision = bundle.decision
-    if isinstance(decision, Similarity):
-        close: NDArray[np.bool_] = cosines(got, wanted) >= _POINTS_ALIKE
-        return close
-    same = np.equal(decision.decide(got), decision.decide(wanted)).reshape(len(got), -1)
-    alike: NDArray[np.bool_] = same.all(1)
-    return alike
-
-
-def _recorded(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
-    for entry in bundle.manifest["engines"]:
-        if entry["target"] == engine.target and entry["precision"] == engine.precision:
-            return dict(entry.get("parity", {}))
-    return {}
+def _batches(model: Predictor, golden: Golden) -> tuple[int, ...]:
+    """Sizes of batches to try: as many as there are golden inputs, and the largest that the engine takes."""
+    fitting = max(1, _MOST_BYTES // max(1, golden.inputs[0].nbytes))
+    largest = min(model.largest_batch, fitting)
+    return tuple(sorted({min(len(golden.inputs), largest), largest}))
 
 
 def _labelled(bundle: Bundle, data: Path) -> Samples:

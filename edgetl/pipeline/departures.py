@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import inside
+from edgetl.errors import MissingExtraError, ModelError
 from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
@@ -91,6 +92,33 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
         meter = _Meter(exact, opened, bundle, golden)
         record = _Recorded.of(bundle, engine)
         return _found(meter, exact, opened, record, engine.precision)
+
+
+def wrong_scales(bundle: Bundle) -> dict[str, tuple[str, ...] | str]:
+    """Hold the scales of a bundle's int8 engines against calibration and the float weights; no inference is made.
+
+    It is what :func:`look_into` does first, and cheap: for every verification.
+
+    Returns:
+        By target and precision: a clause for each scale that is wrong; or why the scales could not be read.
+    """
+    found: dict[str, tuple[str, ...] | str] = {}
+    engines = [engine for engine in bundle.engines if engine.precision == "int8" and engine.status != "build-on-device"]
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as name:
+        exact: InsideOnnx | None = None
+        for number, engine in enumerate(engines):
+            reason = inside.why_not(engine.backend)
+            try:
+                if not reason:
+                    folder = Path(name) / str(number)
+                    folder.mkdir()
+                    exact = exact or _float_graph(bundle, Path(name))
+                    opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=folder)
+                    causes = _causes(exact, opened, _Recorded.of(bundle, engine))
+            except (MissingExtraError, ModelError) as error:
+                reason = error.message
+            found[f"{engine.target} {engine.precision}"] = reason or tuple(dict.fromkeys(causes))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +242,11 @@ class _Meter:
 
 def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
     """The bundle's float graph with what quantization folds folded, so that its tensors have the same names."""
-    import onnx_ir as ir
+    try:
+        import onnx_ir as ir
+        import onnxscript  # noqa: F401  # preparing the graph takes it
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx_ir", extra="export", needed_for="looking into an engine") from None
 
     from edgetl.backends._inside_onnx import InsideOnnx
     from edgetl.quantize import graph

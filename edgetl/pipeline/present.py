@@ -206,6 +206,7 @@ def _latency(record: Record, name: str) -> model.Latency | None:
         interval_ms=found.p50_interval_ms,
         cold_ms=(cold.import_ms, cold.load_ms, cold.first_ms) if cold else None,
         unstable=tuple(reason.text for reason in stability.against) if stability else (),
+        energy=spread.energies(timings.details, name),
     )
 
 

@@ -12,10 +12,11 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
-from edgetl.errors import EdgetlError
-from edgetl.pipeline import origin, present, quantized, schemas, tasks, timing
+from edgetl.errors import BundleError, EdgetlError, ParityError
+from edgetl.pipeline import check, origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
+from edgetl.pipeline.session import Session
 from edgetl.report.formats import FORMATS
 from edgetl.report.model import Verdict
 from edgetl.runtime.runner import TensorSpec
@@ -52,6 +53,8 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
     Raises:
         StorageError: The output folder cannot be written.
         BundleError: The signing key cannot be used.
+        ParityError: The sealed bundle does not pass what `edgetl verify` checks: preprocessing, labels, golden inputs,
+            batches, lengths, scales. Nothing is kept of it.
     """
     session = record.session
     key = session.config.bundle.key or sign.user_key()
@@ -70,19 +73,34 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "config": session.config_digest(),
         "signer": signer,
         "origin": _origin(record),
-        "code": code_digest("bundle", "report", "pipeline", "runtime/bundle.py"),
+        "code": code_digest("bundle", "report", "pipeline", "parity", "backends", "runtime"),
         "version": __version__,
     }
 
     def make(folder: Path) -> None:
         _fill(folder, record, signer)
         bundles.seal(folder, _manifest(record), key)
+        _replay(session, folder)
 
     sealed = session.stage("bundle", record.name, inputs, make)
     destination = session.config.bundle.output / record.name
     if not bundles.same(sealed.folder, destination):
         bundles.publish(sealed.folder, destination)
     return sealed, destination
+
+
+def _replay(session: Session, folder: Path) -> None:
+    """Do to a sealed bundle what its readers will do to it, before anybody can have it."""
+    try:
+        checked = check.verify_bundle(folder)
+    except (ParityError, BundleError) as error:
+        raise ParityError(
+            f"the finished bundle is not what was proven:\n  {error.message.replace(f'{folder}: ', '')}",
+            hint=error.hint,
+        ) from error
+    for item in checked.engines:
+        said = f"{item.agreeing} of {item.golden} golden inputs as PyTorch, batches of 1 to {item.largest_batch}"
+        session.reporter.note(f"{item.name} in the bundle: " + (f"not run: {item.skipped}" if item.skipped else said))
 
 
 def report_failure(record: Record, error: EdgetlError) -> Path:

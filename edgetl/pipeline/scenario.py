@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from edgetl.benchmark import environment
-from edgetl.benchmark.bundle_runs import bench_scenario, bench_stages, rows
+from edgetl.benchmark.bundle_runs import bench_stages, observe_scenario, rows
+from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.loadgen import LoadGenResult
 from edgetl.benchmark.peak_rate import PeakRate
 from edgetl.benchmark.scenarios import ScenarioResult
 from edgetl.benchmark.schedules import Plan
+from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.stages import Stages
-from edgetl.errors import BudgetError, UsageError
+from edgetl.errors import BudgetError, MeasurementError, UsageError
 from edgetl.pipeline.session import Reporter, Silent
+from edgetl.pipeline.timing import unstable_because, what_to_do
 from edgetl.runtime.bundle import MANIFEST, Bundle, EngineEntry, open_bundle
 
 
@@ -29,6 +32,10 @@ class BundleRun:
     found: ScenarioResult | LoadGenResult | PeakRate | Stages
     environment: dict[str, Any]
     """Of :func:`edgetl.benchmark.environment.environment`, with threads, and the load before the run."""
+    conditions: Conditions | None = None
+    """What the machine's sensors said meanwhile; None of stages."""
+    stability: Stability | None = None
+    """Whether the machine held still meanwhile; None of stages."""
 
     @property
     def rows(self) -> tuple[tuple[str, str], ...]:
@@ -38,7 +45,13 @@ class BundleRun:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why the run says less than was asked of it, in sentences; empty where nothing is wrong."""
-        return tuple(value for name, value in rows(self.found) if name == "note")
+        unstable = [f"UNSTABLE: {unstable_because(self.stability)}"] if self.stability and self.unstable else []
+        return (*(value for name, value in rows(self.found) if name == "note"), *unstable)
+
+    @property
+    def unstable(self) -> bool:
+        """Whether something around the run did not hold still, so that its figures should not be believed."""
+        return self.stability is not None and bool(self.stability.against)
 
     @property
     def passed(self) -> bool:
@@ -55,6 +68,8 @@ class BundleRun:
             "engine": self.engine,
             "environment": self.environment,
             kind: self.found.to_json(),
+            "stability": self.stability.to_json() if self.stability else None,
+            "conditions": self.conditions.to_json(values=False) if self.conditions else None,
         }
 
 
@@ -92,11 +107,18 @@ def run_scenario(
     what, began = f"{plan.scenario} of {folder.name}", perf_counter()
     lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if find_rate else "")
     reporter.started("bench", what + lasts)
-    found = bench_scenario(
+    observed = observe_scenario(
         bundle, plan, target=target, precision=precision, threads=count, loadgen=loadgen, find_rate=find_rate
     )
     reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
-    return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
+    return BundleRun(
+        bundle=folder,
+        engine=f"{entry.target} {entry.precision}",
+        found=observed.found,
+        environment=facts,
+        conditions=observed.conditions,
+        stability=observed.stability,
+    )
 
 
 def run_stages(
@@ -133,15 +155,25 @@ def run_stages(
     return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
 
 
-def gate(run: BundleRun) -> None:
+def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None:
     """Fail where a run does not keep its bound, or is not valid, so that nothing is known about it.
 
+    Args:
+        run: With a bound.
+        unstable: What becomes of one that keeps it, where the machine did not hold still.
+
     Raises:
-        BudgetError: It is so.
+        BudgetError: The bound was not shown to be kept.
+        MeasurementError: It was kept, and the measurement is UNSTABLE.
     """
-    if run.passed:
-        return
     found = run.found
+    if run.passed:
+        if run.unstable and run.stability and unstable == "fail":
+            raise MeasurementError(
+                f"UNSTABLE, so nothing is shown about the bound:\n  {unstable_because(run.stability)}",
+                hint=f"{what_to_do([run.stability])}; then measure again, or --unstable allow",
+            )
+        return
     bound = (
         None if isinstance(found, Stages) else (found.runs[0] if isinstance(found, PeakRate) else found).plan.bound_ms
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.reasons import Reason
+from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.summary import Latency
 from edgetl.errors import UnknownNameError
 from edgetl.parity.compare import Comparison
@@ -87,6 +88,7 @@ def _bench() -> dict[str, Any]:
         "comparisons": {"type": "array", "items": {"type": "object", "required": ["name", "against", "ratio"]}},
         "implausible": texts,
         "stability": _stability(),
+        "energy": {"type": "array", "items": TypeAdapter(Energy).json_schema()},
         "roofline": {"type": "object", "required": ["least_ms", "share", "limits", "layers", "reason"]},
     }
     kept = {name: {"type": "object", "additionalProperties": found} for name, found in each.items()}

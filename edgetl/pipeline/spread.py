@@ -73,6 +73,23 @@ def rooflines(details: Mapping[str, Any]) -> tuple[machine.Roofline, ...]:
     )
 
 
+def energies(details: Mapping[str, Any], name: str) -> tuple[machine.Energy, ...]:
+    """Of one call of something that was timed; see :class:`edgetl.benchmark.sensors.energy.Energy`."""
+    return tuple(
+        machine.Energy(
+            sensor=found["sensor"],
+            per_call_mj=_milli(found["per_inference_j"]),
+            above_rest_mj=_milli(found["above_idle_per_inference_j"]),
+            why=found["why"],
+        )
+        for found in details.get("energy", {}).get(name, ())
+    )
+
+
+def _milli(value: float | None) -> float | None:
+    return None if value is None else 1e3 * value
+
+
 def _device(layers: Sequence[Mapping[str, Any]]) -> str:
     """The device that does most of the multiply-adds; "cpu" where there are none."""
     done: Counter[str] = Counter({"cpu": 0})

@@ -23,6 +23,7 @@ from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.roofline import Roofline, roofline
 from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency, histogram, summarise
 from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_thing
@@ -117,6 +118,8 @@ def bench(
     for name, found in stability.items():
         if found.against:
             session.reporter.note(f"the latency of {name} is UNSTABLE: {unstable_because(found)}")
+    for line in energy_lines({name: [Energy(**one) for one in found] for name, found in details["energy"].items()}):
+        session.reporter.note(line)
     return Timings(
         latencies={name: Latency.from_json(found) for name, found in document["latency"].items()},
         environment=document["environment"],
@@ -147,6 +150,20 @@ def unstable_because(stability: Stability) -> str:
 def what_to_do(found: Sequence[Stability]) -> str:
     """The advice of all reasons against some measurements, each once, in a line."""
     return "; ".join(dict.fromkeys(reason.advice for each in found for reason in each.against))
+
+
+def energy_lines(found: Mapping[str, Sequence[Energy]]) -> list[str]:
+    """What inferences take, a line per thing; one line for all where no sensor knows.
+
+    Args:
+        found: By the thing's name, one per sensor.
+    """
+    known = {name: [one for one in each if one.per_inference_j is not None] for name, each in found.items()}
+    if any(known.values()):
+        said = {name: "; ".join(one.statement for one in known[name] or each) for name, each in found.items()}
+        return [f"energy per inference of {name}: {text}" for name, text in said.items()]
+    why = dict.fromkeys(one.why for each in found.values() for one in each if one.why)
+    return [f"energy per inference: unknown ({'; '.join(why) or 'this machine has no sensor of it'})"] if found else []
 
 
 def latency_of(sampled: Sampled, *, confidence: float = 0.95) -> Latency:
@@ -181,7 +198,8 @@ def details_of(
         not steady. histogram: of the calls that count, as HdrHistogram; None without the package. comparisons: with
         each of the references and rivals. implausible: why a result cannot be true. stability: whether the machine and
         the times held still. conditions: what the sensors said, of a series its range; None where they were not read.
-        ceilings: by device. roofline: see :meth:`edgetl.benchmark.roofline.Roofline.to_json`; empty without ceilings.
+        energy: per inference, one per sensor, also of those that do not know it. ceilings: by device. roofline: see
+        :meth:`edgetl.benchmark.roofline.Roofline.to_json`; empty without ceilings.
     """
     series = {each.thing.name: each.series() for each in sampled}
     return {
@@ -202,6 +220,7 @@ def details_of(
         },
         "stability": {each.thing.name: each.stability(conditions).to_json() for each in sampled},
         "conditions": conditions.to_json(values=False) if conditions else None,
+        "energy": {each.thing.name: [one.to_json() for one in each.energy(conditions)] for each in sampled},
         "ceilings": {device: found.to_json() for device, found in (ceilings or {}).items()},
         "roofline": {each.thing.name: roofline_of(each, ceilings).to_json(latency_of(each).p50_ms) for each in sampled}
         if ceilings is not None

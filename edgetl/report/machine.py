@@ -18,6 +18,19 @@ class Ceilings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Energy:
+    """What one sensor says about the energy of one call. Sensors may contain one another."""
+
+    sensor: str
+    per_call_mj: float | None
+    """Millijoules, with what the machine takes at rest; None where the sensor does not know."""
+    above_rest_mj: float | None
+    """What the call added; None where the power at rest is not known."""
+    why: str = ""
+    """Why a figure is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RooflineLayer:
     """A node of an engine's own graph, beside what the machine needs for it at least."""
 

@@ -17,7 +17,7 @@ from edgetl.report.learning import SourceTask as SourceTask
 from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer
 from edgetl.report.learning import Weights as Weights
-from edgetl.report.machine import Ceilings, Roofline
+from edgetl.report.machine import Ceilings, Energy, Roofline
 from edgetl.report.quantized import Fusion, LayerReport
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
@@ -58,6 +58,8 @@ class Latency:
     """Import of the library, load of the engine, first inference; None where they were not measured."""
     unstable: tuple[str, ...] = ()
     """Why the measurement should not be believed, a sentence each: the times or the machine did not hold still."""
+    energy: tuple[Energy, ...] = ()
+    """Of one call, one per sensor; empty where no sensor was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import changes, distributions, fusion, heatmap, layers, panels, plots, roofline
+from edgetl.report import changes, distributions, energy, fusion, heatmap, layers, panels, plots, roofline
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
@@ -137,7 +137,8 @@ def _latency(report: Report) -> Markup | None:
         "engine, the first inference. Speed-ups are ratios of medians."
     )
     figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
-    return join([figure, rows, _unstable(report), el("p", note, class_="note"), _single_calls(report)])
+    parts = [figure, rows, _unstable(report), el("p", note, class_="note"), energy.figures(report)]
+    return join([*parts, _single_calls(report)])
 
 
 def _unstable(report: Report) -> Markup:

@@ -2,6 +2,8 @@
 
 with open_bundle(Path("digits-1.0.0")).open(target="x86-64-cpu") as model:
     print(model.predict([Path("seven.png")]))
+
+Opening an engine replays the bundle's golden inputs: see :mod:`edgetl.runtime.replay`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -26,6 +29,7 @@ from edgetl.runtime.decision import from_json as read_decision
 from edgetl.runtime.opening import open_engine
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.preprocessing import from_json as read_preprocessing
+from edgetl.runtime.replay import replay_contract, replay_engine
 from edgetl.runtime.runner import CopiesApart, Runner, Tensors, run_batch
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
@@ -86,9 +90,11 @@ class Bundle:
         folder: Of the bundle.
         manifest: Its content.
         verified: What the check found.
+        replay: Whether :meth:`open` replays the golden inputs.
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], verified: Verified) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], verified: Verified, *, replay: bool = True) -> None:
+        self._to_replay, self._contract_replayed = replay, False
         self.folder = folder
         self.manifest = manifest
         self.verified = verified
@@ -129,9 +135,26 @@ class Bundle:
         return engine
 
     def open(self, *, target: str | None = None, precision: str | None = None, threads: int | None = None) -> Predictor:
-        """Open an engine; see :meth:`choose`."""
+        """Open an engine (see :meth:`choose`), and replay the golden inputs on it.
+
+        The replay costs the preprocessing of some raw inputs, once per bundle, and an inference of each; nothing of it
+        is kept.
+
+        Raises:
+            BundleError: Preprocessing or labels are not those that the bundle was built with.
+            ParityError: The engine answers golden inputs in another way than where the bundle was built.
+        """
         engine = self.choose(target, precision)
-        return Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
+        if self._to_replay and not self._contract_replayed:
+            replay_contract(self)
+            self._contract_replayed = True
+        predictor = Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
+        if self._to_replay:
+            with ExitStack() as failing:
+                failing.push(predictor)
+                replay_engine(self, predictor)
+                failing.pop_all()
+        return predictor
 
     def golden(self) -> Golden:
         """Raw inputs with what the reference made of them."""
@@ -266,7 +289,7 @@ class Predictor:
         self._runner.__exit__(kind, error, trace)
 
 
-def open_bundle(folder: Path, *, key: Path | None = None) -> Bundle:
+def open_bundle(folder: Path, *, key: Path | None = None, replay: bool = True) -> Bundle:
     """Check a bundle and read it.
 
     Every file is hashed before anything in the bundle is opened: engines are executable code.
@@ -275,6 +298,8 @@ def open_bundle(folder: Path, *, key: Path | None = None) -> Bundle:
         folder: Of the bundle.
         key: An Ed25519 public key (PEM) that must have signed it. Without one, a signature is checked against the key
             in the bundle itself, which shows that it is whole, not who made it.
+        replay: Whether :meth:`Bundle.open` replays the golden inputs; a device that opens the same bundle again and
+            again may do without.
 
     Raises:
         BundleError: Not a bundle, a file is missing, added or changed, or the signature does not fit.
@@ -283,7 +308,8 @@ def open_bundle(folder: Path, *, key: Path | None = None) -> Bundle:
     try:
         _check_files(folder, manifest)
         signed_by = _check_signature(folder, manifest, key)
-        return Bundle(folder, manifest, Verified(files=len(manifest["files"]), signed_by=signed_by))
+        verified = Verified(files=len(manifest["files"]), signed_by=signed_by)
+        return Bundle(folder, manifest, verified, replay=replay)
     except (KeyError, TypeError, AttributeError, ModelError) as error:
         raise BundleError(f"{folder / MANIFEST} is not a manifest of schema 1: {error!r}") from None
 

@@ -56,7 +56,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         "preprocessing": contract.to_json(),
         "decision": {"kind": "largest"},
         "inputs": [{"name": "image", "batch": [1, 4]}],
-        "files": {f"{FOLDER}/engine.json": {}},
+        "files": {f"{FOLDER}/engine.json": {}, "golden/golden.npz": {}},
         "engines": [
             {
                 "target": "x86-64-cpu", "precision": "fp32", "folder": FOLDER, "backend": "onnxruntime",

@@ -1,15 +1,19 @@
-"""benchmarks/gpu.py up to where a GPU is missing."""
+"""benchmarks/gpu.py: its whole path, on the processor where there is no GPU."""
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gpu
 import pytest
 
+from edgetl import catalog
 from edgetl.benchmark import environment
 from edgetl.config.reading import load
+from edgetl.runtime.nvidia import Gpu, Machine
 
 
 def test_the_project_has_the_targets_that_were_asked_for(tmp_path: Path) -> None:
@@ -29,6 +33,69 @@ def test_the_file_is_named_after_the_gpu(name: str, file: str) -> None:
 
 def test_without_a_gpu_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "gpu_names", list)
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="no NVIDIA GPU here; --target x86-64-vnni"):
-        gpu.main()
+        gpu.main([])
+
+
+def test_tensorrt_is_a_target_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    card = Gpu(index=0, name="NVIDIA H200", compute_capability="9.0")
+    machine = Machine(architecture="x86_64", is_jetson=False, gpus=(card,), cuda_version="13.0", problem="")
+    monkeypatch.setattr(gpu, "this_machine", lambda: machine)
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
+    assert gpu.tensorrt(tmp_path) == []
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: name)
+    (path,) = gpu.tensorrt(tmp_path)
+    target = catalog.target(path)
+    assert (target.name, target.backend, target.hardware.compute_capability) == (
+        "tensorrt-here", "tensorrt", ("9.0",)
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_writes_parity_latency_conditions_and_throughput(
+    make_project: Callable[..., Any],
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ("OMP_NUM_THREADS", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    project = make_project(tmp_path / "project")
+    head, *targets = project.config.read_text(encoding="utf-8").split("[[target]]")
+    project.config.write_text(f"{head}[[target]]{targets[0]}", encoding="utf-8")
+    project.edit(("roofline = false", "roofline = true"))
+    given = ["--config", project.config, "--target", "x86-64-cpu", "--seconds", "0.2", "--results", tmp_path / "found"]
+    gpu.main([str(each) for each in given])
+    (file,) = (tmp_path / "found").iterdir()
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert set(found["parity"]) == {"x86-64-cpu int8", "x86-64-cpu fp32"}
+    for parity in found["parity"].values():
+        assert parity["drop_lower"] <= parity["drop"] <= parity["drop_upper"] < 0.05
+        assert parity["confidence"] == 0.95 and parity["samples"] == 102
+    assert set(found["latency"]) > set(found["parity"])
+    assert all(latency["p50_ms"] > 0 for latency in found["latency"].values())
+    sampled = {series["name"]: series for series in found["conditions"]["series"]}
+    assert sampled["cpu.busy"]["source"] and found["conditions"]["load"]["own"] > 0
+    assert set(found["energy"]) == set(found["latency"]) and all(found["energy"].values())
+    assert [phase["train"] for phase in found["training"]] == ["head", "all"]
+    assert all(phase["images_per_s"] > 0 and phase["device"] for phase in found["training"])
+    assert found["environment"]["threads"] == 1 and found["created"] and found["seconds"] > 0
+    (shipped,) = [engine for engine in found["engines"].values() if engine["shipped"]]
+    assert shipped["single-stream"]["latency_ms"]["p50"] > 0 and shipped["offline"]["samples_per_s"] > 0
+    assert shipped["fixed-rate"]["queries"] >= 64
+    assert shipped["stages"]["stages_ms"]["compute"] > 0
+    assert shipped["layers"].startswith("SQNR ")
+    for roofline in found["roofline"].values():
+        assert len(roofline["layers"]) <= gpu.LAYERS
+    assert not (project.folder / ".edgetl").exists() and not project.bundle.exists()
+
+
+@pytest.mark.slow
+def test_what_the_build_refuses_it_refuses(
+    make_project: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project = make_project(tmp_path / "project")
+    with pytest.raises(SystemExit, match="edgetl build ended with exit code 2: the project has no target nope"):
+        gpu.main(["--config", str(project.config), "--target", "nope", "--results", str(tmp_path / "found")])
+    assert not (tmp_path / "found").exists()
+    assert "the project has no target nope" in capfd.readouterr().err

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from edgetl.benchmark import bundle_runs
+from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.schedules import SCENARIOS
+from edgetl.benchmark.sensors.reading import Reading, Source
 from edgetl.bundle import sign, write
 from edgetl.cli.app import run
 from edgetl.cli.scenario import Asked, Scenario
@@ -43,6 +50,34 @@ class Done:
 
 
 Bench = Callable[..., Done]
+Machine = Callable[..., None]
+
+
+def processors(others: float) -> Source:
+    """Two processors of which this process takes 0.2 and others a share of both."""
+
+    def read() -> list[Reading]:
+        now = time.perf_counter_ns() / 1e9
+        shares = {"busy": 0.2 + 2 * others, "idle": 1.8 - 2 * others, "iowait": 0.0, "steal": 0.0, "own": 0.2}
+        return [
+            Reading(name=f"cpu.{name}", value=share * now, unit="s", source="a test", kind="counter")
+            for name, share in shares.items()
+        ]
+
+    return read
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A function: what its sensors and its scheduler say. Every test begins with a machine of its own."""
+
+    def be(*sources: Source, waiting_ns: int = 0) -> None:
+        told = {"wall_ns": 10**9, "cpu_ns": 10**9, "waiting_ns": waiting_ns, "involuntary": 0}
+        monkeypatch.setattr(bundle_runs, "Sampler", partial(Sampler, period_s=0.01, sources=sources))
+        monkeypatch.setattr(bundle_runs, "Usage", lambda: SimpleNamespace(told=lambda: told))
+
+    be(processors(0.0))
+    return be
 
 
 def matrix_product(path: Path) -> None:
@@ -161,6 +196,61 @@ def test_a_bound_that_is_not_kept_fails(bench: Bench, bundle: Path, as_json: tup
         assert "not kept" in done.out and "note: p90 was" in done.out
 
 
+BOUND = ("--scenario", "fixed-rate", *OPEN, "--bound-ms", "1000", *SHORT)
+
+
+@pytest.mark.parametrize(
+    ("others", "waiting_ns", "said"),
+    [
+        (0.5, 0, "other processes used 50% of the processors that the measurement may use"),
+        (0.0, 10**9, "the timed process waited for a processor during 50.0% of the time"),
+    ],
+)
+def test_a_noisy_neighbour_makes_a_kept_bound_worth_nothing(
+    bench: Bench, bundle: Path, machine: Machine, others: float, waiting_ns: int, said: str
+) -> None:
+    machine(processors(others), waiting_ns=waiting_ns)
+    failed = bench(bundle, *BOUND)
+    assert failed.code == 5
+    assert "UNSTABLE, so nothing is shown about the bound" in failed.err and said in failed.err
+    assert "--unstable allow" in failed.err and "stop" in failed.err.partition("try")[2]
+    assert f"note: UNSTABLE: {said}" in failed.out and "is kept" not in failed.out
+    document = bench(bundle, *BOUND, "--json").result
+    assert (document["gate"], document["scenario"]["keeps_bound"]) == ("failed", True)
+    assert document["stability"]["outcome"] == "unstable"
+    allowed = bench(bundle, *BOUND, "--unstable", "allow")
+    assert allowed.code == 0, allowed.err
+    assert f"note: UNSTABLE: {said}" in allowed.out and allowed.out.endswith("the bound of 1000 ms is kept\n")
+
+
+def test_without_a_bound_it_is_told_and_that_is_all(bench: Bench, bundle: Path, machine: Machine) -> None:
+    machine(processors(0.5))
+    done = bench(bundle, "--scenario", "single-stream", *SHORT)
+    assert done.code == 0, done.err
+    assert "note: UNSTABLE: other processes used 50%" in done.out
+
+
+def test_a_bound_that_is_not_kept_comes_before_unstable_and_says_both(
+    bench: Bench, bundle: Path, machine: Machine
+) -> None:
+    machine(processors(0.5))
+    done = bench(bundle, "--scenario", "server", *OPEN, "--bound-ms", "0.000001", *SHORT)
+    assert done.code == 5
+    assert "was not shown to be kept" in done.err and "UNSTABLE: other processes" in done.err
+
+
+def test_sensors_are_read_in_the_gaps_between_queries(bench: Bench, bundle: Path, machine: Machine) -> None:
+    """The fourth reading alone, the second after the warm-up, tells that the processor was held back."""
+    times = itertools.count()
+    machine(lambda: [Reading(name="cooling.cpu", value=float(next(times) == 3), source="a test", kind="level")])
+    slow = ("--scenario", "fixed-rate", "--rate", "20", "--percentile", "50", "--queries", "8", "--duration", "0")
+    done = bench(bundle, *slow, "--threads", "1", "--bound-ms", "1000", "--json")
+    assert done.code == 5
+    assert "the kernel held back cpu in" in done.err
+    (series,) = done.result["conditions"]["series"]
+    assert series["readings"] > 5 and done.result["stability"]["unknown"]
+
+
 def test_too_few_queries_fail_a_gate_and_are_told_without_one(bench: Bench, bundle: Path) -> None:
     few = ("--scenario", "fixed-rate", "--rate", "500", "--queries", "10", "--duration", "0", "--threads", "1")
     told = bench(bundle, *few, "--json")
@@ -230,6 +320,8 @@ def test_stages(bench: Bench, bundle: Path) -> None:
         ("--stages --seed 3", "--seed does not go with --stages"),
         ("--stages --samples 1", "--samples"),
         ("--stages --target mars", "no engine for mars"),
+        ("--stages --unstable allow", "--unstable does not go with --stages"),
+        ("--scenario single-stream --unstable allow", "--unstable is about a gate"),
         ("--scenario offline --samples 100", "--samples does not go with --scenario"),
         ("--scenario offline --baseline BUNDLE", "--baseline does not go with --scenario"),
         ("--scenario offline --against BUNDLE", "--against does not go with --scenario"),

@@ -98,7 +98,9 @@ def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
         ("labels", ["cross", "box", "disc"], "output 0 is 'cross' there, and was 'box'"),
     ],
 )
-def test_verify_names_what_is_wrong_though_a_bundle_is_signed(edgetl, built, tmp_path, field, value, words):
+def test_verify_and_run_tell_what_is_wrong_though_a_bundle_is_signed(
+    edgetl, built, shapes, tmp_path, field, value, words
+):
     bundle = Path(shutil.copytree(built.bundle, tmp_path / "bundle"))
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     (manifest["preprocessing"] if field in manifest["preprocessing"] else manifest)[field] = value
@@ -108,6 +110,10 @@ def test_verify_names_what_is_wrong_though_a_bundle_is_signed(edgetl, built, tmp
     done = edgetl("verify", bundle)
     assert done.code == 7, done.err
     assert words in done.err
+    opened = words if field == "labels" else "preprocessing on this machine differs from the recorded one"
+    edgetl("run", bundle, image_of(shapes)).failed(7, opened, hint="edgetl")
+    done = edgetl("run", bundle, image_of(shapes), "--no-replay")
+    assert done.code == 0, done.err
 
 
 def test_verify_finds_files_that_were_added_or_removed_or_swapped_for_a_link(edgetl, built, tmp_path, shapes):
@@ -161,6 +167,7 @@ def test_bench_times_bundles_and_graphs_side_by_side(edgetl, built):
         assert all(part["load_ms"] > 0 and part["first_ms"] > 0 for part in item["cold_start"])
         assert 0 < item["roofline"]["share"] < 1 and item["roofline"]["reason"] == ""
         assert sum(item["roofline"]["limits"].values()) == pytest.approx(1)
+        assert item["energy"] and all(one["per_inference_j"] != 0 and one["sensor"] for one in item["energy"])
         layers = item["roofline"]["layers"]
         assert sum(layer["least_ms"] for layer in layers) == pytest.approx(item["roofline"]["least_ms"])
         assert any(layer["time_ms"] > 0 for layer in layers)
@@ -182,6 +189,7 @@ def test_bench_gates_a_release_against_its_baseline(edgetl, built):
     assert passed.code == 0, passed.err
     assert "ceilings of cpu: billions of multiply-adds/s" in passed.out
     assert "needs at least" in passed.out and "limited by" in passed.out
+    assert "energy per inference" in passed.out
     assert "is slower by no more than 9900.0%" in passed.out
     checkpoint = next((built.store / "finetune").glob("*/deploy.json")).parent
     failed = edgetl(

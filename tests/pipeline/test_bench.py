@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgetl.benchmark import sampler, sampling
 from edgetl.benchmark.comparison import Comparison, slowdown
 from edgetl.benchmark.process import Check, ColdStart
 from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.sensors import energy, nvidia
+from edgetl.benchmark.sensors.reading import Reading
 from edgetl.benchmark.steady import steady_state
 from edgetl.benchmark.things import Thing
 from edgetl.errors import BudgetError, MeasurementError, UsageError
@@ -85,6 +90,50 @@ def test_an_engine_whose_outputs_do_not_depend_on_its_inputs_is_refused(tmp_path
 def test_what_cannot_be_timed_is_known_before_any_process_starts(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no"):
         bench_things([graph], baseline=tmp_path / "nowhere")
+
+
+# --- energy ----------------------------------------------------------------------------------------------------------
+
+
+def test_energy_of_each_by_a_counter_that_is_there(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meter of 20 W, which starts again from zero after 5 s."""
+
+    def meter() -> list[Reading]:
+        joules = 20.0 * time.perf_counter_ns() / 1e9 % 100.0
+        return [Reading(name="energy.meter", value=joules, unit="J", source="a test", kind="counter", wraps_at=100.0)]
+
+    monkeypatch.setattr(sampler, "linux_sources", lambda root, cpus: [meter])
+    monkeypatch.setattr(sampling, "Sampler", partial(sampler.Sampler, period_s=0.02))
+    found = bench_things([graph], against=[graph], plan=replace(QUICK, energy_s=0.2), roofline=False)
+    for item in found.measured:
+        one = next(each for each in item.energy if each.sensor == "energy.meter")
+        assert one.joules is not None and one.per_inference_j is not None and one.idle_w is not None
+        assert 0.2 <= one.seconds < 2.0 and one.inferences > 100
+        assert one.joules == pytest.approx(20.0 * one.seconds, rel=0.02)
+        assert one.idle_w == pytest.approx(20.0, rel=0.02)
+        assert one.per_inference_j == one.joules / one.inferences
+        assert one.above_idle_per_inference_j == pytest.approx(0.0, abs=0.03 * one.per_inference_j)
+    document = found.to_json()["measured"]
+    assert document[0]["energy"][0]["per_inference_j"] > 0
+    assert [line.partition(":")[0] for line in found.energy_lines] == [
+        f"energy per inference of {graph}", f"energy per inference of {graph} (2)"
+    ]  # fmt: skip
+    assert " mJ by energy.meter, " in found.energy_lines[0]
+    assert found.measured[0].latency.samples >= 70  # what ran for its energy is not among the calls
+
+
+def test_energy_without_a_sensor_is_unknown_and_no_zero(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "linux_sources", lambda root, cpus: [lambda: energy.rapl(tmp_path)])
+    monkeypatch.setattr(nvidia.Nvml, "sample", lambda self: [])
+    found = bench_things([graph], plan=QUICK, roofline=False)
+    (one,) = found.measured[0].energy
+    assert (one.sensor, one.joules, one.per_inference_j, one.idle_w) == ("energy.rapl", None, None, None)
+    assert found.energy_lines == ["energy per inference: unknown (this machine shows no RAPL counter)"]
+    details = details_of([found.measured[0].sampled], found.conditions, threads=1)
+    assert details["energy"] == {str(graph): [one.to_json()]}
+    assert found.measured[0].sampled.energy_run is None
 
 
 # --- the gate --------------------------------------------------------------------------------------------------------
@@ -183,6 +232,7 @@ def test_the_details_of_a_measurement_are_plain_and_complete() -> None:
     assert latency_of(things[0]).samples == 140
     assert {name: each["outcome"] for name, each in found["stability"].items()} == {"a": "stable", "b": "stable"}
     assert found["conditions"] is None
+    assert found["energy"] == {"a": [], "b": []}
 
 
 def test_what_never_becomes_steady_is_told_with_its_reason() -> None:

@@ -275,8 +275,9 @@ SLOW = pytest.mark.slow
 )
 def test_the_scale_of_weights_is_doubled(seal: Seal, target: str, node: str) -> None:
     bundle = seal(target, "int8", change=lambda model: times(model, scale_of_weights(model, node), 2))
-    with pytest.raises(ParityError, match=rf"the weights of '{node}' are twice those of the float graph"):
-        verified(bundle)
+    for layers in (False, True):
+        with pytest.raises(ParityError, match=rf"the weights of '{node}' are twice those of the float graph"):
+            verified(bundle, layers=layers)
 
 
 @pytest.mark.parametrize("target", [ORT, pytest.param(OPENVINO, marks=SLOW)])
@@ -290,8 +291,9 @@ def test_the_scale_of_one_channel_is_doubled(seal: Seal, target: str) -> None:
 def test_the_scale_of_an_activation_is_doubled(seal: Seal, target: str, tensor: str) -> None:
     """Its range is twice as wide then, which no decision may show: what calibration chose is recorded."""
     bundle = seal(target, "int8", change=lambda model: times(model, f"{tensor}_scale", 2))
-    with pytest.raises(ParityError, match=rf"the scale of the tensor '{tensor}' is twice what calibration chose"):
-        verified(bundle)
+    for layers in (False, True):
+        with pytest.raises(ParityError, match=rf"the scale of the tensor '{tensor}' is twice what calibration chose"):
+            verified(bundle, layers=layers)
 
 
 def restore_with_twice(model: Any, tensor: str) -> None:

@@ -170,9 +170,32 @@ class Energy:
     why: str = ""
     """Why a figure is unknown."""
 
+    @property
+    def statement(self) -> str:
+        """What an inference takes, in words."""
+        if self.per_inference_j is None:
+            return f"unknown by {self.sensor}: {self.why}"
+        above = self.above_idle_per_inference_j
+        rest = f", {1e3 * above:.3g} mJ of it above rest" if above is not None else f" ({self.why})"
+        return f"{1e3 * self.per_inference_j:.3g} mJ by {self.sensor}{rest}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is unknown is null."""
         return asdict(self)
+
+
+def without_sensor(sensor: str, source: str, why: str) -> Energy:
+    """What a sensor that knows no energy says.
+
+    Args:
+        sensor: Its name.
+        source: File or call.
+        why: It does not know.
+    """
+    return Energy(
+        sensor=sensor, source=source, joules=None, seconds=0.0, inferences=0, per_inference_j=None, idle_w=None,
+        above_idle_per_inference_j=None, why=why,
+    )  # fmt: skip
 
 
 def per_inference(

@@ -1,0 +1,152 @@
+"""Golden inputs replayed where a bundle is opened: preprocessing, labels and one pass through the engine.
+
+A bundle's hashes and signature show that it is what somebody sealed. Golden inputs show that what was sealed fits
+together, on this machine: that its preprocessing makes of raw inputs what it made of them where the bundle was built,
+that its labels are those that the network was trained with, and that the engine answers as PyTorch did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import BundleError, ParityError
+from edgetl.runtime.decision import Similarity, cosines
+
+if TYPE_CHECKING:
+    from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor
+
+TENSOR_TOLERANCE = 1e-4
+"""Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
+_POINTS_ALIKE = 0.9
+"""Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
+_OPT_OUT = "open_bundle(…, replay=False) and edgetl run --no-replay leave the golden inputs out"
+
+
+def replay_contract(bundle: Bundle) -> None:
+    """Refuse a bundle whose preprocessing or labels are not those that it was built with.
+
+    Raises:
+        BundleError: They are not, or the bundle has no golden inputs.
+        MissingExtraError: What preprocesses is not installed.
+    """
+    if "golden/golden.npz" not in bundle.manifest["files"]:
+        raise BundleError(f"{bundle.folder} has no golden inputs to replay", hint=_OPT_OUT)
+    golden = bundle.golden()
+    difference = tensor_difference(bundle, golden)
+    if difference > TENSOR_TOLERANCE:
+        raise BundleError(
+            f"{bundle.folder}: preprocessing on this machine differs from the recorded one by up to {difference:.1e}",
+            hint="edgetl verify BUNDLE names the cause, where it is a known one; other versions of Pillow or tokenizers"
+            f" than in the bundle's provenance may be. {_OPT_OUT}",
+        )
+    refuse_labels(bundle, golden)
+
+
+def replay_engine(bundle: Bundle, model: Predictor) -> None:
+    """Refuse an engine that answers the golden inputs in another way than PyTorch did, beyond what was recorded of it.
+
+    One inference for each golden input.
+
+    Args:
+        bundle: That it is of.
+        model: Opened.
+
+    Raises:
+        ParityError: It does.
+    """
+    golden = bundle.golden()
+    got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
+    agreeing = int(agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
+    engine = model.engine
+    refused = refusal(
+        f"{engine.target} {engine.precision}", recorded_parity(bundle, engine), agreeing=agreeing, golden=len(got)
+    )
+    if refused:
+        raise ParityError(
+            refused,
+            hint=f"edgetl verify BUNDLE looks for the cause; build the engine again on this device. {_OPT_OUT}",
+        )
+
+
+def tensor_difference(bundle: Bundle, golden: Golden) -> float:
+    """The largest difference of a golden tensor made here from the recorded one; inf where their shapes differ."""
+    contract = bundle.preprocessing
+    inputs = contract.together([contract(source) for source in golden.sources])
+    if inputs.shape != golden.inputs.shape:
+        return math.inf
+    return float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0))
+
+
+def refuse_labels(bundle: Bundle, golden: Golden) -> None:
+    """Refuse labels that are not the network's.
+
+    Raises:
+        BundleError: They are not.
+    """
+    if bundle.labels and golden.classes not in (None, bundle.labels):
+        raise BundleError(
+            f"{bundle.folder}: the labels in manifest.json are not those that the network was trained with:"
+            f" {_first_difference(bundle.labels, golden.classes or ())}",
+            hint="publish the bundle again: edgetl build",
+        )
+
+
+def agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Per golden input, whether an engine answers as PyTorch did: of embeddings, whether they point the same way.
+
+    Args:
+        bundle: That it is of.
+        got: Its outputs, (n, k).
+        wanted: PyTorch's.
+
+    Returns:
+        Shape (n,).
+    """
+    decision = bundle.decision
+    if isinstance(decision, Similarity):
+        close: NDArray[np.bool_] = cosines(got, wanted) >= _POINTS_ALIKE
+        return close
+    same = np.equal(decision.decide(got), decision.decide(wanted)).reshape(len(got), -1)
+    alike: NDArray[np.bool_] = same.all(1)
+    return alike
+
+
+def recorded_parity(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
+    """What was recorded of an engine where the bundle was built; empty where it did not run there."""
+    for entry in bundle.manifest["engines"]:
+        if entry["target"] == engine.target and entry["precision"] == engine.precision:
+            return dict(entry.get("parity", {}))
+    return {}
+
+
+def refusal(name: str, parity: Mapping[str, Any], *, agreeing: int, golden: int) -> str | None:
+    """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
+
+    Args:
+        name: Of the engine.
+        parity: From :func:`recorded_parity`.
+        agreeing: Golden inputs that it answers as PyTorch did.
+        golden: All of them.
+    """
+    agreement = parity.get("agreement")
+    # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
+    # where the bundle was built has nothing recorded, and may miss one.
+    allowed = 1
+    if agreement is not None:
+        allowed = 0 if agreement == 1.0 else max(1, math.ceil(3 * (1.0 - agreement) * golden))
+    if golden - agreeing <= allowed:
+        return None
+    known = f"it agreed on {agreement:.2%} of the test split" if agreement is not None else "it did not run"
+    return f"{name} answers {agreeing} of {golden} golden inputs as PyTorch did; where the bundle was built {known}"
+
+
+def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:
+    if len(labels) != len(classes):
+        return f"{len(labels)} instead of {len(classes)}"
+    place = next(place for place, name in enumerate(labels) if name != classes[place])
+    return f"output {place} is '{labels[place]}' there, and was '{classes[place]}'"

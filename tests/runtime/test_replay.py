@@ -1,0 +1,160 @@
+"""Golden inputs are replayed where an engine is opened: on a bundle that says which colour a picture has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from edgetl.bundle import sign, write  # noqa: E402
+from edgetl.errors import BundleError, ParityError  # noqa: E402
+from edgetl.runtime import bundle as runtime  # noqa: E402
+from edgetl.runtime.bundle import open_bundle  # noqa: E402
+from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
+
+CONTRACT = ImagePreprocessing(height=8, width=8)
+LABELS = ["red", "green", "blue"]
+Seal = Callable[..., Path]
+
+
+def colours(path: Path) -> None:
+    """Mean of each channel, (batch, 3)."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "colours",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+@pytest.fixture
+def seal(tmp_path: Path) -> Seal:
+    """A function: agreement that was recorded, golden outputs that PyTorch would have given otherwise, changes to the
+    manifest → a signed bundle."""
+
+    def make(agreement: float | None = 1.0, others: int = 0, golden: bool = True, **changes: Any) -> Path:
+        folder = tmp_path / "bundle"
+        engine = folder / "engines" / "cpu" / "fp32"
+        engine.mkdir(parents=True)
+        colours(engine / "model.onnx")
+        record = {"schema": 1, "backend": "onnxruntime", "provider": "CPUExecutionProvider", "precision": "fp32",
+                  "status": "ready", "files": ["model.onnx"]}  # fmt: skip
+        (engine / "engine.json").write_text(json.dumps(record), encoding="utf-8")
+        names = [f"{number}.png" for number in range(8)]
+        if golden:
+            (folder / "golden").mkdir()
+            for number, name in enumerate(names):
+                pixels = np.full((10, 12, 3), 40, np.uint8)
+                pixels[..., number % 3] = 120 + 10 * number
+                Image.fromarray(pixels).save(folder / "golden" / name)
+            inputs = CONTRACT.together([CONTRACT(folder / "golden" / name) for name in names])
+            outputs = inputs.mean((2, 3))
+            outputs[:others] = np.roll(outputs[:others], 1, axis=1)
+            np.savez(folder / "golden" / "golden.npz", names=np.array(names), inputs=inputs, outputs=outputs,
+                     classes=np.array(LABELS))  # fmt: skip
+        entry = {"target": "cpu", "precision": "fp32", "folder": "engines/cpu/fp32", "backend": "onnxruntime",
+                 "provider": "CPUExecutionProvider", "status": "ready", "latency": {},
+                 "parity": {} if agreement is None else {"agreement": agreement}}  # fmt: skip
+        manifest = {
+            "name": "colours", "version": "1.0.0", "task": "image-classification", "labels": LABELS,
+            "inputs": [{"name": "x", "shape": ["batch", 3, 8, 8], "dtype": "float32", "batch": [1, 4]}],
+            "decision": {"kind": "largest"}, "preprocessing": CONTRACT.to_json(), "engines": [entry],
+        }  # fmt: skip
+        key = tmp_path / "key.pem"
+        sign.make_key(key)
+        write.seal(folder, {**manifest, **changes}, key)
+        return folder
+
+    return make
+
+
+def test_a_bundle_that_is_as_it_was_built_opens_and_answers(seal: Seal) -> None:
+    folder = seal()
+    with open_bundle(folder).open() as model:
+        assert [each.label for each in model.predict([folder / "golden" / "1.png"])] == ["green"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"preprocessing": {**CONTRACT.to_json(), "mean": [0.1, 0.2, 0.3]}}, "preprocessing on this machine differs"),
+        ({"preprocessing": {**CONTRACT.to_json(), "height": 9}}, "differs from the recorded one by up to inf"),
+        ({"labels": ["green", "red", "blue"]}, "output 0 is 'green' there, and was 'red'"),
+        ({"labels": ["red", "green"]}, "2 instead of 3"),
+    ],
+)
+def test_another_preprocessing_or_other_labels_are_refused_though_it_is_signed(
+    seal: Seal, changes: dict[str, Any], said: str
+) -> None:
+    folder = seal(**changes)
+    with pytest.raises(BundleError, match=said) as caught:
+        open_bundle(folder).open()
+    assert caught.value.exit_code == 7
+    with open_bundle(folder, replay=False).open() as model:  # asked not to look
+        assert model.engine.target == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("agreement", "others", "refused"),
+    [(1.0, 1, True), (0.99, 1, False), (0.99, 2, True), (None, 1, False), (None, 2, True), (0.8, 4, False)],
+)
+def test_an_engine_may_miss_what_was_recorded_of_it(
+    seal: Seal, agreement: float | None, others: int, refused: bool
+) -> None:
+    bundle = open_bundle(seal(agreement, others))
+    if not refused:
+        with bundle.open() as model:
+            assert model.engine.precision == "fp32"
+        return
+    with pytest.raises(ParityError, match=f"cpu fp32 answers {8 - others} of 8 golden inputs as PyTorch did") as caught:
+        bundle.open()
+    assert caught.value.exit_code == 4 and "--no-replay" in (caught.value.hint or "")
+
+
+def test_an_engine_that_is_refused_is_closed(seal: Seal, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    leave = runtime.Predictor.__exit__
+
+    def noted(self: runtime.Predictor, *error: Any) -> None:
+        left.append(self)
+        leave(self, *error)
+
+    monkeypatch.setattr(runtime.Predictor, "__exit__", noted)
+    with pytest.raises(ParityError):
+        open_bundle(seal(others=8)).open()
+    assert len(left) == 1
+
+
+def test_preprocessing_is_replayed_once_and_every_engine_that_is_opened(
+    seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    for name in ("replay_contract", "replay_engine"):
+        real = getattr(runtime, name)
+        monkeypatch.setattr(runtime, name, lambda *given, name=name, real=real: done.append(name) or real(*given))
+    bundle = open_bundle(seal())
+    assert done == []  # reading a manifest opens no engine
+    for _ in range(2):
+        with bundle.open():
+            pass
+    assert done == ["replay_contract", "replay_engine", "replay_engine"]
+
+
+def test_a_bundle_without_golden_inputs_says_so(seal: Seal) -> None:
+    with pytest.raises(BundleError, match="has no golden inputs to replay") as caught:
+        open_bundle(seal(golden=False)).open()
+    assert "replay=False" in (caught.value.hint or "")
