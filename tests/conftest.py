@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -86,6 +87,17 @@ precisions = ["int8", "fp16"]
 """
 
 
+def as_published(document: dict[str, Any]) -> None:
+    """Hold what a command printed with ``--json`` against the schema that edgetl publishes for it, if there is one."""
+    from edgetl.pipeline import schemas
+
+    name = f"output-{document['kind']}"
+    if name in schemas.NAMES and importlib.util.find_spec("jsonschema"):
+        import jsonschema
+
+        jsonschema.Draft202012Validator(schemas.schema(name)).validate(document)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done:
     """A command line that ended."""
@@ -96,8 +108,10 @@ class Done:
 
     @property
     def document(self) -> Any:
-        """The JSON on stdout, which must be alone there."""
-        return json.loads(self.out)
+        """The JSON on stdout, which must be alone there, and what its published schema says."""
+        found = json.loads(self.out)
+        as_published(found)
+        return found
 
     @property
     def made(self) -> set[str]:

@@ -23,7 +23,7 @@ from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
     from edgetl.benchmark.feeds import Arrays
-    from edgetl.runtime.runner import Runner
+    from edgetl.runtime.runner import Run, Runner
 
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
@@ -94,19 +94,7 @@ class _Timed:
         The answer's use is what the operating system says of this process meanwhile.
         """
         assert self._runner is not None
-        run, feeds, clock = self._runner.run, self._feeds, time.perf_counter_ns
-        starts, times = array("q", bytes(8 * calls)), array("q", bytes(8 * calls))
-        usage = Usage()
-        gc.disable()  # a collection in the middle of a call is Python's latency, not the engine's
-        try:
-            for index in range(calls):
-                began = clock()
-                run(feeds)
-                times[index] = clock() - began
-                starts[index] = began
-        finally:
-            gc.enable()
-        use = usage.told()
+        starts, times, use = timed_calls(self._runner.run, self._feeds, calls)
         time.sleep(RUN_OUT_S)
         gc.collect(0)
         return {"use": use}, starts.tobytes() + times.tobytes()
@@ -125,6 +113,33 @@ class _Timed:
             "layers": layers,
             "reason": reason,
         }, b""
+
+
+def timed_calls(run: Run, feeds: Arrays, calls: int) -> tuple[array[int], array[int], dict[str, Any]]:
+    """Call an engine so often in a row.
+
+    Args:
+        run: Of the engine.
+        feeds: What it is fed with each time.
+        calls: How often.
+
+    Returns:
+        The start of each on the system's clock and how long it took, int64 nanoseconds, and what the operating system
+        says of this process meanwhile.
+    """
+    clock = time.perf_counter_ns
+    starts, times = array("q", bytes(8 * calls)), array("q", bytes(8 * calls))
+    usage = Usage()
+    gc.disable()  # a collection in the middle of a call is Python's latency, not the engine's
+    try:
+        for index in range(calls):
+            began = clock()
+            run(feeds)
+            times[index] = clock() - began
+            starts[index] = began
+    finally:
+        gc.enable()
+    return starts, times, usage.told()
 
 
 def _import(thing: Thing) -> None:

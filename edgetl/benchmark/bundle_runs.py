@@ -197,7 +197,10 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
         told.append(("samples per second", f"{values['samples_per_s']:,.1f}"))
     if result.plan.scenario == "offline":  # a latency there is how long ago the run began
         return (*told, *(("note", problem) for problem in result.problems))
-    told += [("p99.9" if name == "p999" else name, f"{value:.3f} ms") for name, value in values["latency_ms"].items()]
+    intervals = result.intervals_ms if isinstance(result, ScenarioResult) else {}
+    for name, value in values["latency_ms"].items():
+        span = "" if name not in intervals else " (95% {:.3f} to {:.3f})".format(*intervals[name])
+        told.append(("p99.9" if name == "p999" else name, f"{value:.3f} ms{span}"))
     if values["estimate_ms"] is not None:
         told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", f"{values['estimate_ms']:.3f} ms"))
     if result.plan.bound_ms is not None and isinstance(result, ScenarioResult):

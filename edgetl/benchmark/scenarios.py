@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from edgetl.benchmark.early_stopping import estimate, most_over, percentile_of, queries_needed
 from edgetl.benchmark.schedules import OPEN_LOOP, Plan, arrivals, queries
+from edgetl.benchmark.summary import Bounds, run_intervals
 from edgetl.benchmark.waiting import Clock, MachineClock
 from edgetl.errors import EdgetlError, TargetError, UsageError
 
@@ -107,6 +108,14 @@ class ScenarioResult:
         return percentile_of(self.ordered_ns, share)
 
     @cached_property
+    def intervals_ms(self) -> dict[str, Bounds]:
+        """Percentile's name → its 95% interval in this run; see :func:`edgetl.benchmark.summary.run_intervals`.
+
+        Of offline there is none: a latency there is how long ago the run began.
+        """
+        return {} if self.plan.scenario == "offline" else run_intervals(self.times.latency_ns)
+
+    @cached_property
     def estimate_ns(self) -> int | None:
         """The plan's percentile, estimated so that it holds at 99%; None offline, or with too few queries."""
         return None if self.plan.scenario == "offline" else estimate(self.ordered_ns, self.plan.percentile)
@@ -176,6 +185,7 @@ class ScenarioResult:
             "samples": times.samples,
             "samples_per_s": round(self.samples_per_s, 3),
             "latency_ms": {name: _ms(value) for name, value in latency.items()},
+            "intervals_ms": {name: [round(end, 6) for end in ends] for name, ends in self.intervals_ms.items()},
             "service_p50_ms": _ms(_percentile(times.service_ns, 0.5)),
             "estimate_ms": None if self.estimate_ns is None else _ms(self.estimate_ns),
             "over_bound": self.over_bound,

@@ -17,6 +17,14 @@ from edgetl.errors import MissingExtraError, UsageError
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 """Name → share of the calls."""
 
+_TAIL_UP = {"p99": 1.25, "p999": 1.25}
+"""By so much further than down an interval reaches up, on the logarithm. A handful of calls lie above such a
+percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well, so that an
+interval of the same factor both ways was too low in 4 to 10 of 100 cases and too high in one
+(``benchmarks/coverage.py --table latency``)."""
+_RUN_BLOCKS, _RUN_DRAWS, _RUN_WORK = 20, 200, 50_000_000
+"""Of one run in a row: blocks at most, resamples, and the numbers that these may look at in all."""
+
 _HOUR_NS = 3_600_000_000_000
 _DIGITS = 3
 
@@ -113,7 +121,7 @@ def summarise(
     values: dict[str, Any] = {f"{name}{end}": None for name in PERCENTILES for end in ("_ms", "_interval_ms")}
     for (name, value), factor in zip(found.items(), factors.tolist(), strict=True):
         values[f"{name}_ms"] = value
-        values[f"{name}_interval_ms"] = (value / factor, value * factor) if math.isfinite(factor) else None
+        values[f"{name}_interval_ms"] = _ends(name, value, factor)
     return Latency(
         **values,
         confidence=confidence,
@@ -123,6 +131,42 @@ def summarise(
         samples=len(ordered),
         processes=len(grouping.blocks),
     )
+
+
+def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) -> dict[str, Bounds]:
+    """Intervals of the percentiles of one run, in ms, by resampling blocks of calls in a row.
+
+    They tell what another stretch of the same run would have shown, and nothing of other processes or other days.
+
+    Args:
+        times_ns: (n,) nanoseconds, in the order in which the calls were made.
+        confidence: Of the two-sided intervals.
+
+    Returns:
+        Of each percentile that there are enough calls for: see :func:`summarise`.
+    """
+    count = len(times_ns)
+    backed = {name: share for name, share in PERCENTILES.items() if count >= queries_needed(share)}
+    blocks = min(_RUN_BLOCKS, count // 8)
+    if not backed or blocks < 2:
+        return {}
+    grouping = Grouping.of(np.zeros(count, dtype=np.int64), np.arange(count) * blocks // count)
+    factors = bootstrap.relative_interval(
+        lambda weights: bootstrap.weighted_percentiles(times_ns, grouping.cells, weights, list(backed.values())),
+        grouping,
+        confidence=confidence,
+        draws=max(50, min(_RUN_DRAWS, _RUN_WORK // count)),
+    )
+    ordered = np.sort(times_ns)
+    ends = {
+        name: _ends(name, nearest_rank(ordered, share) / 1e6, factor)
+        for (name, share), factor in zip(backed.items(), factors.tolist(), strict=True)
+    }
+    return {name: found for name, found in ends.items() if found is not None}
+
+
+def _ends(name: str, value: float, factor: float) -> Bounds | None:
+    return (value / factor, value * factor ** _TAIL_UP.get(name, 1.0)) if math.isfinite(factor) else None
 
 
 def nearest_rank(ordered: NDArray[np.integer], share: float) -> int:

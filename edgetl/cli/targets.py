@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="targets", help="The devices that engines are built for.")(_targets)
     app.command(name="recipes", help="The ways to choose quantization ranges.")(_recipes)
     app.command(name="presets", help="Ways to fine-tune, as values to start from.")(_presets)
-    app.command(name="schema", help="The JSON Schema of edgetl.toml, or of a report.")(_schema)
+    app.command(name="schema", help="The JSON Schema of edgetl.toml, of reports, or of what --json prints.")(_schema)
 
 
 def _targets(name: Name = None, json: Json = False) -> None:
@@ -73,7 +73,13 @@ def _first_sentence(text: str) -> str:
 
 def _schema(
     of: Annotated[
-        str, typer.Option("--of", metavar="NAME", help="config (edgetl.toml), report, parity or bench.")
+        str,
+        typer.Option(
+            "--of",
+            metavar="NAME",
+            help="config (edgetl.toml); report, parity, bench, quantization (JSON files of a bundle); output-bench,"
+            " output-bench-scenario, output-bench-stages, output-verify (what they print with --json).",
+        ),
     ] = "config",
     json: Json = False,
 ) -> None:

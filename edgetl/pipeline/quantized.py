@@ -16,6 +16,9 @@ from edgetl.report import model
 from edgetl.report import quantized as values
 from edgetl.store import Artifact
 
+SCHEMA = 1
+"""Of quantization.json."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
@@ -79,7 +82,7 @@ def layers(record: Record) -> tuple[values.LayerReport, ...]:
 def document(record: Record) -> dict[str, Any]:
     """Everything, as plain JSON: the content of ``reports/quantization.json``."""
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "changes": _changes(record),
         "graphs": [{**graph.facts, "targets": list(graph.targets)} for graph in graphs(record)],
         "engines": {

@@ -53,6 +53,20 @@ def test_the_caller_owns_the_outputs(small_graph: SmallGraph) -> None:
         before = one.copy()
         runner.run({"x": np.zeros((1, 3), np.float32)})
         np.testing.assert_array_equal(one, before)
+        assert one.flags.owndata and one.flags.writeable
+
+
+def test_arrays_of_any_layout_are_read_and_left_as_they_are(small_graph: SmallGraph) -> None:
+    plain = np.array([[1, 2, 3], [-1, -2, -3]], np.float32)
+    locked = plain.copy()
+    locked.flags.writeable = False
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        for x in (np.asfortranarray(plain), np.repeat(plain, 2, axis=0)[::2], locked, plain):
+            np.testing.assert_allclose(runner.run({"x": x})["y"], [[4, 6], [0, 0]])
+            np.testing.assert_array_equal(x, plain)
+        plain += 1  # what is lent is read again at every call, also where it is the same array
+        np.testing.assert_allclose(runner.run({"x": plain})["y"], runner.run({"x": plain.copy()})["y"])
+        assert runner.run({"x": plain})["y"][0, 0] == 6
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from edgetl.backends._trt_build import onnx_inputs, profiles_for
 from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.tensorrt import TensorRTBackend, device_command, wrong_device
+from edgetl.benchmark.sampling import Plan
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError, UsageError
+from edgetl.pipeline.bench import bench_things
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
 from edgetl.runtime.tensorrt import Cuda, device_index, layer_kinds, layer_nodes
 from edgetl.specs import BatchRange, Precision, Target
@@ -350,6 +352,24 @@ def test_built_and_run_on_the_gpu(
         assert runner.placement().share == 1.0
     with pytest.raises(UsageError, match="closed"):
         runner.run({"image": image})
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_an_engine_file_is_timed_beside_the_graph_that_it_was_made_of(
+    tmp_path: Path, trt_graph: MakeGraph, trt_target: MakeTarget
+) -> None:
+    """``edgetl bench model.onnx --against model.engine``."""
+    pytest.importorskip("onnxruntime")
+    graph, place = trt_graph("fp32"), tmp_path / "engine"
+    target = trt_target("tensorrt", this_machine().gpus[0].compute_capability)
+    TensorRTBackend(workspace_mib=256).compile(request(graph, place, target, "fp32"))
+    plan = Plan(samples=60, processes=2, warmup=5, threads=1)
+    found = bench_things([graph], against=[place / "model.engine"], plan=plan, roofline=False)
+    assert [each.sampled.thing.opener for each in found.measured] == ["onnxruntime", "tensorrt"]
+    (comparison,) = found.comparisons
+    assert comparison.against == str(place / "model.engine")
+    assert 0 < comparison.lower <= comparison.ratio <= comparison.upper
 
 
 @pytest.mark.gpu

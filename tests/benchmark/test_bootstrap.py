@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.bootstrap import Grouping, student_quantile, weighted_percentiles
+from edgetl.benchmark.summary import run_intervals, summarise
 
 CASES, DRAWS, PER_BLOCK, BLOCKS = 1000, 100, 10, 8
 
@@ -60,6 +61,41 @@ def test_the_interval_of_a_90th_percentile_does_too() -> None:
     logs = simulated(np.random.default_rng(12), 5, BLOCKS, memory=0.7, between=0.02)
     truth = 1.2815515655446004 * np.hypot(0.05, 0.02)
     assert 0.93 <= covered(logs, BLOCKS, 0.9, float(truth)) <= 0.97
+
+
+@pytest.mark.parametrize(("memory", "between"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.02)], ids=["iid", "memory", "both"])
+def test_the_interval_of_a_99th_percentile_does_with_as_many_calls_as_a_bench_makes(
+    memory: float, between: float
+) -> None:
+    """benchmarks/coverage.py --table latency has more of it, and where it ends."""
+    blocks = 14
+    logs = simulated(np.random.default_rng(15), 5, blocks, memory=memory, between=between)[:500]
+    process, block = np.repeat(np.arange(5), blocks * PER_BLOCK), np.tile(np.repeat(np.arange(blocks), PER_BLOCK), 5)
+    truth, hits = 10 * np.exp(2.3263478740408408 * np.hypot(0.05, between)), 0
+    for case in logs:
+        times = np.rint(np.exp(case.reshape(-1)) * 1e7).astype(np.int64)
+        low, high = summarise(times, process, block, draws=DRAWS).p99_interval_ms or (np.inf, 0.0)
+        hits += low <= truth <= high
+    assert 0.92 <= hits / len(logs) <= 0.98  # of 500, at 95%: one point is a standard error
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.7])
+def test_the_intervals_of_one_run_hold_the_truth(memory: float) -> None:
+    logs = simulated(np.random.default_rng(18), 1, 100, memory=memory, between=0.0)[:400, 0]
+    truths = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
+    hits = dict.fromkeys(truths, 0)
+    for case in logs:
+        found = run_intervals(np.rint(np.exp(case) * 1e7).astype(np.int64))
+        assert set(found) == set(truths), "1,000 calls say nothing about p99.9"
+        for name, truth in truths.items():
+            low, high = found[name]
+            hits[name] += low <= 10 * np.exp(truth * 0.05) <= high
+    assert all(0.92 <= count / len(logs) <= 0.985 for count in hits.values()), hits
+
+
+def test_a_run_of_few_calls_has_no_intervals() -> None:
+    assert run_intervals(np.arange(1, 12)) == {}
+    assert set(run_intervals(np.arange(1000, 1064))) == {"p50", "p90"}
 
 
 def test_the_interval_of_one_process_holds_the_truth_of_that_process() -> None:

@@ -348,10 +348,14 @@ def test_an_engine_without_samples_or_with_two_inputs() -> None:
 # --- this machine ----------------------------------------------------------------------------------------------------
 
 
-def test_the_drivers_cost_little() -> None:
-    for cost in overhead(count=2000).values():
-        assert 0 <= cost.in_latency_ns <= cost.per_query_ns < 200_000  # about 1 µs; a busy machine may stretch it
-        assert cost.to_json()["queries"] == 2000
+def test_the_drivers_add_two_microseconds_at_most() -> None:
+    """The best of many short runs: a busy machine stretches some of them, and cannot make one of them faster."""
+    runs = [overhead(count=500) for _ in range(20)]
+    assert all(set(run) == {"block", "closed loop", "open loop"} for run in runs)
+    for name in runs[0]:
+        best = min((run[name] for run in runs), key=lambda cost: cost.per_query_ns)
+        assert 0 < best.in_latency_ns <= best.per_query_ns <= 2000, (name, best)
+        assert best.to_json()["queries"] == 500
     with pytest.raises(UsageError, match="at least two"):
         overhead(count=1)
 

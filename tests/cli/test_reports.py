@@ -61,7 +61,7 @@ def test_reports_point_at_lines_of_the_configuration(built):
 
 def test_json_files_of_a_bundle_are_what_their_schemas_say(edgetl, built):
     jsonschema = pytest.importorskip("jsonschema", reason="extra dev")
-    for name in ("report", "parity", "bench"):
+    for name in ("report", "parity", "bench", "quantization"):
         schema = json.loads(edgetl("schema", "--of", name).out)
         document = json.loads((built.bundle / "reports" / f"{name}.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator(schema).validate(document)

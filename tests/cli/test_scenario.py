@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from edgetl.benchmark.sensors.reading import Reading, Source
 from edgetl.bundle import sign, write
 from edgetl.cli.app import run
 from edgetl.cli.scenario import Asked, Scenario
+from edgetl.pipeline.schemas import schema
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 onnx = pytest.importorskip("onnx")
@@ -46,6 +48,8 @@ class Done:
         """Of the JSON on stdout, which must be alone there."""
         found: dict[str, Any] = json.loads(self.out)
         assert found["schema"] == 1
+        jsonschema = pytest.importorskip("jsonschema", reason="extra dev")
+        jsonschema.Draft202012Validator(schema(f"output-{found['kind']}")).validate(found)
         return found["result"]  # type: ignore[no-any-return]
 
 
@@ -156,6 +160,9 @@ def test_every_scenario(bench: Bench, bundle: Path, scenario: str) -> None:
     assert plan["per_query"] == (8 if scenario == "multi-stream" else 1)
     assert plan["percentile"] == (0.9 if rate or scenario == "single-stream" else 0.99)
     assert result["samples"] >= 64
+    spans = set(result["intervals_ms"])  # of as many percentiles as there are queries enough for
+    assert spans == set() if scenario == "offline" else {"p50", "p90"} <= spans <= set(result["latency_ms"])
+    assert all(low <= result["latency_ms"][name] <= high for name, (low, high) in result["intervals_ms"].items())
     assert f"{scenario} of tiny-1.0.0" in done.err
 
 
@@ -179,7 +186,7 @@ def test_a_table_for_people(bench: Bench, bundle: Path) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["fixed-rate", "x86-64-cpu", "fp32"]
     assert any(line.startswith("bound of 1000 ms") and "kept, 0 queries over it" in line for line in lines)
-    assert any(line.startswith("p90 ") and line.endswith(" ms") for line in lines)
+    assert any(re.fullmatch(r"p90 +[0-9.]+ ms \(95% [0-9.]+ to [0-9.]+\)", line) for line in lines)
     assert "1 threads" in done.out and "note:" not in done.out
     assert lines[-1] == "the bound of 1000 ms is kept"
 

@@ -1,4 +1,4 @@
-"""docs/schemas: the JSON Schemas of this version's reports."""
+"""docs/schemas: the JSON Schemas of this version's reports, and of what its commands print."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.cli import terminal
 from edgetl.errors import UnknownNameError
-from edgetl.pipeline import schemas, timing
+from edgetl.pipeline import quantized, schemas, timing
 from edgetl.report import document
 
 DOCS = Path(__file__).parents[2] / "docs" / "schemas"
-VERSIONS = {"report": document.SCHEMA, "parity": schemas.PARITY, "bench": timing.SCHEMA}
+VERSIONS = {
+    "report": document.SCHEMA, "parity": schemas.PARITY, "bench": timing.SCHEMA, "quantization": quantized.SCHEMA,
+    **dict.fromkeys(("output-bench", "output-bench-scenario", "output-bench-stages", "output-verify"), terminal.SCHEMA),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VERSIONS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -73,13 +74,19 @@ def test_every_format_has_its_own_file():
     assert set(FORMATS) == {"html", "json", "junit", "sarif", "codequality", "markdown", "card"}
 
 
-def test_code_quality_is_what_gitlab_reads(bad):
-    """Its manual: description, check_name, fingerprint, location.path, location.lines.begin, severity."""
+def test_code_quality_is_what_gitlab_reads(good, bad):
+    """``codequality.schema.json``: README.md beside it says where it is from."""
+    jsonschema = pytest.importorskip("jsonschema", reason="extra dev")
+    schema = json.loads(Path(__file__).with_name("codequality.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
     found = json.loads(FORMATS["codequality"].render(bad))
+    for report in (good, bad):
+        validator.validate(json.loads(FORMATS["codequality"].render(report)))
+    for wrong in ({"severity": "error"}, {"location": {"path": "edgetl.toml"}}, {"fingerprint": ""}):
+        assert not validator.is_valid([{**found[0], **wrong}])
     assert len(found) > 10
     assert len({each["fingerprint"] for each in found}) == len(found)
     for each in found:
         assert set(each) == {"description", "check_name", "fingerprint", "severity", "location"}
-        assert each["severity"] in ("info", "minor", "major", "critical", "blocker")
         assert each["location"]["path"] == "models/edgetl.toml" and each["location"]["lines"]["begin"] >= 1
     assert FORMATS["codequality"].render(dataclasses.replace(bad, config_file="")).count('"edgetl.toml"') == len(found)

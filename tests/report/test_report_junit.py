@@ -69,7 +69,7 @@ def test_any_text_is_xml(text: str) -> None:
 @pytest.fixture(scope="module")
 def jenkins() -> Any:
     xmlschema = pytest.importorskip("xmlschema", reason="extra dev")
-    return xmlschema.XMLSchema(str(Path(__file__).with_name("junit.xsd")))
+    return xmlschema.XMLSchema(str(Path(__file__).with_name("junit-10.xsd")))
 
 
 def test_it_is_what_the_schema_of_jenkins_says(jenkins: Any, good: model.Report, bad: model.Report) -> None:
