@@ -40,7 +40,10 @@ def _verify(
         if item.skipped:
             print_text(f"{item.name}: not run: {item.skipped}")
             continue
-        text = f"{item.name}: {item.agreeing} of {item.golden} golden inputs as PyTorch, SQNR {item.sqnr_db:.1f} dB"
+        text = (
+            f"{item.name}: {item.agreeing} of {item.golden} golden inputs as PyTorch, SQNR {item.sqnr_db:.1f} dB, alone"
+            f" and in batches up to {item.largest_batch}"
+        )
         print_text(
             text + (f"; {item.metric} {item.score:.4f} on {item.samples} samples" if item.score is not None else "")
         )

@@ -61,11 +61,13 @@ def test_inspect_shows_a_bundle_and_its_graph(edgetl, built):
 def test_verify_replays_golden_inputs_and_measures_top1(edgetl, built, shapes):
     done = edgetl("verify", built.bundle, "--data", shapes / "val", "--json")
     assert done.code == 0, done.err
+    assert "dB, alone and in batches up to 8" in edgetl("verify", built.bundle).out
     engines = done.document["result"]["engines"]
     ran = [engine for engine in engines if not engine["skipped"]]
     assert len(ran) >= 2
     for engine in ran:
         assert engine["agreeing"] >= engine["golden"] - 1
+        assert (engine["largest_batch"], engine["scales_skipped"]) == (8, "")
         assert engine["score"] > 0.9
         assert engine["samples"] == 30
 
