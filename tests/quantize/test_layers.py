@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgetl.quantize import calibrate, dynamic, graph, insertion, layers, placement
+from edgetl.quantize import calibrate, correction, dynamic, graph, insertion, layers, placement
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.layers import NO_NOISE_DB, LayerReport
 from edgetl.quantize.ranges import QuantParams
@@ -185,3 +185,12 @@ def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:
     assert report.layers[0].node == "project_conv" and report.layers[0].isolated_db < 5
     assert all(loss.isolated_db > 20 for loss in report.layers[1:])
     assert layers.output_db(wanted, done, batches, open_runner=OnnxRuntimeRunner) < healthy - 10
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_overflows_has_no_figure_and_comes_last() -> None:
+    assert np.isnan(layers.decibel(float("inf"), float("inf"))) and np.isnan(layers.decibel(1.0, float("inf")))
+    assert layers.decibel(1.0, 0.01) == pytest.approx(20.0) and layers.decibel(1.0, 0.0) == NO_NOISE_DB
+    assert sorted([30.0, float("nan"), 10.0, 20.0], key=layers.worst_first)[:3] == [10.0, 20.0, 30.0]
+    losses = [("overflows", float("nan")), *((f"layer{index}", 10.0 + index) for index in range(9))]
+    assert correction.flagged(losses) == {"layer0"}
