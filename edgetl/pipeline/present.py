@@ -93,6 +93,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         environment=_environment(record),
         transfer=_transfer(record),
         distributions=spread.distributions(record.timings.details),
+        conditions=spread.conditions(record.timings.details),
         ceilings=spread.ceilings(record.timings.details),
         rooflines=spread.rooflines(record.timings.details),
         task=config.data.task,
@@ -199,6 +200,10 @@ def _latency(record: Record, name: str) -> model.Latency | None:
         p99_ms=found.p99_ms,
         samples=found.samples,
         interval_ms=found.p50_interval_ms,
+        p90_interval_ms=found.p90_interval_ms,
+        p99_interval_ms=found.p99_interval_ms,
+        p999_ms=found.p999_ms,
+        p999_interval_ms=found.p999_interval_ms,
         cold_ms=(cold.import_ms, cold.load_ms, cold.first_ms) if cold else None,
         unstable=tuple(reason.text for reason in stability.against) if stability else (),
     )
