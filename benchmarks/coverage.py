@@ -1,9 +1,12 @@
-"""How often the intervals and bounds of bootstrapped metrics hold: 1,000 simulated test sets for each row.
+"""How often the intervals and bounds of parity hold: 1,000 simulated test sets for each row.
 
-In each, a reference and an engine answer the same samples; their true difference is that of some two million samples.
-Counted are the two-sided 95% interval, on which side it misses, the one-sided 95% bound of the gate (which lets a drop
-that is just too large pass as often as it fails), and how often an engine passes whose true drop is smaller than what
-is allowed by ``--margin``. The figures are in docs/parity.md.
+In each, a reference and an engine answer the same samples; of bootstrapped metrics their true difference is that of
+some two million samples. Counted are the two-sided 95% interval, on which side it misses, the one-sided 95% bound of
+the gate (which lets a drop that is just too large pass as often as it fails), and how often an engine passes whose true
+drop is smaller than what is allowed by ``--margin``. ``--table top-1`` does the same for top-1; ``--table sequential``
+counts the samples that the test which may stop early looks at, beside those that the fixed test needs; and
+``--table latency`` is about the intervals of latencies' percentiles. The figures are in docs/parity.md and
+docs/benchmarking.md.
 """
 
 from __future__ import annotations
@@ -11,13 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from edgetl.benchmark.summary import summarise
 from edgetl.metrics import metric
 from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity.paired import interval, upper_bound
+from edgetl.parity.sequential import Sequential
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -119,14 +128,177 @@ def simulate(population: Population, n: int, cases: int, resamples: int, margin:
     return true, counts
 
 
+# --- top-1: Tango's bounds and the exact test ------------------------------------------------------------------------
+
+TOP1 = ((300, 0.0), (300, 0.02), (1000, 0.0), (1000, 0.02), (1000, 0.05), (2000, 0.03), (5000, 0.01), (5000, 0.05))
+"""Samples, and the share of them on which just one of the two is right beside what the drop needs."""
+MAX_DROP, CONFIDENCE = 0.01, 0.95
+
+
+def pairs(random: np.random.Generator, drop: float, discordant: float, n: int, cases: int) -> np.ndarray:
+    """(cases, 2): samples that only the reference, and that only the engine gets right."""
+    chances = (discordant + drop) / 2, (discordant - drop) / 2
+    return random.multinomial(n, [*chances, 1 - discordant], size=cases)[:, :2]
+
+
+@cache
+def _upper(worse: int, better: int, n: int, confidence: float) -> float:
+    return upper_bound(worse, better, n, confidence)
+
+
+def passes(found: np.ndarray, n: int) -> float:
+    """Share of test sets on which the gate passes."""
+    return float(np.mean([_upper(worse, better, n, CONFIDENCE) <= MAX_DROP for worse, better in found.tolist()]))
+
+
+def fails(found: np.ndarray, n: int) -> float:
+    """Share of test sets on which the gate fails: the drop is shown to be larger."""
+    return float(np.mean([-_upper(better, worse, n, CONFIDENCE) > MAX_DROP for worse, better in found.tolist()]))
+
+
+def covers(drop: float, found: np.ndarray, n: int) -> tuple[float, float, float]:
+    """Of the two-sided interval: how often it holds the drop, is above it, and is below it."""
+    ends = [interval(worse, better, n, CONFIDENCE) for worse, better in np.unique(found, axis=0).tolist()]
+    _, places = np.unique(found, axis=0, return_inverse=True)
+    low, high = np.array(ends)[places.reshape(-1)].T
+    return float(np.mean((low <= drop) & (drop <= high))), float(np.mean(low > drop)), float(np.mean(high < drop))
+
+
+def top1(cases: int) -> None:
+    """Coverage at a drop of ``max_drop``, the gate there (where it must not pass), and for an engine without a drop."""
+    print(
+        "| samples | only one is right | the 95% interval holds 1 point | is above it | is below it |"
+        " the gate passes at a drop of 1 point | fails there | passes an equal engine |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for row, (n, more) in enumerate(TOP1):
+        random = np.random.default_rng([11, row])
+        found = pairs(random, MAX_DROP, MAX_DROP + more, n, cases)
+        equal = pairs(random, 0.0, more, n, cases)
+        held, above, below = covers(MAX_DROP, found, n)
+        print(
+            f"| {n:,} | {MAX_DROP + more:.0%} | {held:.1%} | {above:.1%} | {below:.1%} | {passes(found, n):.1%} |"
+            f" {fails(found, n):.1%} | {passes(equal, n):.1%} |",
+            flush=True,
+        )
+
+
+# --- the test that may stop early ------------------------------------------------------------------------------------
+
+CLEAR = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
+         (0.05, 0.06))  # fmt: skip
+"""Drop, and the share of samples on which just one is right."""
+BOUND = (0.01, 0.03, 0.1)
+"""The same share, at a drop of just ``max_drop``."""
+_MOST = 4
+"""A sequential test gets so many times the samples that the fixed one needs for a power of 95%."""
+
+
+def fixed_samples(drop: float, discordant: float, power: float) -> int:
+    """The fewest samples, to 1%, on which the fixed test decides as it should with a probability."""
+    decides = passes if drop < MAX_DROP else fails
+    low, high = 0, 1 << 17
+    while high - low > max(1, high // 100):
+        middle = (low + high) // 2
+        found = pairs(np.random.default_rng([12, middle]), drop, discordant, middle, 4000)
+        low, high = (low, middle) if decides(found, middle) >= power else (middle, high)
+    return high
+
+
+def sequential_cases(drop: float, discordant: float, most: int, cases: int, seed: int) -> tuple[Counter[str], float]:
+    """Outcomes, and the mean number of samples that were looked at."""
+    random = np.random.default_rng(seed)
+    worse, both = (discordant + drop) / 2, discordant
+    outcomes: Counter[str] = Counter()
+    looked_at = 0
+    for _ in range(cases):
+        chance = random.random(most)
+        test = Sequential(MAX_DROP, CONFIDENCE)
+        outcomes[test.add(np.where(chance < worse, 1, np.where(chance < both, -1, 0)).tolist())] += 1
+        looked_at += test.samples
+    return outcomes, looked_at / cases
+
+
+def sequential(cases: int) -> None:
+    """Mean number of samples against that of the fixed test, and how often either answer is wrong."""
+    print(
+        "| true drop | only one is right | fixed: samples for 80% power | for 95% | sequential, mean |"
+        " of that for 80% | of that for 95% | passes | fails | undecided |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row, (drop, discordant) in enumerate((*CLEAR, *((MAX_DROP, share) for share in BOUND))):
+        clear = drop != MAX_DROP
+        fewer, more = (fixed_samples(drop, discordant, power) if clear else 0 for power in (0.8, 0.95))
+        found, mean = sequential_cases(drop, discordant, _MOST * more if clear else 5000, cases, row)
+        needs = f"{fewer:,} | {more:,} | {mean:,.0f} | {mean / fewer:.0%} | {mean / more:.0%}" if clear else (
+            f"– | – | {mean:,.0f} of 5,000 | – | –"
+        )  # fmt: skip
+        shares = " | ".join(f"{found[name] / cases:.1%}" for name in ("passed", "failed", "undecided"))
+        print(f"| {100 * drop:g} | {100 * discordant:g}% | {needs} | {shares} |", flush=True)
+
+
+# --- latencies -------------------------------------------------------------------------------------------------------
+
+SHARES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
+"""Percentile → the normal distribution's."""
+RUNS = ((0.0, 0.0), (0.7, 0.0), (0.7, 0.01), (0.7, 0.02), (0.9, 0.02), (0.7, 0.05))
+"""How much a call remembers of the one before, and by how much processes differ; one process's calls do by 0.05."""
+PROCESSES, BLOCKS, PER_BLOCK, NOISE = 5, 14, 10, 0.05
+
+
+def calls(random: np.random.Generator, memory: float, between: float) -> np.ndarray:
+    """(PROCESSES, BLOCKS · PER_BLOCK) nanoseconds around 10 ms: as many as a bench makes."""
+    count = BLOCKS * PER_BLOCK
+    found = random.normal(0, NOISE * np.sqrt(1 - memory**2), (PROCESSES, count))
+    found[:, 0] = random.normal(0, NOISE, PROCESSES)
+    for index in range(1, count):
+        found[:, index] += memory * found[:, index - 1]
+    return np.rint(1e7 * np.exp(found + random.normal(0, between, (PROCESSES, 1)))).astype(np.int64)
+
+
+def latency(cases: int) -> None:
+    """How often the 95% intervals of percentiles hold those of all processes that there could be."""
+    process = np.repeat(np.arange(PROCESSES), BLOCKS * PER_BLOCK)
+    block = np.tile(np.repeat(np.arange(BLOCKS), PER_BLOCK), PROCESSES)
+    print(
+        "| a call remembers | processes differ by | "
+        + " | ".join(f"{name} | too low | too high" for name in SHARES)
+        + " |"
+    )
+    print("|---|---|" + "---|---|---|" * len(SHARES))
+    for row, (memory, between) in enumerate(RUNS):
+        low: Counter[str] = Counter()
+        high: Counter[str] = Counter()
+        for case in range(cases):
+            times = calls(np.random.default_rng([13, row, case]), memory, between).reshape(-1)
+            found = summarise(times, process, block, draws=200)
+            for name, place in SHARES.items():
+                truth = 10.0 * np.exp(place * np.hypot(NOISE, between))
+                lower, upper = found.interval(name) or (0.0, np.inf)
+                low[name] += upper < truth
+                high[name] += lower > truth
+        cells = [
+            f"{1 - (low[name] + high[name]) / cases:.1%} | {low[name] / cases:.1%} | {high[name] / cases:.1%}"
+            for name in SHARES
+        ]
+        print(f"| {memory:g} | {between:.0%} | " + " | ".join(cells) + " |", flush=True)
+
+
+TABLES: dict[str, Callable[[int], None]] = {"top-1": top1, "sequential": sequential, "latency": latency}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", help=f"all, or some of: {'; '.join(ROWS)}")
+    parser.add_argument("--table", choices=["bootstrap", *TABLES], default="bootstrap")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--margin", type=float, default=0.03)
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     arguments = parser.parse_args()
+    if arguments.table in TABLES:
+        TABLES[arguments.table](arguments.cases)
+        return
     document = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
     print(
         "| metric | samples | true drop | 95% interval holds | misses below | above | 95% bound holds |"

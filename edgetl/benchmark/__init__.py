@@ -5,9 +5,9 @@ each (``_worker`` runs there), ``sampling`` has them take turns. ``steady``, ``s
 ``comparison`` make figures with intervals of the times; ``plausibility`` refuses impossible ones; ``ceilings`` and
 ``roofline`` tell how near they come to what the machine could do.
 
-Whether it held still: ``conditions`` is what ``sampler`` reads from ``sensors``, ``usage`` what the operating system
-says of a process; ``timeline`` with ``trends`` looks at the times, ``witnesses`` at the rest, and ``stability`` judges
-by both, with ``reasons``. ``environment`` is what does not change meanwhile.
+Whether it held still: ``conditions`` is what ``sampler`` reads from ``sensors`` (``telling`` has it in words),
+``usage`` what the operating system says of a process; ``timeline`` with ``trends`` looks at the times, ``witnesses`` at
+the rest, and ``stability`` judges by both, with ``reasons``. ``environment`` is what does not change meanwhile.
 
 Queries as they come: ``schedules`` draws them, ``scenarios`` issues them to an engine (``issuing``) and waits
 (``waiting``), or ``loadgen`` does; ``early_stopping`` says what so many queries show, ``peak_rate`` searches the

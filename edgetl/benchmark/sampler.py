@@ -136,6 +136,7 @@ class Sampler(AbstractContextManager["Sampler"]):
             jtop = opened.enter_context(jetson.Jtop())
             if not jtop.problem:
                 found.append(jtop.sample)
+                about = _known(about, jtop.facts())
             else:
                 about += [*tegra.sample(), *jtop.sample()]
         self._facts = tuple(about)
@@ -242,6 +243,12 @@ class Sampler(AbstractContextManager["Sampler"]):
                 background=self._background,
                 idle_ns=self._idle_ns,
             )
+
+
+def _known(found: list[Reading], others: list[Reading]) -> list[Reading]:
+    """Facts, and in the place of those that are unknown what others say of them."""
+    told = {one.name: one for one in others if one.value is not None}
+    return [told.get(one.name, one) if one.value is None else one for one in found]
 
 
 def _without_nvml(problem: str) -> list[Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from edgetl.pipeline.bench import Benchmark, Measured
 
 _PERCENT = 100.0
+_SHOWN = {"p999": "p99.9"}
+"""Names of percentiles that print in another way."""
 
 
 class Undecided(str, Enum):
@@ -153,15 +156,24 @@ def _share(text: str) -> float:
 
 
 def _print(found: Benchmark, layers: int) -> None:
+    from edgetl.benchmark import telling
+    from edgetl.benchmark.summary import PERCENTILES
+
     first = found.measured[0].latency
-    columns = ["", "p50 ms", f"{first.confidence:.0%} interval", "p90 ms", "p99 ms", "calls", "warm-up", "import ms",
-               "load ms", "first ms", "of ceiling", "p50 / first"]  # fmt: skip
+    names = [name for name in PERCENTILES if name != "p999" or any(item.latency.p999_ms for item in found.measured)]
+    interval = f"{first.confidence:.0%} interval"
+    columns = ["ms", *(word for name in names for word in (_SHOWN.get(name, name), interval)), "calls"]
+    print_table(columns, [_percentiles(item, names) for item in found.measured], right=tuple(range(1, len(columns))))
+    print_text()
+    columns = ["", "warm-up", "import ms", "load ms", "first ms", "of ceiling", "p50 / first"]
     print_table(columns, [_row(item, first.p50_ms) for item in found.measured], right=tuple(range(1, len(columns))))
     facts = found.environment
     print_text(
         f"\n{facts['cpu']}, {facts['threads']} threads, load {facts['load_average']}; {facts['processes']} processes"
         f" each; {', '.join(found.measured[0].sampled.inputs)}"
     )
+    if found.conditions is not None:
+        print_text(f"conditions: {telling.line(found.conditions.to_json(values=False))}; all of them with --json")
     for item in found.measured:
         for reason in item.steadiness["reasons"]:
             unsteady = f"{item.steadiness['not_steady']} of {facts['processes']} processes"
@@ -221,16 +233,22 @@ def _of_ceiling(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def _percentiles(item: Measured, names: Sequence[str]) -> list[str]:
+    """Each with its interval."""
+    cells = []
+    for name in names:
+        interval = item.latency.interval(name)
+        cells += [
+            _milliseconds(item.latency.percentile(name)),
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
+        ]
+    return [item.name, *cells, str(item.latency.samples)]
+
+
 def _row(item: Measured, first_ms: float) -> list[str]:
     latency, cold = item.latency, item.cold
-    interval = latency.p50_interval_ms
     return [
         item.name,
-        f"{latency.p50_ms:.3f}",
-        f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-",
-        _milliseconds(latency.p90_ms),
-        _milliseconds(latency.p99_ms),
-        str(latency.samples),
         str(item.steadiness["warmup_samples"]),
         f"{cold.import_ms:.0f}",
         f"{cold.load_ms:.0f}",

@@ -1,4 +1,4 @@
-"""What a benchmark kept beside percentiles, for the report: the times of single calls, and the machine's ceilings."""
+"""What a benchmark kept beside percentiles, for the report: times of single calls, the machine and its ceilings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edgetl.benchmark import telling
 from edgetl.benchmark.ceilings import device_of
 from edgetl.report import machine, model
 
@@ -31,6 +32,12 @@ def distributions(details: Mapping[str, Any]) -> tuple[model.Distribution, ...]:
         if samples >= _LEAST:
             made.append(model.Distribution(name=name, times_ms=_at_even_ranks(counts, samples), samples=samples))
     return tuple(made)
+
+
+def conditions(details: Mapping[str, Any]) -> tuple[machine.Condition, ...]:
+    """What the machine's sensors said, where they were read; see :func:`edgetl.benchmark.telling.told`."""
+    found = details.get("conditions")
+    return tuple(machine.Condition(**vars(each)) for each in telling.told(found)) if found else ()
 
 
 def ceilings(details: Mapping[str, Any]) -> tuple[machine.Ceilings, ...]:

@@ -1,8 +1,24 @@
-"""What the machine of a benchmark can do at most, and how near each engine comes to it, as the report shows it."""
+"""The machine of a benchmark, as the report shows it: its conditions, what it can do at most, how near engines come."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Something that was read about the machine around or during the benchmark."""
+
+    name: str
+    """As in bench.json: "cpu.governor"."""
+    value: str | None
+    """In words, with its unit; None where it is unknown."""
+    source: str
+    """The file or the call that was read."""
+    rate_hz: float | None = None
+    """Readings per second; None of what was read once."""
+    why: str = ""
+    """Why it is unknown; empty where it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,7 @@ from edgetl.report.numbers import (
     signed_points,
     significant,
 )
-from edgetl.report.pareto import median_interval
-from edgetl.report.tables import budget_text, speed_up
+from edgetl.report.tables import budget_text, percentile_names, percentiles, span, speed_up
 
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "▫️"}
 _OUTCOMES = {"passed": "passed", "failed": "**failed**", "undecided": "**undecided**", "waived": "not met, not needed"}
@@ -129,17 +128,16 @@ def latency_table(report: Report) -> str:
     """Percentiles of what was timed, with budgets; empty where nothing was."""
     baselines = [each for each in (report.reference, report.fp32) if each is not None and each.latency is not None]
     known = {engine.name for engine in report.engines}
-    rows = [_latency_row(report, each.name, each.latency, DASH) for each in baselines if each.same_as not in known]
-    for engine in report.engines:
-        if engine.latency is not None:
-            rows.append(_latency_row(report, engine.name, engine.latency, _budget(engine)))
-    if not rows:
+    timed = [(each.name, each.latency, DASH) for each in baselines if each.same_as not in known]
+    timed += [(engine.name, engine.latency, _budget(engine)) for engine in report.engines]
+    shown = [(name, latency, budget) for name, latency, budget in timed if latency is not None]
+    if not shown:
         return ""
-    timed = [each.latency for each in baselines] + [each.latency for each in report.engines]
-    sure = any(median_interval(latency) for latency in timed)
-    heads = ("timed", "p50 (95 % interval), ms" if sure else "p50, ms", "p90, ms", "p99, ms", "calls", "cold start, ms",
+    names = percentile_names([latency for _, latency, _ in shown])
+    rows = [_latency_row(report, name, latency, budget, names) for name, latency, budget in shown]
+    heads = ("timed", *(f"{name} (95 % interval), ms" for name in names), "calls", "cold start, ms",
              "speed-up over PyTorch", "budget")  # fmt: skip
-    return "### Latency\n\n" + table(heads, rows, right=(1, 2, 3, 4, 5, 6))
+    return "### Latency\n\n" + table(heads, rows, right=tuple(range(1, len(heads) - 1)))
 
 
 def conditions(report: Report) -> str:
@@ -172,19 +170,18 @@ def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _latency_row(report: Report, name: str, latency: Latency | None, budget: str) -> tuple[str, ...]:
-    if latency is None:
-        return (escape(name), *[DASH] * 6, budget)
+def _latency_row(report: Report, name: str, latency: Latency, budget: str, shown: Sequence[str]) -> tuple[str, ...]:
     reference: Baseline = report.reference
     factor = speed_up(latency, reference)
     times = DASH if factor is None else f"{significant(factor)}{TIMES}"
-    percentiles = (significant(value) for value in (latency.p90_ms, latency.p99_ms))
-    interval = median_interval(latency)
-    bounds = f" ({significant(interval[0])} to {significant(interval[1])})" if interval else ""
+    cells = [
+        significant(value) + (f" ({found})" if value is not None and (found := span(interval)) != DASH else "")
+        for name, value, interval in percentiles(latency)
+        if name in shown
+    ]
     start = significant(sum(latency.cold_ms)) if latency.cold_ms else DASH
-    p50 = significant(latency.p50_ms) + bounds
     mark = f"{escape(name)} **UNSTABLE**" if latency.unstable else escape(name)
-    return (mark, p50, *percentiles, integer(latency.samples), start, times, budget)
+    return (mark, *cells, integer(latency.samples), start, times, budget)
 
 
 def _budget(engine: Engine) -> str:

@@ -17,7 +17,7 @@ from edgetl.report.learning import SourceTask as SourceTask
 from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer
 from edgetl.report.learning import Weights as Weights
-from edgetl.report.machine import Ceilings, Energy, Roofline
+from edgetl.report.machine import Ceilings, Condition, Energy, Roofline
 from edgetl.report.quantized import Fusion, LayerReport
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
@@ -54,6 +54,14 @@ class Latency:
     """Calls that count."""
     interval_ms: tuple[float, float] | None = None
     """95% interval of the median; None where it is not known."""
+    p90_interval_ms: tuple[float, float] | None = None
+    """95% interval of the 90th percentile; None where it is not known."""
+    p99_interval_ms: tuple[float, float] | None = None
+    """95% interval of the 99th percentile; None where it is not known."""
+    p999_ms: float | None = None
+    """None where there were too few calls to speak of it: 6,636 are enough."""
+    p999_interval_ms: tuple[float, float] | None = None
+    """95% interval of the 99.9th percentile; None where it is not known."""
     cold_ms: tuple[float, float, float] | None = None
     """Import of the library, load of the engine, first inference; None where they were not measured."""
     unstable: tuple[str, ...] = ()
@@ -374,6 +382,8 @@ class Report:
     environment: Environment | None = None
     distributions: tuple[Distribution, ...] = ()
     """Of what was timed, where single times were kept."""
+    conditions: tuple[Condition, ...] = ()
+    """Of the benchmark; empty where sensors were not read."""
     ceilings: tuple[Ceilings, ...] = ()
     """By device; empty where they were not measured."""
     rooflines: tuple[Roofline, ...] = ()

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import changes, distributions, energy, fusion, heatmap, layers, panels, plots, roofline
+from edgetl.report import changes, conditions, distributions, energy, fusion, heatmap, layers, panels, plots, roofline
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
 from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
@@ -56,6 +56,7 @@ def sections(report: Report) -> list[Section]:
         ("data", "Data", _data),
         ("input", "Preprocessing and labels", _preprocessing),
         ("environment", "Environment", _environment),
+        ("conditions", "Conditions of the benchmark", conditions.body),
         ("use", "How to use the bundle", _use),
     )
     made = ((slug, title, make(report)) for slug, title, make in makers)
@@ -132,9 +133,9 @@ def _latency(report: Report) -> Markup | None:
     words = "Stroke: median; bar: p50 to p90; line: to p99" + ("; triangle: a limit of the budget." if limit else ".")
     note = (
         f"Time of one call with {integer(batch)} sample{'' if batch == 1 else 's'} in the steady state, all engines "
-        "interleaved in fresh processes on this machine; a percentile that too few calls back is left out. The "
-        "interval of the median tells how much processes differ. Cold start: importing the library, loading the "
-        "engine, the first inference. Speed-ups are ratios of medians."
+        "interleaved in fresh processes on this machine; a percentile that too few calls back is left out. Intervals "
+        "come of resampling processes and blocks of calls: they tell how much processes differ. Cold start: importing "
+        "the library, loading the engine, the first inference. Speed-ups are ratios of medians."
     )
     figure = el("figure", chart, el("figcaption", words, class_="below")) if chart else Markup()
     parts = [figure, rows, _unstable(report), el("p", note, class_="note"), energy.figures(report)]

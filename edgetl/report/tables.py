@@ -150,10 +150,14 @@ def latency_table(report: Report) -> Markup | None:
     baselines = [base for base in _baselines(report) if base.latency is not None]
     if not shown and not baselines:
         return None
-    columns = [
-        Column("engine"), Column("p50", "ms", numeric=True), Column("95 % interval", "ms"),
-        Column("p90", "ms", numeric=True), Column("p99", "ms", numeric=True), Column("calls", numeric=True),
-        Column("cold start", "ms"), Column("speed-up", f"over {report.reference.name}", numeric=True),
+    timed = [base.latency for base in baselines] + [engine.latency for engine in shown]
+    names = percentile_names([latency for latency in timed if latency is not None])
+    columns = [Column("engine")]
+    for name in names:
+        columns += [Column(name, "ms", numeric=True), Column("95 % interval", f"of {name}, ms")]
+    columns += [
+        Column("calls", numeric=True), Column("cold start", "ms"),
+        Column("speed-up", f"over {report.reference.name}", numeric=True),
     ]  # fmt: skip
     references = [report.reference]
     if report.fp32 is not None:
@@ -162,12 +166,16 @@ def latency_table(report: Report) -> Markup | None:
     columns.append(Column("budget", wide=True))
     role = el("span", "baseline", class_="muted")
     rows = [
-        [_marked(el("span", base.name, class_="target"), base.latency), *_latency_cells(base.latency, references), role]
+        [
+            _marked(el("span", base.name, class_="target"), base.latency),
+            *_latency_cells(base.latency, names, references),
+            role,
+        ]
         for base in baselines
     ]
     for engine in shown:
         name = _marked(engine_name(engine), engine.latency)
-        rows.append([name, *_latency_cells(engine.latency, references), _budget_cell(engine)])
+        rows.append([name, *_latency_cells(engine.latency, names, references), _budget_cell(engine)])
     return table(columns, rows, stack=True)
 
 
@@ -262,14 +270,36 @@ def _baseline_figures(report: Report, base: Baseline) -> list[str]:
     ]  # fmt: skip
 
 
-def _latency_cells(latency: Latency | None, references: Sequence[Baseline]) -> list[str]:
+def percentiles(latency: Latency) -> tuple[tuple[str, float | None, tuple[float, float] | None], ...]:
+    """The name, the value and the interval of each, in ms, from the median on."""
+    return (
+        ("p50", latency.p50_ms, latency.interval_ms), ("p90", latency.p90_ms, latency.p90_interval_ms),
+        ("p99", latency.p99_ms, latency.p99_interval_ms), ("p99.9", latency.p999_ms, latency.p999_interval_ms),
+    )  # fmt: skip
+
+
+def percentile_names(timed: Sequence[Latency]) -> tuple[str, ...]:
+    """The percentiles that a table of these shows: p99.9 only where one of them has calls enough for it."""
+    rare = {name for each in timed for name, value, _ in percentiles(each) if value is not None}
+    return tuple(name for name in ("p50", "p90", "p99", "p99.9") if name != "p99.9" or name in rare)
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """An interval of milliseconds; a dash where it is not known."""
+    known = interval is not None and all(is_number(bound) for bound in interval)
+    return " to ".join(significant(bound) for bound in interval or ()) if known else DASH
+
+
+def _latency_cells(latency: Latency | None, names: Sequence[str], references: Sequence[Baseline]) -> list[str]:
     if latency is None:
-        return [DASH] * (6 + len(references))
-    p50, p90, p99 = (significant(value) for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms))
-    interval = " to ".join(significant(bound) for bound in latency.interval_ms) if latency.interval_ms else DASH
+        return [DASH] * (2 * len(names) + 2 + len(references))
+    cells = []
+    for name, value, interval in percentiles(latency):
+        if name in names:
+            cells += [significant(value), span(interval)]
     cold = " + ".join(significant(part) for part in latency.cold_ms) if latency.cold_ms else DASH
     ups = [times(speed_up(latency, base)) for base in references]
-    return [p50, interval, p90, p99, integer(latency.samples), cold, *ups]
+    return [*cells, integer(latency.samples), cold, *ups]
 
 
 def _aligned_columns(columns: Sequence[Column], rows: list[list[str]]) -> list[list[str]]:

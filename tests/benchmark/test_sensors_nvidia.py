@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.sensors import jetson, nvidia
 from edgetl.benchmark.sensors.reading import Reading
 
@@ -365,6 +366,9 @@ def test_jtop() -> None:
             "gpu": {"temp": -256, "online": False},
             "tj": {"temp": -256},
         },
+        fan={"pwmfan": {"speed": [33.0, None], "rpm": [2016], "profile": "quiet"}},
+        nvpmodel=SimpleNamespace(name="MAXN", id=0),
+        jetson_clocks=False,
     )
     with jetson.Jtop(client) as jtop:
         found = values(jtop.sample())
@@ -374,9 +378,43 @@ def test_jtop() -> None:
         "jtop.temperature.cpu": 46.5,
         "jtop.temperature.gpu": None,
         "jtop.temperature.tj": None,
+        "jtop.fan.pwmfan.0": 0.33,
+        "jtop.fan.pwmfan.1": None,
     }
+    with jetson.Jtop(client) as jtop:
+        assert values(jtop.facts()) == {"jetson.power_mode": "MAXN (0)", "jetson.clocks_locked": False}
+        assert {one.source for one in jtop.facts()} == {"jtop.nvpmodel", "jtop.jetson_clocks"}
     with jetson.Jtop(SimpleNamespace(power=None, temperature={})) as jtop:
         assert values(jtop.sample()) == {"jtop": None}
+        assert {one.why for one in jtop.facts()} == {"jtop knows none on this board"}
+
+
+def test_jtop_that_has_not_heard_of_its_service_yet() -> None:
+    class Early:
+        @property
+        def name(self) -> str:
+            raise KeyError("name")
+
+    with jetson.Jtop(SimpleNamespace(nvpmodel=Early(), jetson_clocks=True)) as jtop:
+        mode, clocks = jtop.facts()
+    assert (mode.value, mode.why) == (None, "jtop did not tell: KeyError")
+    assert clocks.value is True
+
+
+def test_jtop_tells_what_programs_that_want_root_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    client = SimpleNamespace(
+        power={"tot": {"power": 5056}}, nvpmodel=SimpleNamespace(name="15W", id=2), jetson_clocks=True,
+        start=lambda: None, close=lambda: None,
+    )  # fmt: skip
+    package = SimpleNamespace(jtop=lambda: client, JtopException=RuntimeError)
+    monkeypatch.setitem(sys.modules, "jtop", package)
+    with Sampler(root=tmp_path) as sampler:
+        pass
+    found = sampler.conditions()
+    mode, locked = found.fact("jetson.power_mode"), found.fact("jetson.clocks_locked")
+    assert mode is not None and (mode.value, mode.source) == ("15W (2)", "jtop.nvpmodel")
+    assert locked is not None and locked.value is True
+    assert found.get("jtop.power.total") is not None
 
 
 def test_jtop_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

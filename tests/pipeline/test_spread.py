@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.pipeline.spread import distributions, rooflines
+from edgetl.benchmark.sampler import Sampler
+from edgetl.pipeline.spread import conditions, distributions, rooflines
 
 histogram = pytest.importorskip("hdrh.histogram", reason="extra bench")
 
@@ -57,3 +58,12 @@ def test_the_device_of_a_roofline_is_that_of_most_of_its_multiply_adds():
     assert device(layer("CUDAExecutionProvider", 900), layer("CPUExecutionProvider", 10)) == "cuda"
     assert device(layer("CUDAExecutionProvider", 10), layer("CPUExecutionProvider", 900)) == "cpu"
     assert device() == "cpu"
+
+
+def test_conditions_are_those_of_the_benchmark_or_none() -> None:
+    with Sampler() as sampler:
+        sampler.read()
+    found = conditions({"conditions": sampler.conditions().to_json(values=False)})
+    assert {"cpu.model", "cpu.governor", "processors used by others"} <= {each.name for each in found}
+    assert all(each.source and (each.value is None) == bool(each.why) for each in found)
+    assert conditions({"conditions": None}) == conditions({}) == ()

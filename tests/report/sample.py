@@ -105,6 +105,15 @@ def sample_report() -> model.Report:
             _times("x86-64-cpu fp32", 5.312, 0.1), _times("intel-cpu int8", 2.544, 0.3, 4),
             _times("intel-cpu bf16", 2.931, 0.2), _times("intel-cpu fp32", 4.974, 0.15),
         ),
+        conditions=(
+            machine.Condition(name="processors used by others", value="1.2%", source="/proc/stat, /proc/PID/stat"),
+            machine.Condition(
+                name="cpu.governor", value=None, source="cpu0/cpufreq/scaling_governor", why="there is no such file"
+            ),
+            machine.Condition(
+                name="temperature.x86_pkg_temp", value="46 to 52 °C", source="/sys/class/thermal", rate_hz=1.96
+            ),
+        ),
         ceilings=(
             machine.Ceilings(
                 device="cpu",
@@ -250,7 +259,7 @@ def _roofline(name: str, precision: str, p50: float, ceiling: float) -> machine.
 def _latency(p50: float, p90: float, p99: float) -> model.Latency:
     return model.Latency(
         p50_ms=p50, p90_ms=p90, p99_ms=p99, samples=700, interval_ms=(0.97 * p50, 1.03 * p50),
-        cold_ms=(81.2, 44.1, 6.03),
+        p90_interval_ms=(0.96 * p90, 1.04 * p90), p99_interval_ms=(0.9 * p99, 1.1 * p99), cold_ms=(81.2, 44.1, 6.03),
     )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgetl.report import machine, model, numbers, quantized
+from edgetl.report.formats import FORMATS
 from edgetl.report.html import render
+from edgetl.report.numbers import significant
 from edgetl.report.pareto import front
 from edgetl.report.svg import Box, place_labels
 
@@ -87,7 +89,7 @@ def test_the_sample_page_is_complete_and_self_contained() -> None:
     assert "http://" not in text and "https://" not in text and "@import" not in text and "url(" not in text
     ids = [value for _, name, value in page.attributes if name == "id"]
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert [f"#{each}" for each in ids] == links and len(ids) == 18
+    assert [f"#{each}" for each in ids] == links and len(ids) == 19
     for wanted in ("digits 1.0.0", "✓ Published", "7.27", "2.23", "13.5 → 3.7", "5 of 8", "CPUExecutionProvider",
                    "build on device", "upper 95 % confidence bound", "edgetl verify digits-1.0.0",
                    "25 of 1,000"):  # fmt: skip
@@ -133,7 +135,7 @@ def test_text_from_users_is_escaped_everywhere() -> None:
 def test_absent_parts_vanish() -> None:
     bare = dataclasses.replace(
         SAMPLE, fp32=None, engines=(), confusions=(), training=(), calibration=None, quantizations=(), fusions=(),
-        layers=(), data=None, transfer=None, figures=(), start=None, ceilings=(), rooflines=(),
+        layers=(), data=None, transfer=None, figures=(), start=None, conditions=(), ceilings=(), rooflines=(),
         preprocessing=(), labels=(), environment=None, signed_by=None, backbone="",
         reference=model.Baseline(name="PyTorch eager"), verdict=model.Verdict(published=False, reason="no engine"),
     )  # fmt: skip
@@ -148,12 +150,12 @@ def test_absent_parts_vanish() -> None:
     [("confusions", "confusion"), ("training", "training"),
      ("quantizations", "quantization"), ("calibration", "calibration"), ("fusions", "fusion"), ("layers", "layers"),
      ("transfer", "transfer"), ("rooflines", "roofline"), ("ceilings", "roofline"), ("figures", "figures"),
-     ("start", "weights")],
+     ("start", "weights"), ("conditions", "conditions")],
 )  # fmt: skip
 def test_one_absent_part_takes_only_its_section(field: str, slug: str) -> None:
     without: dict[str, Any] = {field: None if field in ("calibration", "transfer", "start") else ()}
     ids = {value for _, name, value in check(dataclasses.replace(SAMPLE, **without)).attributes if name == "id"}
-    assert slug not in ids and len(ids) == 17
+    assert slug not in ids and len(ids) == 18
 
 
 def test_percentiles_without_the_calls_that_back_them_are_left_out() -> None:
@@ -376,6 +378,32 @@ def test_what_was_copied_and_what_was_not_is_told() -> None:
 def test_figures_beside_the_metric_have_their_note() -> None:
     words = " ".join(check(SAMPLE).words.split())
     assert "expected calibration error" in words and "15 bins of the larger probability over 1,000 samples" in words
+
+
+def test_every_percentile_stands_with_its_interval(good: model.Report) -> None:
+    def latency_section(report: model.Report) -> str:
+        return re.sub(r"<[^>]+>", " ", render(report).split('id="latency"')[1].split("<section")[0])
+
+    timed = good.engines[0].latency
+    assert timed is not None
+    text = latency_section(good)
+    for value in (timed.interval_ms, timed.p90_interval_ms, timed.p99_interval_ms):
+        assert value is not None and f"{significant(value[0])} to {significant(value[1])}" in text
+    assert "of p99, ms" in text and "p99.9" not in text, "700 calls say nothing about p99.9"
+    many = dataclasses.replace(timed, samples=7000, p999_ms=9.875, p999_interval_ms=(9.125, 10.75))
+    engines = (dataclasses.replace(good.engines[0], latency=many), *good.engines[1:])
+    rare = dataclasses.replace(good, engines=engines)
+    assert "of p99.9, ms" in latency_section(rare) and "9.12 to 10.8" in latency_section(rare)
+    assert "p99.9 (95 % interval), ms" in FORMATS["markdown"].render(rare)
+    assert "9.88 (9.12 to 10.8)" in FORMATS["markdown"].render(rare)
+
+
+def test_conditions_stand_with_their_source_or_with_why_they_are_unknown(good: model.Report) -> None:
+    section = render(good).split('id="conditions"')[1].split("<section")[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section))
+    assert "cpu.governor unknown: there is no such file cpu0/cpufreq/scaling_governor once" in text
+    assert "temperature.x86_pkg_temp 46 to 52 °C /sys/class/thermal 2.0" in text
+    assert 'id="conditions"' not in render(dataclasses.replace(good, conditions=()))
 
 
 def test_the_scatter_plot_has_intervals_and_the_front() -> None:

@@ -21,6 +21,7 @@ from edgetl.benchmark.sensors.linux import ROOT
 from edgetl.benchmark.sensors.reading import Reading, read_number, unknown
 
 _SANE_CELSIUS = (-55.0, 150.0)
+_PERCENT = 100.0
 
 _GPU_DEVFREQ = re.compile(r"\.(gpu|gm20b|gp10b|gv11b|ga10b|gb10b)$|^gpu")
 """Names of the GPU's folder: 57000000.gpu (Nano), 17000000.gv11b (Xavier), 17000000.ga10b or .gpu (Orin)."""
@@ -233,7 +234,7 @@ class Tegrastats(AbstractContextManager["Tegrastats"]):
 
 
 class Jtop(AbstractContextManager["Jtop"]):
-    """jetson-stats, where the package and its service are there; gives what tegrastats gives, and the fan.
+    """jetson-stats, where the package and its service are there: power, temperatures, fans; power mode and clocks.
 
     Args:
         client: An open ``jtop.jtop()``, or what answers like one; the package's without it.
@@ -264,8 +265,27 @@ class Jtop(AbstractContextManager["Jtop"]):
         if self._own and self._client is not None:
             self._client.close()
 
+    def facts(self) -> list[Reading]:
+        """Power mode and whether the clocks are locked, by the names that :func:`facts` has; it takes no root."""
+        return [
+            self._fact("jetson.power_mode", "nvpmodel", lambda found: f"{found.name} ({found.id})"),
+            self._fact("jetson.clocks_locked", "jetson_clocks", bool),
+        ]
+
+    def _fact(self, name: str, attribute: str, read: Callable[[Any], str | bool]) -> Reading:
+        source = f"jtop.{attribute}"
+        if self._client is None:
+            return unknown(name, self.problem or "it is not open", source=source)
+        try:
+            found = getattr(self._client, attribute, None)
+            if found is None:
+                return unknown(name, "jtop knows none on this board", source=source)
+            return Reading(name=name, value=read(found), source=source)
+        except (AttributeError, LookupError, TypeError, ValueError, OSError) as problem:
+            return unknown(name, f"jtop did not tell: {type(problem).__name__}", source=source)
+
     def sample(self) -> list[Reading]:
-        """Power of each rail and of the board (W), temperatures (°C), power mode and whether the clocks are locked."""
+        """Power of each rail and of the board (W), temperatures (°C), and speeds of fans (share of the highest)."""
         if self._client is None:
             return [unknown("jtop", self.problem or "it is not open", source="jtop", kind="level")]
         readings = []
@@ -284,4 +304,13 @@ class Jtop(AbstractContextManager["Jtop"]):
                 readings.append(Reading(name=label, value=float(celsius), unit="°C", source=source, kind="level"))
             else:
                 readings.append(unknown(label, "the sensor is off", source=source, unit="°C", kind="level"))
+        for name, fan in (getattr(self._client, "fan", None) or {}).items():
+            for place, speed in enumerate(fan.get("speed") or ()):
+                label, source = f"jtop.fan.{name}.{place}", "jtop.fan"
+                if isinstance(speed, int | float) and 0 <= speed <= _PERCENT:
+                    readings.append(
+                        Reading(name=label, value=speed / _PERCENT, unit="share", source=source, kind="level")
+                    )
+                else:
+                    readings.append(unknown(label, "jtop tells no speed", source=source, unit="share", kind="level"))
         return readings or [unknown("jtop", "jtop has no power rails and no temperatures", source="jtop", kind="level")]
