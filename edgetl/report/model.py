@@ -18,7 +18,11 @@ from edgetl.report.learning import TrainingPhase as TrainingPhase
 from edgetl.report.learning import Transfer as Transfer
 from edgetl.report.learning import Weights as Weights
 from edgetl.report.machine import Ceilings, Condition, Energy, Roofline
+from edgetl.report.quantized import Calibration as Calibration
 from edgetl.report.quantized import Fusion, LayerReport
+from edgetl.report.quantized import OperatorCount as OperatorCount
+from edgetl.report.quantized import Quantization as Quantization
+from edgetl.report.quantized import TensorHistogram as TensorHistogram
 
 EngineStatus = Literal["ready", "built", "build-on-device"]
 Outcome = Literal["passed", "failed", "undecided", "waived", "not-run"]
@@ -200,60 +204,6 @@ class Confusion:
     """Of the classes, in the order of the model's outputs."""
     counts: tuple[tuple[int, ...], ...]
     """Shape (classes, classes): rows are the true class, columns the predicted one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorHistogram:
-    """The values of one activation tensor over the calibration samples, and the range that was chosen for it."""
-
-    name: str
-    edges: tuple[float, ...]
-    """Bounds of the bins, ascending; one more than counts."""
-    counts: tuple[int, ...]
-    """Values per bin."""
-    low: float
-    """Smallest value that is represented."""
-    high: float
-    """Largest value that is represented."""
-    scale: float
-    zero_point: int
-    clipped_share: float
-    """Share of the values that lie outside low to high."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How activation ranges were chosen."""
-
-    recipe: str
-    samples: int
-    """Calibration samples."""
-    tensors: tuple[TensorHistogram, ...]
-    """The tensors worth looking at, most interesting first; the page shows up to twelve."""
-    tensors_total: int
-    """Tensors that have a range in the graph."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperatorCount:
-    """How many nodes of one operator were quantized."""
-
-    operator: str
-    quantized: int
-    """Nodes that compute on integers."""
-    float_: int
-    """Nodes that were left in floating point."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """One quantized graph."""
-
-    scheme: str
-    """Name of the quantization scheme."""
-    targets: tuple[str, ...]
-    """The targets whose int8 engines come from this graph."""
-    operators: tuple[OperatorCount, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,63 @@
-"""The values of a report's sections about quantization: what engines made of the graphs, and what each layer loses."""
+"""The values of a report's sections about quantization: ranges, what engines made of graphs, what each layer loses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorHistogram:
+    """The values of one activation tensor over the calibration samples, and the range that was chosen for it."""
+
+    name: str
+    edges: tuple[float, ...]
+    """Bounds of the bins, ascending; one more than counts."""
+    counts: tuple[int, ...]
+    """Values per bin."""
+    low: float
+    """Smallest value that is represented."""
+    high: float
+    """Largest value that is represented."""
+    scale: float
+    zero_point: int
+    clipped_share: float
+    """Share of the values that lie outside low to high."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How activation ranges were chosen."""
+
+    recipe: str
+    samples: int
+    """Calibration samples."""
+    tensors: tuple[TensorHistogram, ...]
+    """The tensors worth looking at, most interesting first; the page shows up to twelve."""
+    tensors_total: int
+    """Tensors that have a range in the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorCount:
+    """How many nodes of one operator were quantized."""
+
+    operator: str
+    quantized: int
+    """Nodes that compute on integers."""
+    float_: int
+    """Nodes that were left in floating point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """One quantized graph."""
+
+    scheme: str
+    """Name of the quantization scheme."""
+    targets: tuple[str, ...]
+    """The targets whose int8 engines come from this graph."""
+    operators: tuple[OperatorCount, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
