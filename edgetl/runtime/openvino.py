@@ -227,7 +227,9 @@ class _Request:
 
         self._request, self._tensor = compiled.create_infer_request(), openvino.Tensor
         self._lent: dict[int, tuple[NDArray[np.generic], tuple[int, ...]]] = {}
-        """Input's place → the array, which is kept alive so that no other one takes its place, and its shape then."""
+        """Input's place → the caller's array, kept so that no other one takes its place, and its shape then."""
+        self._read: dict[int, NDArray[np.generic]] = {}
+        """Input's place → what OpenVINO reads: it has the address alone, and keeps nothing alive."""
 
     def infer(self, arrays: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...]:
         """One synchronous inference.
@@ -256,6 +258,7 @@ class _Request:
         else:
             self._lent.pop(place, None)  # a copy is made at every call: the array may be a view of what changes
             array = np.array(array, order="C")
+        self._read[place] = array
         self._request.set_input_tensor(place, self._tensor(array, shared_memory=True))
 
 

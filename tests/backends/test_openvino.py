@@ -69,6 +69,21 @@ def test_arrays_of_any_layout_are_read_and_left_as_they_are(small_graph: SmallGr
         assert runner.run({"x": plain})["y"][0, 0] == 6
 
 
+def test_what_openvino_reads_is_alive(tmp_path: Path) -> None:
+    """It has the address of an array alone. A copy of this size is given back to the system where nobody keeps it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = ["n", 2, 1024, 1024]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(1, 2, 1024, 1024)).astype(np.float32)
+    with OpenVinoRunner(tmp_path / "m.onnx", threads=1) as runner:
+        for _ in range(3):
+            np.testing.assert_array_equal(runner.run({"x": x[:, ::-1]})["y"], np.maximum(x[:, ::-1], 0))
+
+
 @pytest.mark.parametrize(
     "feeds",
     [

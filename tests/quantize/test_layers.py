@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgetl.quantize import calibrate, correction, dynamic, graph, insertion, layers, placement
+from edgetl.quantize import calibrate, constants, correction, dynamic, graph, insertion, layers, placement
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.layers import NO_NOISE_DB, LayerReport
 from edgetl.quantize.ranges import QuantParams
@@ -180,7 +180,7 @@ def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:
     layer = next(layer for layer in done.layers if layer.node == "project_conv")
     integers = graph.array_of(done.model.graph.initializers[layer.integers])
     assert integers is not None
-    insertion.replace_integers(done.model.graph, nodes["project_conv"], -integers)
+    constants.replace_integers(done.model.graph, nodes["project_conv"], -integers)
     report = layers.report(model, done, found.sketches, batches, open_runner=OnnxRuntimeRunner)
     assert report.layers[0].node == "project_conv" and report.layers[0].isolated_db < 5
     assert all(loss.isolated_db > 20 for loss in report.layers[1:])
