@@ -35,13 +35,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", choices=zoo.NAMES, help=", ".join(zoo.NAMES))
     parser.add_argument("--results", type=Path, required=True, help="of benchmarks/calibration.py")
+    parser.add_argument("--engines", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--samples", type=int, default=600, help="calls per graph, over all processes")
     parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for model in given.models:
-        for engine in OURS:
+        for engine in given.engines:
             found = row(model, engine, given)
             rows.append(found)
             print(json.dumps(found), flush=True)
