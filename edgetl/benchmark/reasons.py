@@ -13,6 +13,8 @@ Kind: TypeAlias = Literal["step", "drift", "processes", "stall", "neighbour", "t
 class Limits:
     """From where on something is a reason. Shares are of 1."""
 
+    clocks: float = 0.05
+    """Share by which a clock may differ between the first and the last third."""
     relevant: float = 0.05
     """The smallest step or drift of the latency that matters."""
     alpha: float = 0.003

@@ -202,16 +202,21 @@ class Sampler(AbstractContextManager["Sampler"]):
         self._idle_ns = (began, self._last_ns)
 
     @contextmanager
-    def in_background(self) -> Iterator[None]:
-        """Read from a thread, once per period, for a block that lasts long. It can disturb what is timed meanwhile."""
-        stop = threading.Event()
+    def in_background(self, *, period_s: float | None = None, timed: bool = True) -> Iterator[None]:
+        """Read from a thread, for a block that lasts long. It can disturb what is timed meanwhile.
+
+        Args:
+            period_s: Between readings; None: the sampler's own.
+            timed: Whether the times of what happens meanwhile count, so that conditions have to tell of the thread.
+        """
+        stop, period = threading.Event(), self._period_s if period_s is None else period_s
 
         def loop() -> None:
-            while not stop.wait(self._period_s):
+            while not stop.wait(period):
                 self.read()
 
         thread = threading.Thread(target=loop, name="edgetl-sensors", daemon=True)
-        self._background = True
+        self._background = self._background or timed
         thread.start()
         try:
             yield

@@ -37,6 +37,8 @@ for threads that slept meanwhile: docs/benchmarking.md shows how much that is. T
 _PATIENCE = 2
 """A process that is not steady, or not for long enough, is given so many times the calls that were planned, at most."""
 
+_ENERGY_READINGS = 20
+"""Of the sensors, while a thing runs for its energy."""
 _ENERGY_BLOCK_NS = 200_000_000
 """Between two looks at the sensors while energy is measured."""
 
@@ -269,14 +271,17 @@ class _Taking:
         return steady_state(np.concatenate([block.times_ns[SETTLING:] for block in self.rounds[-1]]))
 
     def run_for_energy(self, seconds: float, sampler: Sampler) -> None:
-        """Call the living process for some seconds, and have the sensors read before and after."""
+        """Call the living process for some seconds, and have the sensors read before, after and meanwhile.
+
+        What has no counter tells its power at a moment: read between two blocks that would be the power at rest.
+        """
         typical = max(1.0, float(np.median(self.rounds[-1][-1].times_ns)))
         calls = max(1, round(min(_ENERGY_BLOCK_NS, seconds * 1e9) / typical))
         blocks: list[Block] = []
         sampler.read()
-        while not blocks or _end_of(blocks[-1]) - int(blocks[0].starts_ns[0]) < seconds * 1e9:
-            blocks.append(self.living().block(calls))
-            sampler.poll()
+        with sampler.in_background(period_s=seconds / _ENERGY_READINGS, timed=False):
+            while not blocks or _end_of(blocks[-1]) - int(blocks[0].starts_ns[0]) < seconds * 1e9:
+                blocks.append(self.living().block(calls))
         sampler.read()
         self.energy_run = EnergyRun(
             began_ns=int(blocks[0].starts_ns[0]), ended_ns=_end_of(blocks[-1]), inferences=calls * len(blocks)

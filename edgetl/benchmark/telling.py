@@ -81,7 +81,8 @@ def line(conditions: Mapping[str, Any]) -> str:
 def _series(one: Mapping[str, Any]) -> Told:
     value, unit = None, one["unit"]
     if "median" in one:
-        low, high = _with_unit(one["min"], ""), _with_unit(one["max"], "")
+        plain = unit if unit == "share" else ""  # a share is told in percent, which is no unit to leave out
+        low, high = _with_unit(one["min"], plain), _with_unit(one["max"], plain)
         value = _with_unit(one["median"], unit) if low == high else f"{low} to {_with_unit(one['max'], unit)}"
     elif one.get("increase") is not None:
         value = f"{_with_unit(one['increase'], unit)} during the measurement"

@@ -124,7 +124,7 @@ def frequency(conditions: Conditions, measured_ns: tuple[int, int], limits: Limi
     Args:
         conditions: What the sensors said.
         measured_ns: Start of the first call and end of the last one: what was read outside is at rest.
-        limits: ``relevant``.
+        limits: ``clocks``.
         unknown: Grows by what could not be asked.
     """
     found, asked = [], False
@@ -138,7 +138,7 @@ def frequency(conditions: Conditions, measured_ns: tuple[int, int], limits: Limi
         asked = True
         third = len(values) // 3
         first, last = float(np.median(values[:third])), float(np.median(values[-third:]))
-        if first > 0 and abs(last / first - 1) >= limits.relevant:
+        if first > 0 and abs(last / first - 1) >= limits.clocks:
             found.append(Reason(
                 kind="frequency",
                 text=f"{one.name} went from {first:.0f} to {last:.0f} {one.unit} between the first and the last third",

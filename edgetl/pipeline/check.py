@@ -14,7 +14,7 @@ from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import BundleError, DataError, ParityError, SetupError
+from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError
 from edgetl.parity import causes
 from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
@@ -27,6 +27,8 @@ from edgetl.runtime.preprocessing.text import TextPreprocessing
 
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
+_MOST_SAMPLES = 64
+"""In one batch: activations take far more memory than inputs."""
 _MOST_BYTES = 1 << 28
 """Of inputs in one batch; a batch that is allowed to be larger is tried as far as this."""
 
@@ -140,17 +142,18 @@ def _check(
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
         finite = bool(np.isfinite(got).all())
+        agreed = replay.agrees(bundle, got, golden.outputs)
         found = CheckedEngine(
             name=name,
             golden=len(golden.outputs),
-            agreeing=int(replay.agrees(bundle, got, golden.outputs).sum()) if finite else 0,
+            agreeing=int(agreed.all(1).sum()),
             sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
             largest_batch=_batches(model, golden)[-1],
             score=_score(model, bundle, samples, metric) if samples else None,
             metric=metric.title,
             samples=len(samples) if samples else 0,
         )
-        refused = _refusal(found, parity)
+        refused = _refusal(found, parity, agreed)
         because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
@@ -161,14 +164,15 @@ def _check(
     return found
 
 
-def _refusal(found: CheckedEngine, parity: Mapping[str, Any]) -> str | None:
+def _refusal(found: CheckedEngine, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:
     """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
 
     Args:
         found: What it did here.
         parity: What was recorded where the bundle was built; empty where it did not run there.
+        agreed: Its decisions on the golden inputs that are PyTorch's, (n, d).
     """
-    refused = replay.refusal(found.name, parity, agreeing=found.agreeing, golden=found.golden)
+    refused = replay.refusal(found.name, parity, agreed)
     if refused:
         return refused
     recorded_db = parity.get("sqnr_db")
@@ -223,6 +227,8 @@ def _cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.flo
 def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
     """On what answers depend besides their input: the batch, or how far it is filled up.
 
+    A batch that fails is a ParityError, too: the engine was built for it.
+
     Args:
         model: Opened.
         bundle: That it is of.
@@ -231,7 +237,14 @@ def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[n
     """
     for size in _batches(model, golden):
         places = np.arange(size) % len(got)
-        together = model.outputs(golden.inputs[places])
+        try:
+            together = model.outputs(golden.inputs[places])
+        except ModelError as error:
+            raise ParityError(
+                f"{model.engine.target} {model.engine.precision} does not run the batch of {size} that it was built"
+                f" for: {error.message}",
+                hint="a smaller export.batch.max",
+            ) from error
         found = causes.batch_cause(golden.outputs[places], got[places], together)
         if found:
             return found
@@ -253,7 +266,7 @@ def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[n
 def _batches(model: Predictor, golden: Golden) -> tuple[int, ...]:
     """Sizes of batches to try: as many as there are golden inputs, and the largest that the engine takes."""
     fitting = max(1, _MOST_BYTES // max(1, golden.inputs[0].nbytes))
-    largest = min(model.largest_batch, fitting)
+    largest = min(model.largest_batch, fitting, _MOST_SAMPLES)
     return tuple(sorted({min(len(golden.inputs), largest), largest}))
 
 

@@ -268,6 +268,8 @@ def confirmed(chosen: Extractor, reference: Extractor, images: stage.Images) -> 
     if chosen is reference:
         return reference, {}
     expected = reference(images)
+    if isinstance(chosen, TorchExtractor):
+        chosen(images)  # what does not fit a GPU is told: the processor would take hours instead, and nobody would know
     try:
         differs = stage.fastest([chosen], images, expected, rounds=1).differences[chosen.name]
     except ModelError as error:

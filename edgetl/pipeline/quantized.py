@@ -84,7 +84,7 @@ def document(record: Record) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "changes": _changes(record),
-        "graphs": [{**graph.facts, "targets": list(graph.targets)} for graph in graphs(record)],
+        "graphs": [{**_finite(graph.facts), "targets": list(graph.targets)} for graph in graphs(record)],
         "engines": {
             item.proven.engine.candidate.name: item.proven.fusion
             for item in record.decisions
@@ -176,6 +176,15 @@ def without_nan(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in item.items()}
         for item in items
     ]
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with None for every float that JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _fusion(name: str, found: Mapping[str, Any]) -> values.Fusion:

@@ -212,6 +212,7 @@ def _output_bench() -> dict[str, Any]:
         "reasons": _TEXTS,
         "stability": _stability(),
         "roofline": {"type": ["object", "null"], "required": ["least_ms", "share", "limits", "layers", "reason"]},
+        "energy": {"type": "array", "items": TypeAdapter(Energy).json_schema()},
     }
     slowdown = {
         "comparison": comparison,
@@ -240,6 +241,8 @@ _RUN = {
     "engine": {**_TEXT, "description": "target and precision"},
     "environment": {"type": "object"},
     "gate": {"enum": ["passed", "failed", None], "description": "null: no bound was given"},
+    "stability": {"type": ["object", "null"], "required": ["stable", "reasons"]},
+    "conditions": {"type": ["object", "null"], "required": ["facts", "series", "load", "period_s"]},
 }
 
 

@@ -77,6 +77,11 @@ def task_of(config: Config) -> Task:
             f'data.metric = "macro-f1" goes by the most probable class, and data.decision is {config.data.decision}',
             hint='decision = "largest", or metric = "auc"',
         )
+    if config.data.decision != "largest" and task.objective != "one-label":
+        raise ConfigError(
+            f"data.decision is {config.data.decision}; {task.name} finds its thresholds on val by itself",
+            hint='leave out data.decision, or data.decision = "largest"',
+        )
     if task.modality.kind != "image" and config.data.augment != type(config.data.augment)():
         raise ConfigError(f"[data.augment] changes images; data.task is {task.name}", hint="leave out [data.augment]")
     _check_training(task, config)

@@ -142,6 +142,7 @@ class Bundle:
 
         Raises:
             BundleError: Preprocessing or labels are not those that the bundle was built with.
+            MissingExtraError: What preprocesses is not installed: ``replay=False`` does without.
             ParityError: The engine answers golden inputs in another way than where the bundle was built.
         """
         engine = self.choose(target, precision)

@@ -252,14 +252,15 @@ class _Request:
         return self._request.profiling_info
 
     def _lend(self, place: int, array: NDArray[np.generic]) -> None:
-        flags = array.flags
-        if flags.c_contiguous and flags.writeable:  # OpenVINO takes no others, though it writes to none
+        # OpenVINO takes no others, though it writes to none. A copy is made at every call: an array may be a view of
+        # what changes.
+        lendable = array.flags.c_contiguous and array.flags.writeable
+        read = array if lendable else np.array(array, order="C")
+        self._lent.pop(place, None)  # until this one has arrived: the request still reads the one before
+        self._request.set_input_tensor(place, self._tensor(read, shared_memory=True))
+        self._read[place] = read
+        if lendable:
             self._lent[place] = array, array.shape
-        else:
-            self._lent.pop(place, None)  # a copy is made at every call: the array may be a view of what changes
-            array = np.array(array, order="C")
-        self._read[place] = array
-        self._request.set_input_tensor(place, self._tensor(array, shared_memory=True))
 
 
 def why_no_device(device: str, inference_precision: str) -> str | None:

@@ -24,6 +24,8 @@ TENSOR_TOLERANCE = 1e-4
 """Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
 _POINTS_ALIKE = 0.9
 """Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
+_RARE = 1e-3
+"""How often an engine that is what it was may be refused, its disagreements falling on golden inputs by chance."""
 _OPT_OUT = "open_bundle(…, replay=False) and edgetl run --no-replay leave the golden inputs out"
 
 
@@ -61,11 +63,9 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
     """
     golden = bundle.golden()
     got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-    agreeing = int(agrees(bundle, got, golden.outputs).sum()) if np.isfinite(got).all() else 0
     engine = model.engine
-    refused = refusal(
-        f"{engine.target} {engine.precision}", recorded_parity(bundle, engine), agreeing=agreeing, golden=len(got)
-    )
+    agreed = agrees(bundle, got, golden.outputs)
+    refused = refusal(f"{engine.target} {engine.precision}", recorded_parity(bundle, engine), agreed)
     if refused:
         raise ParityError(
             refused,
@@ -97,7 +97,7 @@ def refuse_labels(bundle: Bundle, golden: Golden) -> None:
 
 
 def agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Per golden input, whether an engine answers as PyTorch did: of embeddings, whether they point the same way.
+    """Whether an engine decides as PyTorch did: of embeddings, whether they point the same way.
 
     Args:
         bundle: That it is of.
@@ -105,15 +105,17 @@ def agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]
         wanted: PyTorch's.
 
     Returns:
-        Shape (n,).
+        Shape (n, d): d decisions on every input, one for each label where there may be several. Outputs that are not
+        finite decide nothing as PyTorch did.
     """
-    decision = bundle.decision
+    decision, whole = bundle.decision, np.asarray(np.isfinite(got).all(1))
+    got = np.where(whole[:, None], got, np.float32(0.0))
     if isinstance(decision, Similarity):
-        close: NDArray[np.bool_] = cosines(got, wanted) >= _POINTS_ALIKE
-        return close
-    same = np.equal(decision.decide(got), decision.decide(wanted)).reshape(len(got), -1)
-    alike: NDArray[np.bool_] = same.all(1)
-    return alike
+        same = cosines(got, wanted) >= _POINTS_ALIKE
+    else:
+        same = np.equal(decision.decide(got), decision.decide(wanted))
+    agreed: NDArray[np.bool_] = same.reshape(len(got), -1) & whole[:, None]
+    return agreed
 
 
 def recorded_parity(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
@@ -124,25 +126,37 @@ def recorded_parity(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
     return {}
 
 
-def refusal(name: str, parity: Mapping[str, Any], *, agreeing: int, golden: int) -> str | None:
+def refusal(name: str, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:
     """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
 
     Args:
         name: Of the engine.
         parity: From :func:`recorded_parity`.
-        agreeing: Golden inputs that it answers as PyTorch did.
-        golden: All of them.
+        agreed: From :func:`agrees`.
     """
-    agreement = parity.get("agreement")
-    # Three times the recorded rate of disagreement, and at least one: eight inputs are few. An engine that never ran
-    # where the bundle was built has nothing recorded, and may miss one.
-    allowed = 1
+    agreement, samples = parity.get("agreement"), parity.get("samples")
+    # An engine that never ran where the bundle was built has nothing recorded, and may miss one input.
+    allowed = agreed.shape[1]
     if agreement is not None:
-        allowed = 0 if agreement == 1.0 else max(1, math.ceil(3 * (1.0 - agreement) * golden))
-    if golden - agreeing <= allowed:
+        seen = (samples or math.inf) * agreed.shape[1]
+        share = 1.0 - agreement if agreement < 1.0 else 1.0 / (2.0 + seen)
+        allowed = _most_by_chance(agreed.size, share)
+    if int((~agreed).sum()) <= allowed:
         return None
+    agreeing, golden = int(agreed.all(1).sum()), len(agreed)
     known = f"it agreed on {agreement:.2%} of the test split" if agreement is not None else "it did not run"
     return f"{name} answers {agreeing} of {golden} golden inputs as PyTorch did; where the bundle was built {known}"
+
+
+def _most_by_chance(count: int, share: float) -> int:
+    """So many decisions of some that chance alone exceeds in one of a thousand such engines: a binomial quantile."""
+    left, chance = 1.0, (1.0 - share) ** count
+    for number in range(count):
+        left -= chance
+        if left < _RARE:
+            return number
+        chance *= (count - number) / (number + 1) * share / (1.0 - share) if share < 1.0 else 0.0
+    return count
 
 
 def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:

@@ -69,6 +69,24 @@ def test_arrays_of_any_layout_are_read_and_left_as_they_are(small_graph: SmallGr
         assert runner.run({"x": plain})["y"][0, 0] == 6
 
 
+def test_an_array_that_was_refused_is_not_taken_for_lent(tmp_path: Path) -> None:
+    import openvino as ov
+    from openvino import opset13
+
+    x = opset13.parameter(ov.PartialShape([ov.Dimension(1, 2), 3]), np.float32, name="x")
+    x.output(0).set_names({"x"})
+    y = opset13.relu(x)
+    y.output(0).set_names({"y"})
+    ov.save_model(ov.Model([y], [x]), tmp_path / "m.xml", compress_to_fp16=False)
+    few, many = np.full((2, 3), 2.0, np.float32), np.ones((64, 3), np.float32)
+    with OpenVinoRunner(tmp_path / "m.xml", threads=1) as runner:
+        np.testing.assert_array_equal(runner.run({"x": few})["y"], few)
+        for _ in range(2):
+            with pytest.raises(ModelError, match="OpenVINO failed"):
+                runner.run({"x": many})
+        np.testing.assert_array_equal(runner.run({"x": few})["y"], few)
+
+
 def test_what_openvino_reads_is_alive(tmp_path: Path) -> None:
     """It has the address of an array alone. A copy of this size is given back to the system where nobody keeps it."""
     import onnx

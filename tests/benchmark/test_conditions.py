@@ -203,6 +203,13 @@ def test_a_counter_is_believed_before_a_power_and_a_rail_is_counted_once() -> No
     assert table["gpu0.energy"].above_idle_per_inference_j is None
 
 
+def test_powers_read_around_a_run_are_those_of_a_machine_at_rest() -> None:
+    watts = [2.0, 12.0, 12.0, 12.0, 2.0]
+    found = conditions(series("power.VDD_IN", watts, unit="W", kind="level"))
+    (one,) = energies(found, began_ns=SECOND // 2, ended_ns=7 * SECOND // 2, inferences=10)
+    assert one.joules == pytest.approx(36.0)
+
+
 def test_energy_outside_of_the_readings_is_unknown() -> None:
     found = conditions(series("gpu0.energy", [0.0, 10.0], unit="J"))
     (one,) = energies(found, began_ns=0, ended_ns=60 * SECOND, inferences=10)

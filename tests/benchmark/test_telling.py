@@ -33,6 +33,7 @@ def found() -> dict[str, Any]:
             series("cpu.iowait", [0.0, 0.0], "s", "counter"), series("cpu.steal", [0.0, 0.0], "s", "counter"),
             series("cpu.own", [0.0, 1.0], "s", "counter"), series("cpu.frequency.max", [2400.0, 3100.5], "MHz"),
             series("temperature.package", [46.0, 46.0], "°C"), series("jtop.fan.pwmfan.0", [0.33], "share"),
+            series("jtop.fan.pwmfan.1", [0.25, 0.5], "share"),
             series("throttle.core", [np.nan], "count", "counter", "this machine has no such file"),
         ),
         period_s=0.5, reading_ms=1.0, background=False,
@@ -41,13 +42,14 @@ def found() -> dict[str, Any]:
 
 def test_every_condition_is_told_once_with_its_source(found: dict[str, Any]) -> None:
     rows = {row.name: row for row in told(found)}
-    assert len(rows) == len(told(found)) == 4 + 3 + 9
+    assert len(rows) == len(told(found)) == 4 + 3 + 10
     assert rows["processors used by others"].value == "25.0%"
     assert rows["cpu.virtual"] == Told(name="cpu.virtual", value="no", source="/proc/cpuinfo")
     assert rows["cpu.busy"].value == "1.5 s during the measurement"
     assert (rows["cpu.frequency.max"].value, rows["cpu.frequency.max"].rate_hz) == ("2,400 to 3,100 MHz", 2.0)
     assert rows["temperature.package"].value == "46 °C"
     assert rows["jtop.fan.pwmfan.0"].value == "33%"
+    assert rows["jtop.fan.pwmfan.1"].value == "25% to 50%"
     for name, why in (("jetson.power_mode", "no nvpmodel"), ("throttle.core", "no such file")):
         assert rows[name].value is None and why in rows[name].why
 

@@ -156,6 +156,15 @@ def test_an_engine_with_other_weights_is_refused_for_the_reference(body: Path) -
         assert facts["difference"] < 1e-5 and facts["compared_images"] == 8
 
 
+def test_what_does_not_fit_a_gpu_is_told_and_not_computed_elsewhere() -> None:
+    class Full(TorchExtractor):
+        def __call__(self, images: np.ndarray) -> np.ndarray:
+            raise ModelError("the GPU's memory does not hold 16 samples at a time", hint="a smaller batch")
+
+    with pytest.raises(ModelError, match="the GPU's memory"):
+        confirmed(Full(network(0), "head"), TorchExtractor(network(0), "head"), images(8))
+
+
 def test_a_graph_with_other_weights_in_the_store_never_becomes_features(
     alone: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

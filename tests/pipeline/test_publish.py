@@ -105,6 +105,29 @@ def test_a_batch_that_is_larger_than_the_golden_inputs_is_tried(builds: Callable
     variant.assert_unpublished()
 
 
+def test_a_batch_that_the_engine_does_not_run_is_named(builds: Callable[..., Any], variant: Any) -> None:
+    def only_four(model: Any) -> None:
+        (output,) = model.graph.output
+        for node in model.graph.node:
+            node.output[:] = ["y0" if name == output.name else name for name in node.output]
+        # Of a batch of more than four the last one's index is out of range.
+        constants = {"four": np.zeros(4, np.float32), "first": np.asarray(0, np.int64), "less": np.asarray(-1)}
+        model.graph.initializer.extend([numpy_helper.from_array(array, name) for name, array in constants.items()])
+        model.graph.node.extend([
+            helper.make_node("Shape", ["y0"], ["sizes"]),
+            helper.make_node("Gather", ["sizes", "first"], ["size"]),
+            helper.make_node("Add", ["size", "less"], ["last"]),
+            helper.make_node("Gather", ["four", "last"], ["nothing"]),
+            helper.make_node("Add", ["y0", "nothing"], [output.name]),
+        ])  # fmt: skip
+
+    delivered: list[Path] = []
+    with pytest.raises(ParityError, match="does not run the batch of 8 that it was built for") as caught:
+        builds(only_four, on_report=delivered.append)
+    assert caught.value.hint == "a smaller export.batch.max" and len(delivered) == 1
+    variant.assert_unpublished()
+
+
 def test_twice_a_scale_is_named_though_parity_is_kept(builds: Callable[..., Any], variant: Any) -> None:
     variant.edit(("max_drop = 0.05", 'max_drop = 1.0\nundecided = "allow"'))
     with pytest.raises(ParityError, match="are twice those of the float graph: their scale is") as caught:

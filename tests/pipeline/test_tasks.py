@@ -316,6 +316,11 @@ batch_size = 20
         ('task = "text-classification"', ["tf_efficientnet_lite0", "text-classification"]),
         ('task = "multi-label-images"\nmetric = "top1"', ["data.metric is top1", "map"]),
         ('metric = "macro-f1"\ndecision = "best-threshold"', ["macro-f1", "best-threshold"]),
+        (
+            'task = "multi-label-images"\ndecision = "auto"',
+            ["data.decision is auto", "multi-label-images", "leave out"],
+        ),
+        ('task = "face-verification"\ndecision = "best-threshold"', ["best-threshold", "face-verification"]),
         ('task = "multi-label-images"\n[finetune]\nbalance = "sampler"', ["needs samples of one class", '"loss"']),
         ('[finetune]\nmargin_on = "angle"', ["finetune.margin_on is of face-verification", "leave out margin_on"]),
         ('[finetune]\nphases = [{ train = "head", views = 3 }]', ["phase 1 has 3 views", "[data.augment]"]),

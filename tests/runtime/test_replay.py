@@ -19,6 +19,7 @@ from onnx import TensorProto, helper  # noqa: E402
 from edgetl.bundle import sign, write  # noqa: E402
 from edgetl.errors import BundleError, ParityError  # noqa: E402
 from edgetl.runtime import bundle as runtime  # noqa: E402
+from edgetl.runtime import replay  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
 
@@ -110,7 +111,7 @@ def test_another_preprocessing_or_other_labels_are_refused_though_it_is_signed(
 
 @pytest.mark.parametrize(
     ("agreement", "others", "refused"),
-    [(1.0, 1, True), (0.99, 1, False), (0.99, 2, True), (None, 1, False), (None, 2, True), (0.8, 4, False)],
+    [(1.0, 1, True), (0.99, 2, False), (0.99, 3, True), (None, 1, False), (None, 2, True), (0.8, 4, False)],
 )
 def test_an_engine_may_miss_what_was_recorded_of_it(
     seal: Seal, agreement: float | None, others: int, refused: bool
@@ -123,6 +124,33 @@ def test_an_engine_may_miss_what_was_recorded_of_it(
     with pytest.raises(ParityError, match=f"cpu fp32 answers {8 - others} of 8 golden inputs as PyTorch did") as caught:
         bundle.open()
     assert caught.value.exit_code == 4 and "--no-replay" in (caught.value.hint or "")
+
+
+def test_decisions_on_several_labels_count_one_by_one() -> None:
+    """98.5% of 20 labels each: two of eight inputs with a label that differs are what is to be expected."""
+    agreed = np.ones((8, 20), bool)
+    agreed[[0, 3, 5], [4, 4, 7]] = False
+    recorded = {"agreement": 0.985, "samples": 500}
+    assert replay.refusal("cpu int8", recorded, agreed) is None
+    agreed[:, 4] = False
+    agreed[:, 5] = False
+    said = replay.refusal("cpu int8", recorded, agreed)
+    assert said is not None and "answers 0 of 8 golden inputs" in said
+
+
+def test_what_was_never_seen_to_differ_may_once_among_few_samples() -> None:
+    one_off = np.array([[False]] + [[True]] * 7)
+    assert replay.refusal("cpu int8", {"agreement": 1.0, "samples": 300}, one_off) is None
+    assert replay.refusal("cpu int8", {"agreement": 1.0, "samples": 100_000}, one_off) is not None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.04, 0.3, 1.0])
+@pytest.mark.parametrize("count", [1, 8, 160])
+def test_what_chance_alone_does_is_binomial(share: float, count: int) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="pip install 'edgetl[dev]'")
+    most = replay._most_by_chance(count, share)
+    assert stats.binom.sf(most, count, share) < 1e-3 or most == count
+    assert most == 0 or stats.binom.sf(most - 1, count, share) >= 1e-3 * (1 - 1e-6)
 
 
 def test_an_engine_that_is_refused_is_closed(seal: Seal, monkeypatch: pytest.MonkeyPatch) -> None:
