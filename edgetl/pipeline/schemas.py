@@ -149,6 +149,9 @@ def _quantization() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     layers = TypeAdapter(LayerReport).json_schema()
+    for loss in layers["$defs"].values():
+        for name in ("isolated_db", "accumulated_db"):
+            loss["properties"][name] |= {"type": ["number", "null"], "description": "null: a power overflowed float32"}
     graph = _object(
         {
             "scheme": _TEXT,

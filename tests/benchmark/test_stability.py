@@ -7,6 +7,7 @@ and rare long calls. Rates are of 1,000 measurements each; their standard error 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from edgetl.benchmark import timeline
 from edgetl.benchmark.conditions import Conditions, Series
 from edgetl.benchmark.reasons import Limits
 from edgetl.benchmark.sensors.reading import Kind, Reading
-from edgetl.benchmark.stability import BlockUse, Stability, judge
+from edgetl.benchmark.stability import BlockUse, Stability, judge, judge_machine
 from edgetl.errors import UsageError
 
 CASES = 1000
@@ -370,6 +371,13 @@ def test_what_sensors_hold_against_a_measurement(sensors: tuple[Series, ...], ki
     assert kinds(found) == {kind}
     assert words in found.reasons[0].text
     assert found.reasons[0].advice
+
+
+def test_a_clock_that_follows_a_load_on_purpose_is_held_against_nothing() -> None:
+    found = conditions(series("cpu.frequency", [2000] * 6 + [3600] * 6, unit="MHz"))
+    ends = {"began_ns": 0, "ended_ns": 10**12}
+    assert kinds(judge_machine(found, **ends)) == {"frequency"}
+    assert judge_machine(found, **ends, limits=Limits(clocks=math.inf)).stable
 
 
 def test_a_zone_that_reached_its_trip_point() -> None:
