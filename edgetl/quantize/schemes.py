@@ -57,7 +57,7 @@ class Scheme:
     """Weighted operators that may put out floats: their outputs are quantized only for a consumer in integers."""
     activation_products: int | None = None
     """Rows (tokens) of the first factor from which on matrix products of two activations, as those of attention, are
-    computed in integers: shorter ones take less time than quantizing the factors. None: all stay in float."""
+    computed in integers: of shorter ones quantizing takes what the products save. None: all stay in float."""
     zero_points_in_bias: frozenset[str] = frozenset()
     """Weighted operators that pay for a zero point at their input: it goes into their bias, unless they pad."""
     activation_functions: frozenset[str] = frozenset({"Relu", "Clip"})
