@@ -4,8 +4,8 @@ A round is one fresh process of each thing, all alive at once. Within a round th
 visits all of them in a new random order, with a block of calls each, so that a machine that slows down slows all of
 them.
 
-Where the machine has a sensor of energy, each of the last round then runs by itself for some seconds, between two
-readings: blocks that take turns are too short for sensors that answer every tenth of a second or so.
+Where the machine has a sensor of energy, each of the last round then runs by itself for some seconds, which it is read
+in: blocks that take turns are too short for sensors that answer every tenth of a second or so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyRun:
-    """Calls of one thing in a row, with the sensors read before and after them."""
+    """Calls of one thing in a row, with the sensors read before, after and meanwhile."""
 
     began_ns: int
     """On the system's monotonic clock."""

@@ -61,7 +61,9 @@ def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
         (folder / "dataset.json").write_text(json.dumps(dataset.to_json(), ensure_ascii=False), encoding="utf-8")
 
     artifact = session.stage("data", "read and check the data set", inputs, make)
-    return artifact, Dataset.from_json(json.loads((artifact / "dataset.json").read_text(encoding="utf-8")))
+    dataset = Dataset.from_json(json.loads((artifact / "dataset.json").read_text(encoding="utf-8")))
+    tasks.check_classes(session.config, len(dataset.classes))
+    return artifact, dataset
 
 
 def train(session: Session, dataset: Dataset) -> tuple[Artifact, list[dict[str, Any]]]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from edgetl.backends import torch as torch_backend
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import ConfigError
 from edgetl.pipeline import tasks
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
@@ -109,7 +108,6 @@ def _decision(task: tasks.Task, rule: str, outputs: NDArray[np.float32], labels:
         return MultiLabel(thresholds=tuple(float(value) for value in thresholds.per_class(outputs, labels)))
     if task.embeds:
         return Similarity(threshold=thresholds.similarity(outputs, labels, far=_FAR))
-    _refuse_more_than_two(rule, outputs)
     if rule == "mean-threshold":
         return Threshold(threshold=thresholds.mean_probability(outputs))
     return Threshold(threshold=thresholds.best(outputs, labels))
@@ -121,17 +119,9 @@ def _chosen(
     """The best of the rules on val, and what it was chosen from. No rule changes an AUC: macro-F1 judges then."""
     from edgetl.finetune import thresholds
 
-    _refuse_more_than_two("auto", outputs)
     choice = thresholds.choose(outputs, labels, train, by="top1" if metric == "top1" else "macro-f1")
     decision = Largest() if choice.rule == "largest" else Threshold(threshold=choice.threshold)
     return decision, choice.statement
-
-
-def _refuse_more_than_two(rule: str, outputs: NDArray[np.float32]) -> None:
-    if outputs.shape[1] != 2:
-        raise ConfigError(
-            f'data.decision = "{rule}" is for two classes; there are {outputs.shape[1]}', hint='decision = "largest"'
-        )
 
 
 def answers(

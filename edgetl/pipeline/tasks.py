@@ -88,6 +88,23 @@ def task_of(config: Config) -> Task:
     return task
 
 
+def check_classes(config: Config, classes: int) -> None:
+    """What can be said of a configuration as soon as its classes are known: before hours of training.
+
+    Args:
+        config: Of the project.
+        classes: How many the data have.
+
+    Raises:
+        ConfigError: ``data.decision`` is a rule for two classes, and there are others.
+    """
+    rule = config.data.decision
+    if rule != "largest" and classes != 2:
+        raise ConfigError(
+            f'data.decision = "{rule}" is for two classes; there are {classes}', hint='decision = "largest"'
+        )
+
+
 def _check_training(task: Task, config: Config) -> None:
     """What [finetune] says must have a meaning for the task: nothing is left out in silence.
 

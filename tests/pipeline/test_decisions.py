@@ -150,3 +150,4 @@ def test_a_rule_is_chosen_for_two_classes_alone(tmp_path: Path) -> None:
     table.write_text("\n".join(third) + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r'data\.decision = "auto" is for two classes; there are 3'):
         decided(tmp_path, data.replace('classes = ["good", "bad"]', 'classes = ["good", "fair", "bad"]'))
+    assert not (tmp_path / "store" / "finetune").exists(), "said after training"
