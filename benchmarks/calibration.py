@@ -49,14 +49,14 @@ _PREFACE = """# edgetl's quantizer beside others
 
 Written by `python benchmarks/calibration.py`; the models are those of `benchmarks/zoo.py`. Every tool quantized the
 same float graph with the same calibration samples, in a process of its own. Quality is on test samples that no tool
-saw; SQNR is that of the logits against the float graph, agreement the share of samples on which both name the same
-class (on ONNX Runtime where the graph was made for it). "top-1 lost" is in points, with the samples that only the float
-graph (lost) or only the quantized one (won) names rightly; below zero the quantized graph did better. Chance alone
-makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of 0.02. "int8" is
-the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised graph. "extra MB" is
-the peak beyond what the process held after imports, loading the samples and one inference. Latencies are medians,
-batch 1, two threads, all tools of a model in turn, in processes of their own; where there are none, no quiet hour was
-found for them, and figures.md has the ratios of the fastest graphs.
+saw; SQNR is that of the logits against the float graph: of all samples together, which the largest logits decide, and
+the mean of the samples' own decibels (typical). Agreement is the share of samples on which both name the same class
+(on ONNX Runtime where the graph was made for it). "top-1 lost" is in points, with the samples that only the float graph
+(lost) or only the quantized one (won) names rightly; below zero the quantized graph did better. Chance alone makes such
+flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of 0.02. "int8" is the share of
+the multiply-adds that the engine runs in 8-bit integers, read from its own optimised graph. "extra MB" is the peak
+beyond what the process held after imports, loading the samples and one inference. Latencies are medians, batch 1, two
+threads, all tools of a model in turn, in processes of their own.
 
 ModelOpt calibrates on the ONNX Runtime that it requires (1.24), all others on the one of `constraints.txt`. Seconds
 were taken on a machine that was also doing other things: they order tools and no more; `benchmarks/speed.py` compares
@@ -244,7 +244,7 @@ def _described(facts: dict[str, Any]) -> list[str]:
 
 _COLUMNS = (
     *("tool", "seconds", "extra MB", "agreement", "top-1 lost, points"),
-    *("ORT SQNR dB", "ORT int8", "ORT ms", "OpenVINO SQNR dB", "OpenVINO int8", "OpenVINO ms"),
+    *("ORT SQNR dB, typical", "ORT int8", "ORT ms", "OpenVINO SQNR dB, typical", "OpenVINO int8", "OpenVINO ms"),
 )
 
 
@@ -292,7 +292,8 @@ def _share(facts: dict[str, Any]) -> str:
 
 
 def _db(facts: dict[str, Any]) -> str:
-    return f"{facts['sqnr_db']:.1f}" if "sqnr_db" in facts else _NONE
+    """As "22.0, 25.1": of all samples together, and the typical one's."""
+    return ", ".join(f"{facts[name]:.1f}" for name in ("sqnr_db", "typical_db") if name in facts) or _NONE
 
 
 def _ms(times: dict[str, float], tool: str) -> str:

@@ -17,6 +17,7 @@ from edgetl.benchmark.things import Thing
 from edgetl.errors import DataError
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.timing import latency_of
+from edgetl.quantize.fidelity import Fidelity
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 
@@ -77,15 +78,17 @@ def evaluate(
         engine: What runs the quantized model.
 
     Returns:
-        samples; sqnr_db over all samples' outputs together; agreement (share of samples on which both name the same
-        class); and with labels top1 and top1_float, as shares, lost and won: samples that only the float model, or
-        only the quantized one, names rightly.
+        samples; sqnr_db over all samples' outputs together, typical_db the mean of the samples' own; agreement (share
+        of samples on which both name the same class); and with labels top1 and top1_float, as shares, lost and won:
+        samples that only the float model, or only the quantized one, names rightly.
     """
     got = outputs(quantized_model, feeds, engine)
     if got.shape != reference.shape:
         raise DataError(f"the float model returns {list(reference.shape)}, {quantized_model.name} {list(got.shape)}")
     named, expected = got.argmax(-1), reference.argmax(-1)
     found = {"samples": len(got), "sqnr_db": sqnr_db(reference, got), "agreement": float((named == expected).mean())}
+    signal, noise = (np.square(array).reshape(len(array), -1).sum(1) for array in (reference, reference - got))
+    found["typical_db"] = Fidelity(signal=signal, noise=noise).typical_db
     if labels is not None:
         right, was_right = named == labels, expected == labels
         found |= {"top1": float(right.mean()), "top1_float": float(was_right.mean())}

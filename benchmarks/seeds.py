@@ -4,7 +4,7 @@
 
 reads what ``benchmarks/calibration.py MODEL MODEL@1 MODEL@2 --results DIR`` wrote, and prints a Markdown table: the
 mean change of top-1 over the trainings in points with its 95% interval (Student's t over the trainings, whose test
-samples are the same), all samples won and lost, and the mean SQNR.
+samples are the same), all samples won and lost, and the mean SQNR, of all samples together and of the typical one.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def table(model: str, seeds: Sequence[int], results: Path) -> str:
             facts = [found[name][tool].get(engine, {}) for name in names]
             if all("top1" in each for each in facts):
                 rows.append([title, tool, *_summary(facts)])
-    head = ["engine", "graph", "top-1, mean change", "95% interval", "won", "lost", "agreement", "SQNR in dB"]
+    head = ["engine", "graph", "top-1, mean change", "95% interval", "won", "lost", "agreement", "SQNR, dB", "typical"]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -72,7 +72,7 @@ def _results(name: str, results: Path) -> dict[str, dict[str, Any]]:
 def _summary(facts: Sequence[dict[str, Any]]) -> list[str]:
     changes = np.array([100.0 * (each["top1"] - each["top1_float"]) for each in facts])
     half = float(stats.t.ppf(0.975, len(changes) - 1)) * float(changes.std(ddof=1)) / len(changes) ** 0.5
-    means = {key: float(np.mean([each[key] for each in facts])) for key in ("agreement", "sqnr_db")}
+    means = {key: float(np.mean([each[key] for each in facts])) for key in ("agreement", "sqnr_db", "typical_db")}
     return [
         f"{changes.mean():+.2f}",
         f"{changes.mean() - half:+.2f} to {changes.mean() + half:+.2f}",
@@ -80,6 +80,7 @@ def _summary(facts: Sequence[dict[str, Any]]) -> list[str]:
         str(sum(each["lost"] for each in facts)),
         f"{means['agreement']:.3f}",
         f"{means['sqnr_db']:.1f}",
+        f"{means['typical_db']:.1f}",
     ]
 
 

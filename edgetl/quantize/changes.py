@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize import calibrate as calibration
-from edgetl.quantize import equalization, insertion, layers, outlier_channels, smoothing, smoothing_groups
+from edgetl.quantize import equalization, insertion, outlier_channels, smoothing, smoothing_groups
+from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.placement import plan_of, points
 from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, Tools, calibrate, candidates, feeds_of
 from edgetl.quantize.schemes import SCHEMES
@@ -67,9 +68,7 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
         best = replace(best, statistics=calibrate(best.model, tools))
     rows = _rows(best.model, names, tools)
     few = feeds_of(model, tools, REPORT_SAMPLES)
-    judge = _Judge(
-        recipe=recipe, wanted=layers.first_outputs(model, few, open_runner=tools.open_runner), batches=few, tools=tools
-    )
+    judge = _Judge(recipe=recipe, wanted=FloatOutput(model, few, open_runner=tools.open_runner), tools=tools)
     options = [best]
     if recipe.outlier_channels == "search":
         options = _separated(best, rows, judge)
@@ -129,16 +128,14 @@ class _Judge:
     """By what changes stay: the output of the graph, quantized for a CPU."""
 
     recipe: Recipe
-    wanted: Sequence[NDArray[np.float64]]
-    """The float graph's outputs."""
-    batches: Sequence[Mapping[str, NDArray[np.generic]]]
+    wanted: FloatOutput
     tools: Tools
 
     def tried_db(self, changed: Changed) -> float:
-        """SQNR of the output in dB, quantized by the recipe without its searches and corrections."""
+        """Fidelity of the output in dB, quantized by the recipe without its searches and corrections."""
         plain = replace(self.recipe, activations=candidates(self.recipe.activations)[0], bias_correction="input-mean")
         done = insertion.quantize(changed.model.clone(), changed.statistics.sketches, _JUDGE, plain)
-        return layers.output_db(self.wanted, done, self.batches, open_runner=self.tools.open_runner)
+        return self.wanted.fidelity(done.model).db
 
 
 def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> _Rows:

@@ -156,58 +156,6 @@ def report_dynamic(
     )
 
 
-def first_outputs(
-    model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]], *, open_runner: Callable[[Path], Runner]
-) -> list[NDArray[np.float64]]:
-    """The first output of a graph for each batch: of the float graph, what :func:`output_db` compares with.
-
-    Args:
-        model: With the inputs that the batches feed.
-        batches: Feeds.
-        open_runner: Opens an ONNX file.
-    """
-    import onnx_ir as ir
-
-    name = str(model.graph.outputs[0].name)
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        path = Path(folder) / "model.onnx"
-        ir.save(model, path)
-        with open_runner(path) as runner:
-            return [np.asarray(runner.run(feeds)[name], dtype=np.float64) for feeds in batches]
-
-
-def output_db(
-    wanted: Sequence[NDArray[np.float64]],
-    quantized: Quantized,
-    batches: Sequence[Mapping[str, NDArray[np.generic]]],
-    *,
-    open_runner: Callable[[Path], Runner],
-) -> float:
-    """SQNR of the first output in dB: what all quantization together costs.
-
-    Args:
-        wanted: The float graph's outputs, of :func:`first_outputs`.
-        quantized: Of a copy of it.
-        batches: The same feeds.
-        open_runner: Opens an ONNX file.
-    """
-    noise = output_noise(wanted, quantized, batches, open_runner=open_runner)
-    return decibel(sum(float(np.square(array).sum()) for array in wanted), float(noise.sum()))
-
-
-def output_noise(
-    wanted: Sequence[NDArray[np.float64]],
-    quantized: Quantized,
-    batches: Sequence[Mapping[str, NDArray[np.generic]]],
-    *,
-    open_runner: Callable[[Path], Runner],
-) -> NDArray[np.float64]:
-    """Squared error of the first output, sample by sample, shape (n,); arguments as of :func:`output_db`."""
-    found = first_outputs(quantized.model, batches, open_runner=open_runner)
-    parts = [np.square(one - other).reshape(len(one), -1) for one, other in zip(wanted, found, strict=True)]
-    return np.concatenate([part.sum(axis=1) for part in parts])
-
-
 class _Joined:
     """The float graph, the quantized graph and every layer by itself, in one, with probes between them."""
 

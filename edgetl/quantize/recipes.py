@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, TargetError
 from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import correction, dynamic, half, insertion, layers, zero_points
+from edgetl.quantize.fidelity import Fidelity, FloatOutput, OpenRunner
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.placement import is_kept, points, refuse_unknown
@@ -21,7 +21,6 @@ from edgetl.quantize.schemes import SCHEMES, Scheme
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
 from edgetl.quantize.walk import batches_of
-from edgetl.runtime.runner import Runner
 from edgetl.specs import Estimator, Recipe
 
 if TYPE_CHECKING:
@@ -39,17 +38,12 @@ _TRIED = 16
 """Samples of different shapes that are looked at for the size of their activations."""
 _GRAPHS = 8
 """Whose activations may be alive at once: the float graph's, the quantized one's, and those of layers by themselves."""
-_ENOUGH_TO_TEST = 3
-"""Samples from which on a correction has to serve them one by one, and not in sum alone."""
-_CLEARLY = 1.7
-"""Standard errors: 95% one-sided, of Student's t at some 20 samples."""
 SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
 """What activations.method = "search" chooses from, with and without outliers where these are searched too; the first
 stays where no other clearly serves better."""
 
 Samples = Callable[[], Iterable[Mapping[str, NDArray[np.generic]]]]
 """Gives the calibration samples anew each time: feeds of any batch sizes."""
-OpenRunner = Callable[[Path], Runner]
 Progress = Callable[[str, int, int], None]
 """Is told what is done, how much of it, and of how much."""
 
@@ -147,12 +141,16 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
     done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
     few = feeds_of(model, tools, REPORT_SAMPLES)
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
-    corrected = _corrected(model, done, scheme, chosen, report, tools)
-    if "correction_left_out" in corrected:
-        if chosen.bias_correction == "sequential":  # the means of the inputs still tell what rounding adds
-            chosen = replace(chosen, bias_correction="input-mean")
-        done = insertion.quantize(model.clone(), statistics.sketches, scheme, chosen, known)
-    if corrected:
+    corrected: dict[str, Any] = {}
+    if chosen.bias_correction == "sequential" or chosen.rounding == "adaround":
+        # What a correction has to be worth more than: the means of inputs tell what rounding adds, too.
+        means = "input-mean" if chosen.bias_correction == "sequential" else chosen.bias_correction
+        plain = insertion.quantize(
+            model.clone(), statistics.sketches, scheme, replace(chosen, bias_correction=means), known
+        )
+        corrected = _corrected(model, done, plain, scheme, chosen, report, tools)
+        if "correction_left_out" in corrected:
+            done = plain
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
     if scheme.pair_sums_saturate:
@@ -248,37 +246,29 @@ def _searched(
     if len(estimators) == 1:
         return replace(recipe, activations=estimators[0]), {}
     few = feeds_of(model, tools, SEARCH_SAMPLES)
-    wanted = layers.first_outputs(model, few, open_runner=tools.open_runner)
-    noise = {}
+    wanted = FloatOutput(model, few, open_runner=tools.open_runner)
+    found = {}
     for estimator in estimators:
         tried = replace(recipe, activations=estimator, bias_correction="input-mean")
         done = insertion.quantize(model.clone(), sketches, scheme, tried, known)
-        noise[estimator] = layers.output_noise(wanted, done, few, open_runner=tools.open_runner)
-    best = _best(noise)
-    power = sum(float(np.square(array).sum()) for array in wanted)
+        found[estimator] = wanted.fidelity(done.model)
+    best = _best(found)
     notes = {
-        "searched_activations_db": {label(each): layers.decibel(power, float(of.sum())) for each, of in noise.items()},
+        "searched_activations_db": {label(each): fidelity.db for each, fidelity in found.items()},
         "activations": label(best),
     }
     return replace(recipe, activations=best), notes
 
 
-def _best(noise: Mapping[Estimator, NDArray[np.float64]]) -> Estimator:
-    """The estimator with the least noise among those that clearly serve the samples better than the first does.
+def _best(found: Mapping[Estimator, Fidelity]) -> Estimator:
+    """The estimator with the highest fidelity among those that are clearly above the first.
 
     The first is what a recipe would have without a search. A tenth of a decibel on some calibration samples is no
     reason to leave it: with percentile instead of mse for such a gain a network lost a decibel and a half on others.
-
-    Args:
-        noise: Squared error of each sample, shape (n,), by estimator.
     """
-    first, *others = noise
-    serving = [
-        other
-        for other in others
-        if float(noise[other].sum()) < float(noise[first].sum()) and _serves(noise[first], noise[other])
-    ]
-    return min(serving, key=lambda other: float(noise[other].sum()), default=first)
+    first, *others = found
+    serving = [other for other in others if found[other].clearly_above(found[first])]
+    return max(serving, key=lambda other: found[other].db, default=first)
 
 
 def candidates(estimator: Estimator | None) -> list[Estimator]:
@@ -299,22 +289,34 @@ def label(estimator: Estimator) -> str:
 
 
 def _corrected(
-    model: ir.Model, done: insertion.Quantized, scheme: Scheme, recipe: Recipe, report: LayerReport, tools: Tools
+    model: ir.Model,
+    done: insertion.Quantized,
+    plain: insertion.Quantized,
+    scheme: Scheme,
+    recipe: Recipe,
+    report: LayerReport,
+    tools: Tools,
 ) -> dict[str, Any]:
     """Correct a quantized graph, which is changed, as the recipe wants it.
 
+    Args:
+        model: The float graph.
+        done: What is corrected.
+        plain: What there is without: what the correction has to be clearly above, on samples that it never saw.
+        scheme: Of both.
+        recipe: With bias_correction "sequential", rounding "adaround", or both.
+        report: Of the graph to be corrected.
+        tools: What to do it with.
+
     Returns:
-        Notes: none where the recipe wants nothing; "correction_left_out" where the output on samples that the
-        correction never saw is not clearly nearer to the float graph's than before: the graph should be made again.
+        Notes: "corrected" and "before_correction"; or "correction_left_out" where the other graph should be taken.
     """
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
-    if not biases and not rounding:
-        return {}
     few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
-    wanted = layers.first_outputs(model, unseen, open_runner=tools.open_runner)
-    before = layers.output_noise(wanted, done, unseen, open_runner=tools.open_runner)
+    wanted = FloatOutput(model, unseen, open_runner=tools.open_runner)
+    before = wanted.fidelity(plain.model)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
@@ -326,35 +328,14 @@ def _corrected(
         open_runner=tools.open_runner,
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
-    after = layers.output_noise(wanted, done, unseen, open_runner=tools.open_runner)
-    if not _serves(before, after):
-        power = sum(float(np.square(array).sum()) for array in wanted)
-        before_db, after_db = (layers.decibel(power, float(noise.sum())) for noise in (before, after))
-        return {"correction_left_out": {"before_db": before_db, "after_db": after_db, "samples": len(before)}}
+    after = wanted.fidelity(done.model)
+    if not after.clearly_above(before):
+        left = {"before_db": before.db, "after_db": after.db, "samples": len(before.noise)}
+        return {"correction_left_out": left}
     return {
         "corrected": [asdict(item) for item in corrected],
         "before_correction": {loss.node: loss.accumulated_db for loss in report.layers},
     }
-
-
-def _serves(before: NDArray[np.float64], after: NDArray[np.float64]) -> bool:
-    """Whether a change lowers the noise of the output: in sum, and, from three samples on, of a sample as such.
-
-    A few samples hold most of the sum: on 21 reviews a correction took it from 28.8 to 32.5 dB that cost 2 dB on
-    others, with twice the noise on the median review. Hence the one-sided t-test of the logarithms of the ratios.
-
-    Args:
-        before: Squared error of each sample, shape (n,).
-        after: The same behind the change.
-    """
-    if float(after.sum()) > float(before.sum()):
-        return False
-    if len(before) < _ENOUGH_TO_TEST:
-        return True
-    tiny = np.finfo(np.float64).tiny
-    gains = np.log(np.maximum(before, tiny)) - np.log(np.maximum(after, tiny))
-    error = float(gains.std(ddof=1)) / len(gains) ** 0.5
-    return bool(gains.mean() > _CLEARLY * error)
 
 
 def _largest(statistics: Statistics) -> dict[str, float]:

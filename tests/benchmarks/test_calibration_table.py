@@ -17,7 +17,16 @@ import zoo  # noqa: E402
 
 import calibration  # noqa: E402
 
-ENGINE = {"samples": 10, "sqnr_db": 20.04, "agreement": 0.9, "top1": 0.7, "top1_float": 0.8, "lost": 2, "won": 1}
+ENGINE = {
+    "samples": 10,
+    "sqnr_db": 20.04,
+    "typical_db": 25.0,
+    "agreement": 0.9,
+    "top1": 0.7,
+    "top1_float": 0.8,
+    "lost": 2,
+    "won": 1,
+}
 
 
 def written(results: Path, tool: str, **facts: object) -> None:
@@ -34,7 +43,7 @@ def test_a_row_has_flips_and_both_engines_shares(tmp_path: Path) -> None:
     written(tmp_path, "edgetl-int8-mse", seconds=1.23, extra_peak_mb=45.6, onnxruntime=ort, openvino=vino)
     table = calibration.table(tmp_path, {})
     wanted = ["edgetl-int8-mse", "1.2", "46", "0.900", "10.0 (2 lost, 1 won)"]
-    assert cells(table, "edgetl-int8-mse") == [*wanted, "20.0", "99.9%", "-", "30.0", "100%", "-"]
+    assert cells(table, "edgetl-int8-mse") == [*wanted, "20.0, 25.0", "99.9%", "-", "30.0, 25.0", "100%", "-"]
 
 
 def test_all_rows_are_as_long_as_the_heading(tmp_path: Path) -> None:

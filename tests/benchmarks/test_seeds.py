@@ -13,7 +13,8 @@ from edgetl.errors import DataError
 
 
 def written(folder: Path, name: str, tool: str, top1: float) -> None:
-    engine = {"sqnr_db": 20.0 + top1, "agreement": 0.9, "top1": top1, "top1_float": 0.8, "lost": 3, "won": 1}
+    engine = {"sqnr_db": 20.0 + top1, "typical_db": 25.0, "agreement": 0.9, "top1": top1, "top1_float": 0.8}
+    engine |= {"lost": 3, "won": 1}
     facts = {"tool": tool, "onnxruntime": engine, "openvino": {"error": "no"}}
     (folder / f"{name}.{tool}.json").write_text(json.dumps(facts))
 
@@ -27,7 +28,7 @@ def test_a_row_is_of_every_training(tmp_path: Path) -> None:
     (row,) = lines[2:]
     # Half the interval: 4.303 times a standard deviation of 1 point over the root of 3.
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "ONNX Runtime", "mine", "-1.00", "-3.48 to +1.48", "3", "9", "0.900", "20.8",
+        "ONNX Runtime", "mine", "-1.00", "-3.48 to +1.48", "3", "9", "0.900", "20.8", "25.0",
     ]  # fmt: skip
 
 

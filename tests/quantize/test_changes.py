@@ -13,6 +13,7 @@ import pytest
 
 from edgetl import catalog
 from edgetl.quantize import changes, graph, recipes
+from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.recipes import Tools
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
@@ -51,9 +52,9 @@ def test_what_is_kept_is_not_worse_than_the_graph_as_it_was(scheme: str, model: 
     assert ir.to_proto(model).SerializeToString() == before
     assert changed.smoothed
     few = recipes.feeds_of(model, tools, 12)
-    wanted = changes.layers.first_outputs(model, few, open_runner=OnnxRuntimeRunner)
+    wanted = FloatOutput(model, few, open_runner=OnnxRuntimeRunner)
     every = recipes.calibrate(model, tools)
-    judge = changes._Judge(recipe=RECIPE, wanted=wanted, batches=few, tools=tools)
+    judge = changes._Judge(recipe=RECIPE, wanted=wanted, tools=tools)
     plain, kept = (judge.tried_db(each) for each in (changes.Changed(model=model, statistics=every), changed))
     assert kept >= plain
 

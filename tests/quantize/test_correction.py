@@ -8,7 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgetl.quantize import calibrate, correction, graph, insertion, layers, placement
+from edgetl.quantize import calibrate, correction, graph, insertion, placement
+from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.insertion import PACKING, Quantized
 from edgetl.quantize.saturation import can_saturate, round_weights
 from edgetl.quantize.schemes import SCHEMES
@@ -243,7 +244,7 @@ def test_those_that_lose_most_are_flagged() -> None:
 
 def test_the_report_sees_the_correction(tmp_path: Path) -> None:
     original, done = quantized(small(tmp_path / "m.onnx", "none"), "onnxruntime-x86-vnni")
-    wanted = layers.first_outputs(original, list(batches()), open_runner=OnnxRuntimeRunner)
-    before = layers.output_db(wanted, done, list(batches()), open_runner=OnnxRuntimeRunner)
+    wanted = FloatOutput(original, list(batches()), open_runner=OnnxRuntimeRunner)
+    before = wanted.fidelity(done.model).db
     correct(original, done, "onnxruntime-x86-vnni", tmp_path, learned={layer.node for layer in done.layers})
-    assert layers.output_db(wanted, done, list(batches()), open_runner=OnnxRuntimeRunner) > before
+    assert wanted.fidelity(done.model).db > before

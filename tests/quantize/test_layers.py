@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from edgetl.quantize import calibrate, constants, correction, dynamic, graph, insertion, layers, placement
+from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.layers import NO_NOISE_DB, LayerReport
 from edgetl.quantize.ranges import QuantParams
@@ -174,8 +175,8 @@ def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:
     batches = [{"input": images()}]
     found = calibrate.calibrate(model, names, batches, open_runner=OnnxRuntimeRunner)
     done = insertion.quantize(model.clone(), found.sketches, SCHEMES["openvino"], PLAIN)
-    wanted = layers.first_outputs(model, batches, open_runner=OnnxRuntimeRunner)
-    healthy = layers.output_db(wanted, done, batches, open_runner=OnnxRuntimeRunner)
+    wanted = FloatOutput(model, batches, open_runner=OnnxRuntimeRunner)
+    healthy = wanted.fidelity(done.model).total_db
     nodes = {str(node.name): node for node in done.model.graph}
     layer = next(layer for layer in done.layers if layer.node == "project_conv")
     integers = graph.array_of(done.model.graph.initializers[layer.integers])
@@ -184,7 +185,7 @@ def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:
     report = layers.report(model, done, found.sketches, batches, open_runner=OnnxRuntimeRunner)
     assert report.layers[0].node == "project_conv" and report.layers[0].isolated_db < 5
     assert all(loss.isolated_db > 20 for loss in report.layers[1:])
-    assert layers.output_db(wanted, done, batches, open_runner=OnnxRuntimeRunner) < healthy - 10
+    assert wanted.fidelity(done.model).total_db < healthy - 10
 
 
 @pytest.mark.filterwarnings("error")

@@ -11,7 +11,8 @@ import pytest
 
 from edgetl import catalog
 from edgetl.errors import UnknownNameError
-from edgetl.quantize import graph, recipes
+from edgetl.quantize import graph, insertion, layers, recipes
+from edgetl.quantize.fidelity import Fidelity
 from edgetl.quantize.recipes import Made, Tools
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
@@ -105,18 +106,23 @@ class TestCorrection:
         assert ir.to_proto(done.model).SerializeToString() == ir.to_proto(expected.model).SerializeToString()
         assert done.report == expected.report
 
-    def test_a_few_samples_do_not_decide_for_all(self) -> None:
-        random = np.random.default_rng(0)
-        before = random.lognormal(0, 0.3, 21)
-        after = 2 * before  # twice the noise on the median sample
-        before[0], after[0] = 200.0, 20.0  # and a sum that one sample takes far down
-        assert after.sum() < before.sum()
-        assert not recipes._serves(before, after)
-        assert recipes._serves(before, before * random.uniform(0.5, 0.9, 21))
-        assert not recipes._serves(before, before * 1.01)
-        assert recipes._serves(before[:2], before[:2] * 0.99), "two are too few to test"
-        assert recipes._serves(before, np.zeros(21)) and not recipes._serves(np.zeros(21), before)
-        assert not recipes._serves(np.zeros(21), np.zeros(21)), "nothing is gained"
+    def test_one_has_to_be_worth_more_than_the_means_of_inputs(self, tmp_path: Path) -> None:
+        """On digits a corrected EfficientNet-Lite0 had 3 dB less on the typical sample than one of int8-mse: it was
+        better than no correction at all, which is what it was compared with."""
+        model, scheme = network(tmp_path), SCHEMES[X86]
+        statistics = recipes.calibrate(model, TOOLS, [scheme])
+        recipe = replace(catalog.recipe("int8-mse-corrected"), activations=Estimator(method="mse"))
+
+        def quantized() -> insertion.Quantized:
+            return insertion.quantize(model.clone(), statistics.sketches, scheme, recipe)
+
+        found = []
+        for plain in (quantized(), replace(quantized(), model=model.clone())):  # the second is exact
+            done = quantized()
+            report = layers.report(model, done, statistics.sketches, list(images()), open_runner=OnnxRuntimeRunner)
+            found.append(recipes._corrected(model, done, plain, scheme, recipe, report, TOOLS))
+        assert found[0]["corrected"]
+        assert set(found[1]) == {"correction_left_out"}
 
     def test_one_that_serves_is_kept(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-mse-corrected")
@@ -125,6 +131,9 @@ class TestCorrection:
 
 class TestSearch:
     def test_the_first_stays_where_no_other_clearly_serves_the_samples(self) -> None:
+        def of(noise: np.ndarray) -> Fidelity:
+            return Fidelity(signal=np.full(len(noise), 100.0), noise=noise)
+
         random = np.random.default_rng(0)
         mse, percentile, minmax = (Estimator(method=method) for method in ("mse", "percentile", "minmax"))
         first = random.lognormal(0, 0.5, 100)
@@ -132,11 +141,11 @@ class TestSearch:
         one_sample[0] = 0.0
         first[0] = 20.0
         assert one_sample.sum() < first.sum()
-        assert recipes._best({mse: first, percentile: one_sample}) is mse
-        assert recipes._best({mse: first, percentile: first * random.lognormal(-0.005, 0.3, 100)}) is mse
-        assert recipes._best({mse: first, percentile: 0.9 * first, minmax: 0.8 * first}) is minmax
-        assert recipes._best({mse: first}) is mse
-        assert recipes._best({mse: np.ones(2), minmax: np.ones(2)}) is mse, "as good is not better"
+        assert recipes._best({mse: of(first), percentile: of(one_sample)}) is mse
+        assert recipes._best({mse: of(first), percentile: of(first * random.lognormal(-0.005, 0.3, 100))}) is mse
+        assert recipes._best({mse: of(first), percentile: of(0.9 * first), minmax: of(0.8 * first)}) is minmax
+        assert recipes._best({mse: of(first)}) is mse
+        assert recipes._best({mse: of(np.ones(2)), minmax: of(np.ones(2))}) is mse, "as good is not better"
 
     def test_what_is_tried_is_noted_and_the_best_is_taken(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-search")
