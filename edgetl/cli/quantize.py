@@ -98,7 +98,7 @@ def _print_layers(done: QuantizedModel, most: int) -> None:
         print_text(remark)
     if done.layers is None:
         return
-    found, before = done.layers["layers"], done.notes.get("before_correction", {})
+    found, before = done.layers["layers"], done.notes.get("before_corrections", {})
     shown = found[:most]
     what = f"the {len(shown)} layers of {len(found)} that lose most" if len(shown) < len(found) else "all layers"
     rest = "; --layers shows all" if len(shown) < len(found) else ""

@@ -155,15 +155,17 @@ def _made(
     reporter.started("calibrate", samples)
     statistics = recipes.calibrate(prepared, tools, [scheme])
     changes: dict[str, Any] = {}
+    unchanged = None
     if recipes.changes_graph(recipe):
         reporter.started("equalize", f"channels as {recipe.name} wants them")
+        unchanged = recipes.Unchanged(model=prepared, statistics=statistics)
         changed = change(prepared, statistics, recipe, tools)
         prepared, statistics = changed.model, changed.statistics
         changes["equalized"] = without_nan([asdict(item) for item in changed.equalized])
         changes["separated"] = without_nan([asdict(item) for item in changed.separated])
         changes["smoothed"] = without_nan([asdict(item) for item in changed.smoothed])
     reporter.started("quantize", f"{recipe.name} in the scheme {scheme.name}")
-    return recipes.make(prepared, statistics, scheme, recipe, tools), changes
+    return recipes.make(prepared, statistics, scheme, recipe, tools, unchanged), changes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,10 @@ from edgetl.specs import Recipe
 from edgetl.store import Artifact, code_digest, digest_of, versions_of
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from edgetl.quantize.recipes import Made, Tools
+    from edgetl.quantize.statistics import Statistics
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """quantize.device → ONNX Runtime's execution provider."""
@@ -34,6 +37,8 @@ class FloatGraph:
 
     graph: Artifact
     statistics: Artifact
+    unchanged: FloatGraph | None = None
+    """What the recipe's changes made it of."""
 
 
 def check_device(config: Config) -> None:
@@ -112,7 +117,8 @@ def equalize(
         (folder / "equalize.json").write_text(json.dumps(facts), encoding="utf-8")
 
     artifact = session.stage("equalize", f"channels as {recipe.name} wants them", inputs, make)
-    return FloatGraph(graph=artifact, statistics=artifact)
+    unchanged = FloatGraph(graph=exported, statistics=statistics)
+    return FloatGraph(graph=artifact, statistics=artifact, unchanged=unchanged)
 
 
 def _calibration_inputs(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) -> dict[str, Any]:
@@ -198,10 +204,9 @@ def _quantized(
     from edgetl.quantize import schemes
 
     wanted = schemes.scheme(scheme)
-    statistics = prepared.statistics
     inputs = {
         "model": prepared.graph.digest,
-        "statistics": statistics.digest,
+        "statistics": prepared.statistics.digest,
         "scheme": scheme,
         "recipe": asdict(recipe),
         **_calibration_inputs(session, samples, checkpoint),
@@ -213,9 +218,15 @@ def _quantized(
         from edgetl.quantize import graph, recipes
         from edgetl.quantize import statistics as artifact
 
-        model = graph.prepare(graph.load(prepared.graph / "model.onnx"))
-        tools = _tools(session, samples, checkpoint)
-        done = recipes.make(model, artifact.load(statistics.folder), wanted, recipe, tools)
+        def read(source: FloatGraph) -> tuple[ir.Model, Statistics]:
+            return graph.prepare(graph.load(source.graph / "model.onnx")), artifact.load(source.statistics.folder)
+
+        unchanged = None
+        if prepared.unchanged is not None:
+            model, found = read(prepared.unchanged)
+            unchanged = recipes.Unchanged(model=model, statistics=found)
+        model, found = read(prepared)
+        done = recipes.make(model, found, wanted, recipe, _tools(session, samples, checkpoint), unchanged)
         ir.save(done.model, folder / "model.onnx")
         facts = {"scheme": scheme, "recipe": recipe.name, **facts_of(done)}
         (folder / "quantize.json").write_text(json.dumps(facts), encoding="utf-8")

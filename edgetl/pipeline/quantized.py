@@ -215,7 +215,7 @@ def _fusion(name: str, found: Mapping[str, Any]) -> values.Fusion:
 def _layers(graph: Graph, said: tuple[str, ...]) -> values.LayerReport:
     found = graph.facts["layers"]
     order = {name: place for place, name in enumerate(fused.weighted_nodes(graph.artifact / "model.onnx"))}
-    before = graph.facts["notes"].get("before_correction", {})
+    before = graph.facts["notes"].get("before_corrections", {})
     return values.LayerReport(
         scheme=graph.facts["scheme"],
         recipe=graph.facts["recipe"],

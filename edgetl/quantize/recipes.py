@@ -108,7 +108,22 @@ def changes_graph(recipe: Recipe) -> bool:
     return any(setting != "none" for setting in (recipe.equalization, recipe.outlier_channels, recipe.smoothing))
 
 
-def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
+@dataclass(frozen=True, kw_only=True)
+class Unchanged:
+    """The float graph before a recipe's changes, for the layer report: it shows what they are worth."""
+
+    model: ir.Model
+    statistics: Statistics
+
+
+def make(
+    model: ir.Model,
+    statistics: Statistics,
+    scheme: Scheme,
+    recipe: Recipe,
+    tools: Tools,
+    unchanged: Unchanged | None = None,
+) -> Made:
     """Carry out a recipe for the scheme of an engine.
 
     Args:
@@ -117,6 +132,7 @@ def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe
         scheme: The engine's.
         recipe: Of kind "static" or "dynamic".
         tools: What to do it with.
+        unchanged: What the model was made of, where it is of :func:`change`.
 
     Raises:
         ModelError: Nothing in the graph can be quantized.
@@ -131,10 +147,17 @@ def make(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe
             f"the recipe {recipe.name} is of kind {recipe.kind}; int8 engines are made by a static or dynamic one",
             hint="edgetl recipes",
         )
-    return _static(model, statistics, scheme, recipe, tools)
+    return _static(model, statistics, scheme, recipe, tools, unchanged)
 
 
-def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Recipe, tools: Tools) -> Made:
+def _static(
+    model: ir.Model,
+    statistics: Statistics,
+    scheme: Scheme,
+    recipe: Recipe,
+    tools: Tools,
+    unchanged: Unchanged | None,
+) -> Made:
     """Choose ranges, quantize, report, correct, and report again."""
     known: insertion.KnownScales = {}
     chosen, search_notes = _searched(model, statistics.sketches, scheme, recipe, tools, known)
@@ -152,6 +175,8 @@ def _static(model: ir.Model, statistics: Statistics, scheme: Scheme, recipe: Rec
         if "correction_left_out" in corrected:
             done = plain
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
+    if unchanged is not None:
+        corrected["before_corrections"] = _accumulated(unchanged, scheme, chosen, tools)
     notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
     if scheme.pair_sums_saturate:
         widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
@@ -309,7 +334,7 @@ def _corrected(
         tools: What to do it with.
 
     Returns:
-        Notes: "corrected" and "before_correction"; or "correction_left_out" where the other graph should be taken.
+        Notes: "corrected" and "before_corrections"; or "correction_left_out" where the other graph should be taken.
     """
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
     few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
@@ -334,8 +359,17 @@ def _corrected(
         return {"correction_left_out": left}
     return {
         "corrected": [asdict(item) for item in corrected],
-        "before_correction": {loss.node: loss.accumulated_db for loss in report.layers},
+        "before_corrections": {loss.node: loss.accumulated_db for loss in report.layers},
     }
+
+
+def _accumulated(unchanged: Unchanged, scheme: Scheme, recipe: Recipe, tools: Tools) -> dict[str, float]:
+    """Layer → accumulated dB in the quantized graph that neither changes nor corrections have touched."""
+    plain = replace(recipe, bias_correction="none", rounding="nearest")
+    done = insertion.quantize(unchanged.model.clone(), unchanged.statistics.sketches, scheme, plain)
+    few = feeds_of(unchanged.model, tools, REPORT_SAMPLES)
+    found = layers.report(unchanged.model, done, unchanged.statistics.sketches, few, open_runner=tools.open_runner)
+    return {loss.node: loss.accumulated_db for loss in found.layers}
 
 
 def _largest(statistics: Statistics) -> dict[str, float]:

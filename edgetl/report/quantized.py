@@ -131,7 +131,7 @@ class LayerLoss:
     accumulated_db: float
     """The same where all before it is quantized, too."""
     before_db: float | None = None
-    """Accumulated, before corrections; None where there was none."""
+    """Accumulated, without what the recipe changed in the float graph and corrected; None where that was nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,19 @@ def test_a_product_may_read_the_input_of_the_model(tmp_path: Path) -> None:
     given = Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
     changed = changes.change(model, recipes.calibrate(model, given), RECIPE, given)
     assert {each.activation for each in changed.smoothed} == {"input", "tanh"}
+
+
+def test_the_layer_report_shows_what_changes_are_worth(model: ir.Model, tools: Tools) -> None:
+    scheme = SCHEMES["onnxruntime-x86-vnni"]
+    statistics = recipes.calibrate(model, tools, [scheme])
+    changed = changes.change(model, statistics, RECIPE, tools)
+    assert any(each.alpha is not None for each in changed.smoothed)
+    unchanged = recipes.Unchanged(model=model, statistics=statistics)
+    done = recipes.make(changed.model, changed.statistics, scheme, RECIPE, tools, unchanged)
+    before = done.notes["before_corrections"]
+    plain = recipes.make(model, statistics, scheme, replace(RECIPE, bias_correction="none"), tools)
+    assert done.report is not None and plain.report is not None
+    assert before == pytest.approx({loss.node: loss.accumulated_db for loss in plain.report.layers})
+    assert "before_corrections" not in plain.notes
+    assert {loss.node for loss in done.report.layers} == set(before), "a layer keeps its name"
+    assert max(loss.accumulated_db - before[loss.node] for loss in done.report.layers) > 3
