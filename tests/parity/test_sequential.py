@@ -70,7 +70,7 @@ def test_a_clear_failure_takes_less_than_half_of_the_samples() -> None:
 def test_without_any_disagreement_it_takes_little_more_than_the_fixed_test_needs_at_least() -> None:
     test = Sequential(MAX_DROP, 0.95)
     assert test.add([0] * 1000) == "passed"
-    assert upper_bound(0, 0, 268, 0.95) <= MAX_DROP and 268 < test.samples < 400
+    assert upper_bound(0, 0, 299, 0.95) <= MAX_DROP and 299 < test.samples < 400
 
 
 @given(st.lists(st.sampled_from([-1, 0, 0, 0, 1]), max_size=300), st.integers(1, 20))
