@@ -25,6 +25,7 @@ _Key = tuple[str | int, ...]
 _Spec = TypeVar("_Spec", Target, Recipe)
 # A name becomes a folder in a bundle, so it must be one on every file system.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DLA_SCHEME = "tensorrt-dla"
 _COMPUTE_CAPABILITY = re.compile(r"\d{1,2}\.\d")
 
 
@@ -195,6 +196,7 @@ def _check(spec: Target | Recipe, document: Mapping[str, Any], reader: _Reader) 
     """What types cannot say."""
     if isinstance(spec, Target):
         _check_target(spec, reader)
+        _check_dla(spec, reader)
         _check_hardware(spec.hardware, reader)
         return
     _check_recipe(spec, reader)
@@ -256,6 +258,29 @@ def _check_target(spec: Target, reader: _Reader) -> None:
     for name in ("description", "backend", "provider"):
         if not getattr(spec, name).strip():
             reader.problem((name,), f"'{name}' is empty")
+
+
+def _check_dla(spec: Target, reader: _Reader) -> None:
+    """What goes with an engine for a deep-learning accelerator."""
+    core, there = spec.dla_core, spec.hardware.dla_cores
+    if core is None:
+        for name, wrong in (("dla_fallback", spec.dla_fallback), ("scheme", spec.scheme == _DLA_SCHEME)):
+            if wrong:
+                reader.problem((name,), f"'{name}' is for an engine on a DLA; write dla_core = 0, too")
+        return
+    if spec.backend != "tensorrt":
+        reader.problem(("dla_core",), f"'dla_core' is for backend = \"tensorrt\"; {spec.backend} runs on no DLA")
+    if not 0 <= core < there:
+        reader.problem(
+            ("dla_core",), f"'dla_core' is {core}, and hardware.dla_cores says that the device has {there}, from 0 on"
+        )
+    others = [precision for precision in spec.precisions if precision not in ("int8", "fp16")]
+    if others:
+        reader.problem(
+            ("precisions",), f"'precisions' offers {', '.join(others)}; a DLA computes in int8 and fp16 alone"
+        )
+    if "int8" in spec.precisions and spec.scheme != _DLA_SCHEME:
+        reader.problem(("scheme",), f"'scheme' is '{spec.scheme}'; int8 on a DLA wants \"{_DLA_SCHEME}\"")
 
 
 def _check_hardware(hardware: Hardware, reader: _Reader) -> None:

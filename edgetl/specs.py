@@ -67,6 +67,10 @@ class Target:
     """What may be asked for on this target."""
     built_on_device: bool
     """True where an engine is bound to the device and can only be made there."""
+    dla_core: int | None = None
+    """The deep-learning accelerator of an NVIDIA module that the engine runs on, from 0; None: the GPU."""
+    dla_fallback: bool = False
+    """Whether layers that the accelerator does not have run on the GPU; else TensorRT refuses a graph with one."""
     hardware: Hardware
     software: Software = field(default_factory=Software)
     sources: tuple[Source, ...] = ()

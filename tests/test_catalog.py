@@ -121,6 +121,16 @@ def test_a_tensorrt_engine_is_built_on_its_device(name: str) -> None:
     assert bool(target.hardware.compute_capability) == on_gpu
 
 
+@pytest.mark.parametrize("name", [name for name in catalog.target_names() if catalog.target(name).dla_core is not None])
+def test_a_target_for_an_accelerator_has_one_and_its_device_is_shipped_too(name: str) -> None:
+    target = catalog.target(name)
+    device = catalog.target(name.removesuffix("-dla"))
+    assert name.endswith("-dla") and device.dla_core is None
+    assert device.hardware == target.hardware and device.software == target.software
+    assert target.dla_core in range(target.hardware.dla_cores)
+    assert set(target.precisions) <= {"int8", "fp16"}
+
+
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_loads(path: Path) -> None:
     recipe = catalog.recipe(path.stem)
@@ -183,7 +193,8 @@ def _words(kind: Any) -> str:
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         return "array of strings" if item is str else f"array of {_words(item)}"
-    names = {str: "string", bool: "boolean", int: "integer", float: "number", float | None: "number"}
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", float | None: "number",
+             int | None: "integer"}  # fmt: skip
     return names[kind]
 
 
@@ -213,6 +224,8 @@ def _default(value: Any) -> str:
         return "required"
     if value is None:
         return "not set"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     return {"": '`""`', (): "`[]`"}.get(value, f"`{value}`")
 
 
@@ -389,6 +402,14 @@ REFUSED_TARGETS = [
     ("memory_gib = 8", "memory_gib = -1", 12, "'hardware.memory_gib' is -1.0; it must be above 0"),
     ("memory_gib = 8", "dla_cores = 1.5", 12, "'hardware.dla_cores' must be a whole number"),
     ("memory_gib = 8", "dla_cores = -1", 12, "'hardware.dla_cores' is -1"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = 0", 8, "runs on no DLA"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = 0", 8, "the device has 0, from 0 on"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = -1", 8, "'dla_core' is -1"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = true", 8, "'dla_core' must be a whole number"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = 0", 6, "'precisions' offers fp32; a DLA computes"),
+    ("built_on_device = false", "built_on_device = false\ndla_core = 0", 5, 'int8 on a DLA wants "tensorrt-dla"'),
+    ("built_on_device = false", "built_on_device = false\ndla_fallback = true", 8, "write dla_core = 0, too"),
+    ('scheme = "onnxruntime-arm64"', 'scheme = "tensorrt-dla"', 5, "is for an engine on a DLA"),
     ("memory_gib = 8", 'compute_capability = ["87"]', 12, "write major.minor"),
     ("memory_gib = 8", "compute_capability = [8.7]", 12, "'hardware.compute_capability.0' must be a string"),
     ('processor = "four Cortex-A76"\n', "", 9, "'hardware.processor' is missing"),

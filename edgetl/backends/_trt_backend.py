@@ -68,5 +68,6 @@ class TrtBackend:
             return runner.nodes()
 
     def _opened(self, folder: Path) -> TensorRTRunner:
-        engine, provider = engine_to_open(folder, self.name)
-        return TensorRTRunner(engine, library=self.library, provider=provider)
+        engine, record = engine_to_open(folder, self.name)
+        told = {name: record.options[name] for name in ("dla_core", "multiply_adds") if name in record.options}
+        return TensorRTRunner(engine, library=self.library, provider=record.provider, **told)

@@ -1,6 +1,7 @@
 """What the TensorRT backends share: parser, optimization profile, builder. TensorRT 10, 11 and TensorRT-RTX alike.
 
-The network is always strongly typed: precision is in the ONNX graph. TensorRT 11 has nothing else, TensorRT 10 is told.
+The network is strongly typed: precision is in the ONNX graph. TensorRT 11 has nothing else, TensorRT 10 is told; for a
+DLA it cannot be (:mod:`edgetl.backends._trt_dla`).
 No timing cache is kept between builds, so that no engine depends on what was built before it.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ from typing import Any
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError
 from edgetl.runtime import products
+from edgetl.runtime.cuda import Cuda
 from edgetl.runtime.nvidia import Machine
 from edgetl.runtime.runner import EngineNode
-from edgetl.runtime.tensorrt import TITLES, Cuda, Library, logger_of
+from edgetl.runtime.tensorrt import TITLES, Library, logger_of
 from edgetl.specs import BatchRange
 from edgetl.store import versions_of
 
@@ -56,6 +59,8 @@ class Built:
     engine: bytes
     profiles: Mapping[str, Profile]
     warnings: tuple[str, ...]
+    multiply_adds: Mapping[str, int]
+    """Node of the ONNX graph → multiply-adds of one sample; empty where they depend on the sample."""
 
 
 def installed_version(import_name: str, distributions: tuple[str, ...]) -> str | None:
@@ -117,12 +122,13 @@ def _profile(shape: Shape, batch: BatchRange, longest: int) -> Profile:
     return Profile(min=low, opt=middle, max=high)
 
 
-def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
-    """Parse an ONNX graph into a strongly typed network.
+def parse(trt: ModuleType, model: bytes, *, strongly_typed: bool = True) -> tuple[Any, Any, Any, list[str]]:
+    """Parse an ONNX graph into a network.
 
     Args:
         trt: The imported library.
         model: A serialized ONNX model without external data.
+        strongly_typed: Whether types come from the graph alone; else, in TensorRT 10, the builder may choose them.
 
     Returns:
         Builder, network, parser (which the network needs alive) and the parser's errors; empty: accepted.
@@ -139,7 +145,7 @@ def parse(trt: ModuleType, model: bytes) -> tuple[Any, Any, Any, list[str]]:
         raise ProviderError(f"{_title(trt)} cannot build on this machine: {reasons}") from error
     flags = trt.NetworkDefinitionCreationFlag
     strong = getattr(flags, "STRONGLY_TYPED", None)  # deprecated in 11, where every network is
-    network = builder.create_network(0 if strong is None else 1 << int(strong))
+    network = builder.create_network(0 if strong is None or not strongly_typed else 1 << int(strong))
     parser = trt.OnnxParser(network, log)
     if parser.parse(model):
         return builder, network, parser, []
@@ -231,7 +237,10 @@ def build(
     request: CompileRequest,
     *,
     workspace_mib: int | None,
-    configure: Callable[[Any], None] = lambda _: None,
+    model: bytes | None = None,
+    strongly_typed: bool = True,
+    prepare: Callable[[Any, Mapping[str, Profile]], None] = lambda _network, _profiles: None,
+    configure: Callable[[Any, Any], None] = lambda _builder, _config: None,
 ) -> Built:
     """Build an engine from a request's ONNX graph.
 
@@ -239,7 +248,10 @@ def build(
         trt: The imported library.
         request: Model, batch range, and the target's name for messages.
         workspace_mib: Limit of the scratch memory of a layer, in MiB; None: the library's, all of the device's.
-        configure: Told the builder's configuration before the build.
+        model: What to parse instead of the request's graph.
+        strongly_typed: As of :func:`parse`.
+        prepare: Told the network and the profiles of its inputs.
+        configure: Told the builder and its configuration before the build.
 
     Returns:
         The serialized engine, its profiles, and warnings, shortened.
@@ -248,7 +260,8 @@ def build(
         TargetError: The parser or the builder refuses the graph; every parser error is named.
         ProviderError: The library cannot make a builder on this machine.
     """
-    builder, network, parser, errors = parse(trt, request.model.read_bytes())
+    content = request.model.read_bytes() if model is None else model
+    builder, network, parser, errors = parse(trt, content, strongly_typed=strongly_typed)
     if errors:
         raise refusal(trt, request, errors)
     config = builder.create_builder_config()
@@ -259,12 +272,14 @@ def build(
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     wanted = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     profiles = profiles_for(wanted, request.batch, request.longest)
+    prepare(network, profiles)
     profile = builder.create_optimization_profile()
     for name, shapes in profiles.items():
         profile.set_shape(name, shapes.min, shapes.opt, shapes.max)
     if config.add_optimization_profile(profile) < 0:
         raise refusal(trt, request, [f"the optimization profile {profiles} is not accepted"])
-    configure(config)
+    configure(builder, config)
+    counts = _of_one_sample(trt, network, wanted)
     serialized = builder.build_serialized_network(network, config)
     del parser  # held until here: the network refers to weights that the parser owns
     messages = logger_of(trt).drain()
@@ -272,7 +287,21 @@ def build(
         errors = [_short(text) for severity, text in messages if severity != "WARNING"]
         raise refusal(trt, request, errors or ["the builder gives no reason"])
     warnings = [_short(text) for severity, text in messages if severity == "WARNING"]
-    return Built(engine=bytes(serialized), profiles=profiles, warnings=tuple(warnings[:_MESSAGES]))
+    return Built(
+        engine=bytes(serialized), profiles=profiles, warnings=tuple(warnings[:_MESSAGES]), multiply_adds=counts
+    )
+
+
+def _of_one_sample(trt: ModuleType, network: Any, inputs: Mapping[str, Shape]) -> dict[str, int]:
+    """Multiply-adds by node of the ONNX graph, as the engine's layers will name them."""
+    if any(-1 in shape[1:] for shape in inputs.values()):
+        return {}
+    fixed = max((shape[0] for shape in inputs.values() if shape), default=1)  # -1, a dynamic batch, counts as 1
+    counts: Counter[str] = Counter()
+    for node in network_nodes(trt, network):
+        if node.multiply_adds:
+            counts[next(iter(node.origins), node.name)] += node.multiply_adds // max(1, fixed)
+    return dict(counts)
 
 
 def refusal(trt: ModuleType, request: CompileRequest, errors: list[str]) -> TargetError:
@@ -391,7 +420,7 @@ def write_record(record: EngineRecord, folder: Path) -> EngineRecord:
     return record
 
 
-def engine_to_open(folder: Path, backend: str) -> tuple[Path, str]:
+def engine_to_open(folder: Path, backend: str) -> tuple[Path, EngineRecord]:
     """Read ``engine.json`` of a folder, as far as opening needs it.
 
     Args:
@@ -399,7 +428,7 @@ def engine_to_open(folder: Path, backend: str) -> tuple[Path, str]:
         backend: The backend that is asked to open it.
 
     Returns:
-        The engine's file and the provider.
+        The engine's file, and the record.
 
     Raises:
         BundleError: There is no readable record, or another backend's, or the engine's file is missing.
@@ -413,4 +442,4 @@ def engine_to_open(folder: Path, backend: str) -> tuple[Path, str]:
     engine = folder / next(iter(record.files), ENGINE_NAME)
     if not engine.is_file():
         raise BundleError(f"{folder} has a record, but the engine {engine.name} is not in it")
-    return engine, record.provider
+    return engine, record

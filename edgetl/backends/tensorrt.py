@@ -7,10 +7,14 @@ is not, the backend leaves what the device needs to build the engine itself, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
+from edgetl.backends import _trt_dla
 from edgetl.backends._trt_backend import TrtBackend
 from edgetl.backends._trt_build import (
     ENGINE_NAME,
+    Built,
     Profile,
     build,
     build_versions,
@@ -20,9 +24,10 @@ from edgetl.backends._trt_build import (
     write_record,
 )
 from edgetl.backends.base import CompileRequest, EngineRecord
-from edgetl.errors import ProviderError
+from edgetl.errors import ProviderError, TargetError
+from edgetl.runtime.cuda import Cuda
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
-from edgetl.runtime.tensorrt import Cuda, device_index, import_library
+from edgetl.runtime.tensorrt import device_index, import_library
 from edgetl.specs import Precision, Target
 
 SOURCE_NAME = "model.onnx"
@@ -63,7 +68,7 @@ class TensorRTBackend(TrtBackend):
         Raises:
             MissingExtraError: This is the device, and TensorRT is not installed.
             ProviderError: The target is built here, and this machine has no such GPU.
-            TargetError: TensorRT refuses this graph.
+            TargetError: TensorRT refuses this graph, or it is for a DLA and its shapes are not fixed.
             StorageError: The folder cannot be written.
         """
         device = device_index(request.target.provider)
@@ -80,7 +85,7 @@ class TensorRTBackend(TrtBackend):
                 hint="on an older JetPack, build with trtexec: the record of the engine has the command",
             )
         Cuda(device, extra=self.extra)  # the builder uses the thread's current device
-        built = build(trt, request, workspace_mib=self._workspace_mib)
+        built, options = self._built(trt, request)
         write_bytes(request.folder / ENGINE_NAME, built.engine)
         versions = build_versions(trt, machine, self.extra)
         record = EngineRecord(
@@ -92,9 +97,10 @@ class TensorRTBackend(TrtBackend):
             versions=versions,
             options={
                 "profiles": {name: profile.as_json() for name, profile in built.profiles.items()},
-                "strongly_typed": True,
+                **options,
                 "timing_cache": "none",
                 "workspace_mib": self._workspace_mib,
+                "multiply_adds": dict(built.multiply_adds),
                 "gpu": machine.gpus[device].name,
                 "compute_capability": machine.gpus[device].compute_capability,
                 "warnings": [*_version_warning(request.target, versions["tensorrt"]), *built.warnings],
@@ -102,9 +108,21 @@ class TensorRTBackend(TrtBackend):
         )
         return write_record(record, request.folder)
 
+    def _built(self, trt: ModuleType, request: CompileRequest) -> tuple[Built, dict[str, Any]]:
+        """An engine for the GPU or for a DLA, and what its record says of the difference."""
+        target = request.target
+        if target.dla_core is None:
+            return build(trt, request, workspace_mib=self._workspace_mib), {"strongly_typed": True}
+        built, without = _trt_dla.build_for_dla(trt, request, workspace_mib=self._workspace_mib)
+        strong = not _trt_dla.is_weakly_typed(trt)
+        return built, {"strongly_typed": strong, **_dla_options(target), "tensors_without_range": without}
+
     def _leave_sources(self, request: CompileRequest, reason: str) -> EngineRecord:
         target = request.target
         profiles = profiles_for(onnx_inputs(request.model), request.batch, request.longest)
+        if target.dla_core is not None:
+            _trt_dla.check_shapes(target, profiles)
+            _refuse_old(target, request.precision)
         command = device_command(target, request.precision, profiles)
         write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
         record = EngineRecord(
@@ -117,6 +135,7 @@ class TensorRTBackend(TrtBackend):
                 "profiles": {name: profile.as_json() for name, profile in profiles.items()},
                 "precision": request.precision,
                 "strongly_typed": _major(target.software.engine_version) >= _OLDEST,
+                **_dla_options(target),
                 "workspace_mib": self._workspace_mib,
                 "tensorrt": target.software.engine_version,
                 "system": target.software.system,
@@ -149,7 +168,24 @@ def device_command(target: Target, precision: Precision, profiles: Mapping[str, 
     for bound in ("min", "opt", "max") if dynamic else ():
         sizes = {name: profile.as_json()[bound] for name, profile in dynamic.items()}
         shapes += f" --{bound}Shapes=" + ",".join(f"{name}:{'x'.join(map(str, size))}" for name, size in sizes.items())
+    if target.dla_core is not None:
+        flags += f" --useDLACore={target.dla_core}" + (" --allowGPUFallback" if target.dla_fallback else "")
     return f"trtexec --onnx={SOURCE_NAME} --saveEngine={ENGINE_NAME}{flags}{shapes}"
+
+
+def _dla_options(target: Target) -> dict[str, Any]:
+    """What the record of an engine for a DLA says; nothing of one for the GPU."""
+    return {} if target.dla_core is None else {"dla_core": target.dla_core, "dla_fallback": target.dla_fallback}
+
+
+def _refuse_old(target: Target, precision: Precision) -> None:
+    """Int8 on a DLA is not left to a device whose TensorRT edgetl does not know: it wants ranges beside the graph."""
+    if precision == "int8" and _major(target.software.engine_version) < _OLDEST:
+        raise TargetError(
+            f"int8 for the DLA of '{target.name}' needs TensorRT {_OLDEST} or newer there, and"
+            f" {target.software.engine_version} is stated",
+            hint='write precisions = ["fp16"] in the target\'s file',
+        )
 
 
 def wrong_device(target: Target, machine: Machine) -> str | None:

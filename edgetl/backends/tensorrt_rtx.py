@@ -61,10 +61,15 @@ class TensorRTRTXBackend(TrtBackend):
 
         Raises:
             MissingExtraError: TensorRT-RTX is not installed.
-            TargetError: It refuses this graph, or knows none of the target's compute capabilities.
+            TargetError: It refuses this graph, or knows none of the target's compute capabilities; or a DLA is wanted.
             StorageError: The folder cannot be written.
         """
         target = request.target
+        if target.dla_core is not None:
+            raise TargetError(
+                f"'{target.name}' asks for DLA core {target.dla_core}; TensorRT-RTX is for graphics cards, without DLA",
+                hint='leave dla_core out, or write backend = "tensorrt" for a Jetson module that has one',
+            )
         device_index(target.provider)  # refuses a provider that is no GPU before the build
         trt = import_library("tensorrt_rtx", needed_for=f"building an engine for '{target.name}'")
         known, unknown = split_capabilities(trt, target)
@@ -72,7 +77,7 @@ class TensorRTRTXBackend(TrtBackend):
             trt,
             request,
             workspace_mib=self._workspace_mib,
-            configure=lambda config: _set_capabilities(trt, config, known),
+            configure=lambda _, config: _set_capabilities(trt, config, known),
         )
         write_bytes(request.folder / ENGINE_NAME, built.engine)
         machine = this_machine()
@@ -94,6 +99,7 @@ class TensorRTRTXBackend(TrtBackend):
                 "strongly_typed": True,
                 "timing_cache": "none",
                 "workspace_mib": self._workspace_mib,
+                "multiply_adds": dict(built.multiply_adds),
                 "compute_capabilities": known,
                 "compute_capabilities_left_out": unknown,
                 "built_beside_gpu": gpu.name if gpu else "",

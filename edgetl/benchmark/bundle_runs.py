@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.issuing import issue_of
@@ -29,6 +28,31 @@ from edgetl.runtime.opening import open_engine
 
 _WARMUP = 20
 
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """Which engine of a bundle runs."""
+
+    target: str | None = None
+    """See :meth:`edgetl.runtime.bundle.Bundle.choose`."""
+    precision: str | None = None
+    """As well."""
+    threads: int | None = None
+    """Of the engine; None: its choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive(EngineChoice):
+    """Which engine of a bundle answers a scenario, and what drives it."""
+
+    loadgen: bool = False
+    """MLPerf LoadGen."""
+    find_rate: bool = False
+    """Of server: search the highest rate that keeps the bound, from the plan's rate on."""
+
+
+_DEFAULT = Drive()
+
 ScenarioRun = ScenarioResult | LoadGenResult | PeakRate
 
 
@@ -43,16 +67,7 @@ class Observed:
     """Whether the machine held still; by :func:`edgetl.benchmark.stability.judge_machine`."""
 
 
-def observe_scenario(
-    bundle: Bundle,
-    plan: Plan,
-    *,
-    target: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    loadgen: bool = False,
-    find_rate: bool = False,
-) -> Observed:
+def observe_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> Observed:
     """Run a scenario as :func:`bench_scenario` does, and read the machine's sensors meanwhile.
 
     They are read before and after it, and in the idle gaps of edgetl's own open loop where there is plenty of time.
@@ -60,17 +75,12 @@ def observe_scenario(
     Args:
         bundle: As there.
         plan: As there.
-        target: As there.
-        precision: As there.
-        threads: As there.
-        loadgen: As there.
-        find_rate: As there.
+        drive: As there.
 
     Raises:
         EdgetlError: As there.
     """
-    engine: dict[str, Any] = {"target": target, "precision": precision, "threads": threads}
-    with Sampler() as sampler, _opened(bundle, plan, **engine, loadgen=loadgen, find_rate=find_rate) as go:
+    with Sampler() as sampler, _opened(bundle, plan, drive) as go:
         sampler.read()  # again, at the load that the warm-up left
         usage, began_ns = Usage(), time.perf_counter_ns()
         found = go(SensingClock(sampler=sampler))
@@ -78,68 +88,45 @@ def observe_scenario(
         sampler.read()
     conditions = sampler.conditions()
     # A search goes from little load to all that there is: a clock that follows is no fault of the machine.
-    limits = Limits(clocks=math.inf) if find_rate else Limits()
+    limits = Limits(clocks=math.inf) if drive.find_rate else Limits()
     stability = judge_machine(conditions, began_ns=began_ns, ended_ns=ended_ns, use=BlockUse.of([use]), limits=limits)
     return Observed(found=found, conditions=conditions, stability=stability)
 
 
-def bench_scenario(
-    bundle: Bundle,
-    plan: Plan,
-    *,
-    target: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    loadgen: bool = False,
-    find_rate: bool = False,
-) -> ScenarioRun:
+def bench_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> ScenarioRun:
     """Run a scenario on an engine of a bundle, fed with the bundle's golden inputs, preprocessed.
 
     Args:
         bundle: From :func:`edgetl.runtime.bundle.open_bundle`.
         plan: The scenario; its number of samples is replaced by that of the golden inputs.
-        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
-        precision: As well.
-        threads: Of the engine; None: its choice.
-        loadgen: Let MLPerf LoadGen drive it.
-        find_rate: Of server: search the highest rate that keeps the bound, from the plan's rate on.
+        drive: Which engine, and what drives it.
 
     Raises:
         UsageError: The scenario and the rest do not fit each other.
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
-    engine: dict[str, Any] = {"target": target, "precision": precision, "threads": threads}
-    with _opened(bundle, plan, **engine, loadgen=loadgen, find_rate=find_rate) as go:
+    with _opened(bundle, plan, drive) as go:
         return go(None)
 
 
 @contextmanager
-def _opened(
-    bundle: Bundle,
-    plan: Plan,
-    *,
-    target: str | None,
-    precision: str | None,
-    threads: int | None,
-    loadgen: bool,
-    find_rate: bool,
-) -> Iterator[Callable[[Clock | None], ScenarioRun]]:
+def _opened(bundle: Bundle, plan: Plan, drive: Drive) -> Iterator[Callable[[Clock | None], ScenarioRun]]:
     """What runs a scenario on a warm engine by some clock; LoadGen has its own."""
-    if find_rate and (loadgen or plan.scenario != "server"):
+    if drive.find_rate and (drive.loadgen or plan.scenario != "server"):
         raise UsageError("the highest rate is searched in the scenario server, by edgetl's own driver")
-    entry = bundle.choose(target, precision)
+    entry = bundle.choose(drive.target, drive.precision)
     batch = bundle.manifest["inputs"][0].get("batch", [1, sys.maxsize])
     golden = bundle.golden().inputs
     plan = replace(plan, samples=len(golden))
-    with open_engine(bundle.folder / entry.folder, threads=threads) as runner:
+    with open_engine(bundle.folder / entry.folder, threads=drive.threads) as runner:
         issue = issue_of(runner, golden, smallest=int(batch[0]), largest=int(batch[-1]))
         query_ms = _warm(issue, plan)
 
         def go(clock: Clock | None) -> ScenarioRun:
-            if find_rate:
+            if drive.find_rate:
                 return peak_rate(issue, plan, clock=clock)
-            if loadgen:
+            if drive.loadgen:
                 offline = plan.scenario == "offline"
                 return run_loadgen(issue, plan, expected_ms=query_ms / plan.per_query if offline else query_ms)
             return run(issue, plan, clock=clock)
@@ -148,22 +135,14 @@ def _opened(
 
 
 def bench_stages(
-    bundle: Bundle,
-    *,
-    source: Path | bytes | str | None = None,
-    target: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    samples: int = 200,
+    bundle: Bundle, engine: EngineChoice = _DEFAULT, *, source: Path | bytes | str | None = None, samples: int = 200
 ) -> Stages:
     """Time the stages of a bundle's answer to one raw input.
 
     Args:
         bundle: From :func:`edgetl.runtime.bundle.open_bundle`.
+        engine: Which.
         source: The raw input; None: the first golden one.
-        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
-        precision: As well.
-        threads: Of the engine; None: its choice.
         samples: Answers with the stages, and as many without.
 
     Raises:
@@ -176,7 +155,7 @@ def bench_stages(
         if not sources:
             raise UsageError("the bundle has no golden inputs to time the stages with")
         source = sources[0]
-    with bundle.open(target=target, precision=precision, threads=threads) as predictor:
+    with bundle.open(target=engine.target, precision=engine.precision, threads=engine.threads) as predictor:
         return measure_stages(predictor, source, samples=samples)
 
 

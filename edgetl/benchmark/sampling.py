@@ -132,11 +132,18 @@ class Sampled:
             name=self.thing.name, times_ns=self.times_ns[keep], process=self.process[keep], block=self.block[keep]
         )
 
-    def stability(self, conditions: Conditions | None = None) -> Stability:
+    @property
+    def counted_ns(self) -> tuple[int, int]:
+        """Start of the first call that counts, and end of the last."""
+        keep = self.counted
+        return int(self.starts_ns[keep].min()), int((self.starts_ns + self.times_ns)[keep].max())
+
+    def stability(self, conditions: Conditions | None = None, *, during: tuple[int, int] | None = None) -> Stability:
         """Whether the calls that count may be believed: see :func:`edgetl.benchmark.stability.judge`.
 
         Args:
             conditions: What the machine's sensors said meanwhile.
+            during: See there, and :func:`span_of`.
         """
         keep = self.counted
         with_calls = np.unique(self._of_block[keep])
@@ -147,6 +154,7 @@ class Sampled:
             self.block[keep],
             use=BlockUse.of([self.uses[index] for index in with_calls]) if self.uses else None,
             conditions=conditions,
+            during=during,
         )
 
     def energy(self, conditions: Conditions | None = None) -> tuple[Energy, ...]:
@@ -226,6 +234,12 @@ def measure(
     for number in range(plan.processes):
         _round(takings, feeds, plan, order, number, progress, sampler)
     return tuple(taking.done() for taking in takings)
+
+
+def span_of(sampled: Sequence[Sampled]) -> tuple[int, int]:
+    """From the first call that counts to the end of the last, of things that were timed in turn, on their clock."""
+    spans = [each.counted_ns for each in sampled]
+    return min(first for first, _ in spans), max(last for _, last in spans)
 
 
 def observe(

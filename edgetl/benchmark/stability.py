@@ -94,6 +94,7 @@ def judge(
     *,
     use: BlockUse | None = None,
     conditions: Conditions | None = None,
+    during: tuple[int, int] | None = None,
     limits: Limits | None = None,
 ) -> Stability:
     """Look for reasons to distrust the measurement of one thing.
@@ -105,6 +106,8 @@ def judge(
         blocks: Shape (n,), number of its block, counted within the process or over all.
         use: What the operating system says of the blocks.
         conditions: What the sensors said meanwhile.
+        during: Beginning and end of what the sensors are asked about, as ``starts_ns``: of everything that was timed in
+            turn with this, so that all have the same to say of the machine. None: from the first call to the last.
         limits: From where on something is a reason.
 
     Returns:
@@ -125,7 +128,7 @@ def judge(
     unknown: list[str] = []
     reasons += _scheduling(use, limits, unknown)
     lasted = int(calls.starts[0]), int(calls.starts[-1] + calls.times[-1])
-    reasons += _sensors(conditions, lasted, limits, unknown)
+    reasons += _sensors(conditions, during or lasted, limits, unknown)
     return Stability(stable=not reasons, reasons=tuple(reasons), unknown=tuple(unknown))
 
 

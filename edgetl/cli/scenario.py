@@ -174,22 +174,21 @@ def bench_bundle(
     if len(things) != 1:
         raise UsageError(f"scenarios and stages are of one bundle; given were {len(things)}")
     plan = None if asked.stages else asked.plan(seed)  # refused before anything heavy is imported
+    from edgetl.benchmark.bundle_runs import Drive
     from edgetl.pipeline import scenario
 
-    engine: dict[str, Any] = {"target": target, "precision": precision, "threads": threads}
+    drive = Drive(
+        target=target,
+        precision=precision,
+        threads=threads,
+        loadgen=asked.driver is Driver.loadgen,
+        find_rate=asked.find_rate,
+    )
+    reporter = TerminalReporter()
     if plan is None:
-        found = scenario.run_stages(
-            things[0], samples=samples or _STAGES_SAMPLES, reporter=TerminalReporter(), **engine
-        )
+        found = scenario.run_stages(things[0], drive, samples=samples or _STAGES_SAMPLES, reporter=reporter)
     else:
-        found = scenario.run_scenario(
-            things[0],
-            plan,
-            loadgen=asked.driver is Driver.loadgen,
-            find_rate=asked.find_rate,
-            reporter=TerminalReporter(),
-            **engine,
-        )
+        found = scenario.run_scenario(things[0], plan, drive, reporter=reporter)
     gated = asked.bound_ms is not None
     error: EdgetlError | None = None
     if gated:

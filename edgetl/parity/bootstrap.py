@@ -15,8 +15,7 @@ A bootstrap knows only of what it saw. To every resample are added, once each on
 reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
 proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
-below z² / (n + z²), Tango's score bound for n samples without a single difference, which is what top-1 needs as well
-(:func:`edgetl.parity.compare.samples_needed`).
+below that of top-1 for n samples without a single difference (:func:`edgetl.parity.paired.least_bound`).
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93). An identity that was drawn c times
@@ -29,7 +28,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -37,6 +35,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
+from edgetl.parity.paired import least_bound
 
 _TRIES = 50
 """Resamples drawn, at most, for each one that is wanted."""
@@ -189,12 +188,6 @@ def _upper(bound: float, drop: float, confidence: float, samples: int) -> float:
 def _lower(bound: float, drop: float, confidence: float, samples: int) -> float:
     """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
     return max(min(bound, drop - least_bound(samples, confidence)), -1.0)
-
-
-def least_bound(samples: int, confidence: float) -> float:
-    """The drop that so many samples without a single difference do not rule out: z² / (n + z²)."""
-    z = NormalDist().inv_cdf(confidence)
-    return z * z / (samples + z * z)
 
 
 def _units(metric: Metric, labels: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.roofline import Roofline
-from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.sampling import Plan, Sampled, span_of
 from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
@@ -32,7 +32,7 @@ from edgetl.pipeline.timing import (
     median_cold,
     roofline_of,
     steadiness,
-    unstable_because,
+    unstable_lines,
     what_to_do,
 )
 from edgetl.store import storage_errors
@@ -77,8 +77,8 @@ class Benchmark:
 
     @property
     def unstable(self) -> dict[str, str]:
-        """Name → what speaks against its measurement, in a line; of those that are UNSTABLE."""
-        return {item.name: unstable_because(item.stability) for item in self.measured if item.stability.against}
+        """Names → what speaks against their measurement, in a line; of those that are UNSTABLE."""
+        return unstable_lines({item.name: item.stability for item in self.measured}, timed=len(self.measured))
 
     @property
     def energy_lines(self) -> list[str]:
@@ -168,7 +168,8 @@ def bench_things(
     if output is not None:
         details = details_of(sampled, conditions, threads=threads, ceilings=ceilings)
         _write(output, sampled, {**details, "conditions": conditions.to_json()}, facts)
-    measured = tuple(_measured(each, conditions, ceilings, confidence) for each in sampled)
+    during = span_of(sampled)
+    measured = tuple(_measured(each, conditions, during, ceilings, confidence) for each in sampled)
     _refuse_implausible(measured, threads, ceilings)
     series = {each.thing.name: each.series() for each in sampled}
     names = [thing.name for thing in opened]
@@ -223,22 +224,27 @@ def _refuse_unstable(benchmark: Benchmark) -> None:
     gated = {name for item in benchmark.slowdowns for name in (item.comparison.name, item.comparison.against)}
     found = [item for item in benchmark.measured if item.name in gated and item.stability.against]
     if found:
+        lines = unstable_lines({item.name: item.stability for item in found}, timed=len(benchmark.measured))
         raise MeasurementError(
             "\n  ".join(["UNSTABLE, so nothing is shown about a slowdown:"]
-                        + [f"{item.name}: {unstable_because(item.stability)}" for item in found]),
+                        + [f"{names}: {because}" for names, because in lines.items()]),
             hint=f"{what_to_do([item.stability for item in found])}; then measure again, or --unstable allow",
         )  # fmt: skip
 
 
 def _measured(
-    sampled: Sampled, conditions: Conditions, ceilings: Mapping[str, Ceilings] | None, confidence: float
+    sampled: Sampled,
+    conditions: Conditions,
+    during: tuple[int, int],
+    ceilings: Mapping[str, Ceilings] | None,
+    confidence: float,
 ) -> Measured:
     return Measured(
         sampled=sampled,
         latency=latency_of(sampled, confidence=confidence),
         cold=median_cold(sampled.cold),
         steadiness=steadiness(sampled),
-        stability=sampled.stability(conditions),
+        stability=sampled.stability(conditions, during=during),
         roofline=roofline_of(sampled, ceilings) if ceilings is not None else None,
         energy=sampled.energy(conditions),
     )

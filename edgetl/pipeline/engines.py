@@ -115,6 +115,7 @@ def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, 
                 hint="edgetl recipes",
             )
     _check_dynamic(config, candidates)
+    _check_dla(config, candidates)
     _need("train", "fine-tuning", "torch", "torchvision", "timm", "safetensors")
     if exported:
         _need("export", "exporting to ONNX", "onnx", "onnx-ir", "onnxscript", "onnxslim", "safetensors")
@@ -225,6 +226,17 @@ def _check_dynamic(config: Config, candidates: list[Candidate]) -> None:
         raise ConfigError(
             f"quantize.recipe is {recipe.name}, which is dynamic; int8 for {', '.join(without)} is not",
             hint='leave "int8" out of the precisions of that target, or recipe = "int8-mse"',
+        )
+
+
+def _check_dla(config: Config, candidates: list[Candidate]) -> None:
+    """Refuse several batch sizes for a deep-learning accelerator before anything is trained."""
+    batch = config.export.batch
+    names = [candidate.target.name for candidate in candidates if candidate.target.dla_core is not None]
+    if names and batch.min != batch.max:
+        raise ConfigError(
+            f"export.batch is {batch.min} to {batch.max}; {names[0]} is a DLA, which takes one batch size",
+            hint="write batch = { min = 1, max = 1 } under [export]",
         )
 
 

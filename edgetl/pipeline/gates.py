@@ -94,7 +94,10 @@ def refuse_unstable(config: Config, timings: Timings, decisions: list[Decision])
     if found:
         raise MeasurementError(
             "the measurement is UNSTABLE, so it shows nothing about the budget:\n  "
-            + "\n  ".join(f"{name}: {timing.unstable_because(stability)}" for name, stability in found.items()),
+            + "\n  ".join(
+                f"{names}: {because}"
+                for names, because in timing.unstable_lines(found, timed=len(timings.stability)).items()
+            ),
             hint=f"{timing.what_to_do(list(found.values()))}; then edgetl build --force bench."
             ' Or bench.unstable = "allow"',
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edgetl.benchmark import environment
-from edgetl.benchmark.bundle_runs import bench_stages, observe_scenario, rows
+from edgetl.benchmark.bundle_runs import Drive, EngineChoice, bench_stages, observe_scenario, rows
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.loadgen import LoadGenResult
 from edgetl.benchmark.peak_rate import PeakRate
@@ -20,6 +20,8 @@ from edgetl.errors import BudgetError, MeasurementError, UsageError
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import unstable_because, what_to_do
 from edgetl.runtime.bundle import MANIFEST, Bundle, EngineEntry, open_bundle
+
+_Choice = TypeVar("_Choice", bound=EngineChoice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +78,8 @@ class BundleRun:
 def run_scenario(
     folder: Path,
     plan: Plan,
+    drive: Drive,
     *,
-    target: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    loadgen: bool = False,
-    find_rate: bool = False,
     reporter: Reporter | None = None,
 ) -> BundleRun:
     """Run a scenario on an engine of a bundle.
@@ -89,11 +87,7 @@ def run_scenario(
     Args:
         folder: Of the bundle.
         plan: The scenario.
-        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
-        precision: As well.
-        threads: Of the engine; None: one per core.
-        loadgen: Let MLPerf LoadGen drive it.
-        find_rate: Of server: search the highest rate that keeps the bound, from the plan's rate on.
+        drive: Which engine, and what drives it; it has one thread per core where none are given.
         reporter: Is told how it goes.
 
     Raises:
@@ -102,14 +96,13 @@ def run_scenario(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
-    bundle, entry = _open(folder, target, precision)
-    reporter, count, facts = reporter or Silent(), threads or environment.usable_cores(), _facts(threads)
+    bundle, entry = _open(folder, drive)
+    reporter, drive = reporter or Silent(), _with_threads(drive)
+    facts = _facts(drive)
     what, began = f"{plan.scenario} of {folder.name}", perf_counter()
-    lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if find_rate else "")
+    lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if drive.find_rate else "")
     reporter.started("bench", what + lasts)
-    observed = observe_scenario(
-        bundle, plan, target=target, precision=precision, threads=count, loadgen=loadgen, find_rate=find_rate
-    )
+    observed = observe_scenario(bundle, plan, drive)
     reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
     return BundleRun(
         bundle=folder,
@@ -122,21 +115,13 @@ def run_scenario(
 
 
 def run_stages(
-    folder: Path,
-    *,
-    target: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    samples: int = 200,
-    reporter: Reporter | None = None,
+    folder: Path, engine: EngineChoice, *, samples: int = 200, reporter: Reporter | None = None
 ) -> BundleRun:
     """Time the stages of a bundle's answer to its first golden input.
 
     Args:
         folder: Of the bundle.
-        target: See :meth:`edgetl.runtime.bundle.Bundle.choose`.
-        precision: As well.
-        threads: Of the engine; None: one per core.
+        engine: Which; it has one thread per core where none are given.
         samples: Answers with the stages, and as many without.
         reporter: Is told how it goes.
 
@@ -146,11 +131,12 @@ def run_stages(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: The engine's library is not installed.
     """
-    bundle, entry = _open(folder, target, precision)
-    reporter, count, facts = reporter or Silent(), threads or environment.usable_cores(), _facts(threads)
+    bundle, entry = _open(folder, engine)
+    reporter, engine = reporter or Silent(), _with_threads(engine)
+    facts = _facts(engine)
     what, began = f"stages of {folder.name}", perf_counter()
     reporter.started("bench", what)
-    found = bench_stages(bundle, target=target, precision=precision, threads=count, samples=samples)
+    found = bench_stages(bundle, engine, samples=samples)
     reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
     return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
 
@@ -183,7 +169,7 @@ def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None
     )
 
 
-def _open(folder: Path, target: str | None, precision: str | None) -> tuple[Bundle, EngineEntry]:
+def _open(folder: Path, engine: EngineChoice) -> tuple[Bundle, EngineEntry]:
     """A bundle, and the engine that will be opened."""
     if not (folder / MANIFEST).is_file():
         raise UsageError(
@@ -191,12 +177,16 @@ def _open(folder: Path, target: str | None, precision: str | None) -> tuple[Bund
             hint="edgetl bench BUNDLE --scenario … (docs/scenarios.md: other engines from Python)",
         )
     bundle = open_bundle(folder)
-    return bundle, bundle.choose(target, precision)
+    return bundle, bundle.choose(engine.target, engine.precision)
 
 
-def _facts(threads: int | None) -> dict[str, Any]:
+def _with_threads(engine: _Choice) -> _Choice:
+    return replace(engine, threads=engine.threads or environment.usable_cores())
+
+
+def _facts(engine: EngineChoice) -> dict[str, Any]:
     return {
         **environment.environment(),
-        "threads": threads or environment.usable_cores(),
+        "threads": engine.threads,
         "load_average": environment.load_average(),
     }

@@ -22,7 +22,7 @@ from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import ColdStart
 from edgetl.benchmark.roofline import Roofline, roofline
-from edgetl.benchmark.sampling import Plan, Sampled
+from edgetl.benchmark.sampling import Plan, Sampled, span_of
 from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency, histogram, summarise
@@ -32,6 +32,7 @@ from edgetl.data.loader import Samples, batches
 from edgetl.errors import MeasurementError, MissingExtraError
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.session import Session
+from edgetl.report.unstable import joined, told_once
 from edgetl.runtime.preprocessing import Array
 from edgetl.store import Artifact, code_digest
 
@@ -115,9 +116,8 @@ def bench(
         if steady["not_steady"]:
             session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {plan.processes} processes")
     stability = {name: Stability.from_json(found) for name, found in details["stability"].items()}
-    for name, found in stability.items():
-        if found.against:
-            session.reporter.note(f"the latency of {name} is UNSTABLE: {unstable_because(found)}")
+    for names, because in unstable_lines(stability, timed=len(stability)).items():
+        session.reporter.note(f"the latency of {names} is UNSTABLE: {because}")
     for line in energy_lines({name: [Energy(**one) for one in found] for name, found in details["energy"].items()}):
         session.reporter.note(line)
     return Timings(
@@ -145,6 +145,17 @@ def rivals(ready: Sequence[Engine]) -> dict[str, list[str]]:
 def unstable_because(stability: Stability) -> str:
     """What speaks against a measurement, in a line."""
     return "; ".join(reason.text for reason in stability.against)
+
+
+def unstable_lines(found: Mapping[str, Stability], *, timed: int) -> dict[str, str]:
+    """Names of measurements → what speaks against them, in a line; a reason of several is told once, with all of them.
+
+    Args:
+        found: By name.
+        timed: How many were timed together with them, and themselves.
+    """
+    reasons = {name: [reason.text for reason in each.against] for name, each in found.items()}
+    return {joined(names, timed): "; ".join(told) for names, told in told_once(reasons)}
 
 
 def what_to_do(found: Sequence[Stability]) -> str:
@@ -202,6 +213,7 @@ def details_of(
         :meth:`edgetl.benchmark.roofline.Roofline.to_json`; empty without ceilings.
     """
     series = {each.thing.name: each.series() for each in sampled}
+    during = span_of(sampled)
     return {
         "cold_start": {each.thing.name: median_cold(each.cold).to_json() for each in sampled},
         "steady": {each.thing.name: steadiness(each) for each in sampled},
@@ -218,7 +230,7 @@ def details_of(
             each.thing.name: list(doubts(each, latency_of(each), threads=threads, ceilings=ceilings))
             for each in sampled
         },
-        "stability": {each.thing.name: each.stability(conditions).to_json() for each in sampled},
+        "stability": {each.thing.name: each.stability(conditions, during=during).to_json() for each in sampled},
         "conditions": conditions.to_json(values=False) if conditions else None,
         "energy": {each.thing.name: [one.to_json() for one in each.energy(conditions)] for each in sampled},
         "ceilings": {device: found.to_json() for device, found in (ceilings or {}).items()},

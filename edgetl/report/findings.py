@@ -15,6 +15,7 @@ from edgetl.report.markup import clean
 from edgetl.report.model import Engine, Gate, Regression, Report
 from edgetl.report.numbers import fixed, integer, share_floor, significant
 from edgetl.report.quantized import Fusion
+from edgetl.report.unstable import told_once
 
 Level = Literal["error", "warning", "note"]
 DEFAULT_FILE = "edgetl.toml"
@@ -159,6 +160,7 @@ _ORDER: dict[Level, int] = {"error": 0, "warning": 1, "note": 2}
 def findings(report: Report) -> tuple[Finding, ...]:
     """All findings of a report: errors first, then warnings, then notes."""
     found = [each for engine in report.engines for each in _of_engine(report, engine)]
+    found += _of_latencies(report)
     found += [each for fusion in report.fusions for each in _of_fusion(report, fusion)]
     leak = report.data.leak_check if report.data else None
     if leak is not None and leak.pairs > 0:
@@ -184,10 +186,6 @@ def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
     if engine.placement_share is not None and engine.placement_share < 1.0:
         said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.provider}"
         yield _finding(report, FALLBACK, engine.name, said, target=engine.target)
-    if engine.latency is not None and engine.latency.unstable:
-        level: Level = "error" if engine.budget_gate.outcome == "undecided" else UNSTABLE.level
-        said = f"{engine.name}: {'; '.join(engine.latency.unstable)}"
-        yield replace(_finding(report, UNSTABLE, engine.name, said), level=level)
     regressions = engine.parity.regressions if engine.parity else ()
     for rule in (CLASS_REGRESSED, SLICE_REGRESSED):
         mine = [each for each in regressions if (each.column == "class") == (rule is CLASS_REGRESSED)]
@@ -195,6 +193,16 @@ def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
             about = f"{engine.name}: {each.column} {each.value}"
             target = engine.target if rule is CLASS_REGRESSED else ""
             yield _finding(report, rule, about, f"{about} {_lost(each)}{_and_more(mine, each)}", target=target)
+
+
+def _of_latencies(report: Report) -> Iterator[Finding]:
+    """A reason of several engines is one finding, as bad as it is for the one of them that it is worst for."""
+    unstable = {each.name: each.latency.unstable for each in report.engines if each.latency and each.latency.unstable}
+    undecided = {each.name for each in report.engines if each.budget_gate.outcome == "undecided"}
+    for names, reasons in told_once(unstable):
+        level: Level = "error" if undecided.intersection(names) else UNSTABLE.level
+        about = ", ".join(names)
+        yield replace(_finding(report, UNSTABLE, about, f"{about}: {'; '.join(reasons)}"), level=level)
 
 
 def _of_gates(report: Report, engine: Engine) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from edgetl.report.tables import (
     regressions_table,
     table,
 )
+from edgetl.report.unstable import joined, told_once
 
 _HISTOGRAMS = 12
 _CLASS_ROWS = 30
@@ -146,10 +147,10 @@ def _unstable(report: Report) -> Markup:
     """Why measurements are marked as unstable; nothing where none is."""
     timed = [(each.name, each.latency) for each in (report.reference, report.fp32) if each is not None]
     timed += [(each.name, each.latency) for each in report.engines]
+    known = {name: latency.unstable for name, latency in timed if latency is not None}
     return join([
-        el("p", el("span", "UNSTABLE", class_="bad"), f" {name}: {'; '.join(latency.unstable)}.")
-        for name, latency in timed
-        if latency is not None and latency.unstable
+        el("p", el("span", "UNSTABLE", class_="bad"), f" {joined(names, len(known))}: {'; '.join(reasons)}.")
+        for names, reasons in told_once(known)
     ])  # fmt: skip
 
 

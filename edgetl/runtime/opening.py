@@ -35,5 +35,6 @@ def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
     if backend in ("tensorrt", "tensorrt_rtx"):
         from edgetl.runtime.tensorrt import TensorRTRunner
 
-        return TensorRTRunner(file, library=backend, provider=provider)
+        told = {name: options[name] for name in ("dla_core", "multiply_adds") if name in options}
+        return TensorRTRunner(file, library=backend, provider=provider, **told)
     raise BundleError(f"{folder}: the runtime cannot open engines of '{backend}'")

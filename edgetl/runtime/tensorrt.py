@@ -7,23 +7,24 @@ are held through cuda-python. An engine is executable code: check its hash and s
 from __future__ import annotations
 
 import importlib
-import json
 import re
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ProviderError, TargetError, UsageError
+from edgetl.runtime.cuda import Cuda, stream_handle
 from edgetl.runtime.nvidia import this_machine
 from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
+from edgetl.runtime.trt_layers import layer_kinds, layer_nodes
 
 Library = Literal["tensorrt", "tensorrt_rtx"]
 TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -39,9 +40,6 @@ _DTYPES = {
     "INT64": "int64",
     "BOOL": "bool",
 }
-# Types as an engine's inspector writes them, in words that no layout has.
-_PRECISIONS = {"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16"}
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 _PROVIDER = re.compile(r"(?:gpu|cuda)(?::(\d+))?", re.IGNORECASE)
 _LOGGERS: dict[str, Any] = {}
 
@@ -125,82 +123,6 @@ def logger_of(trt: ModuleType) -> Any:
     return _LOGGERS[trt.__name__]
 
 
-class Cuda:
-    """The calls of the CUDA runtime that a runner needs, each with its return code checked.
-
-    Args:
-        device: CUDA device ordinal.
-        extra: The extra of edgetl that installs cuda-python.
-
-    Raises:
-        MissingExtraError: cuda-python is not installed.
-        ProviderError: The CUDA runtime refuses the device.
-    """
-
-    def __init__(self, device: int, *, extra: str) -> None:
-        try:
-            self._api = importlib.import_module("cuda.bindings.runtime")
-        except ModuleNotFoundError:
-            raise MissingExtraError("cuda-python", extra=extra, needed_for="running an engine on a GPU") from None
-        self._device = device
-        self.use_device()
-
-    def call(self, name: str, *args: Any) -> Any:
-        """Call a function of ``cuda.bindings.runtime``.
-
-        Args:
-            name: The function, as "cudaMalloc".
-            args: Its arguments.
-
-        Returns:
-            What the function returns beside its code; None where that is nothing.
-
-        Raises:
-            ProviderError: The code is not ``cudaSuccess``.
-        """
-        code, *values = getattr(self._api, name)(*args)
-        if int(code) != 0:
-            _, text = self._api.cudaGetErrorString(code)
-            raise ProviderError(f"{name} on GPU {self._device} failed: {code.name} ({text.decode()})")
-        return values[0] if values else None
-
-    def use_device(self) -> None:
-        """Make the device the calling thread's current one: CUDA keeps that per thread."""
-        self.call("cudaSetDevice", self._device)
-
-    def runtime_version(self) -> str:
-        """The version of the CUDA runtime, as "13.0"."""
-        version: int = self.call("cudaRuntimeGetVersion")
-        return f"{version // 1000}.{version % 1000 // 10}"
-
-    def to_device(self, pointer: int, array: NDArray[np.generic], stream: Any) -> None:
-        """Queue a copy of a contiguous array to device memory."""
-        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self.call("cudaMemcpyAsync", pointer, array.ctypes.data, array.nbytes, kind, stream)
-
-    def to_host(self, array: NDArray[np.generic], pointer: int, stream: Any) -> None:
-        """Queue a copy of device memory into a contiguous array."""
-        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.call("cudaMemcpyAsync", array.ctypes.data, pointer, array.nbytes, kind, stream)
-
-    def elapsed_ns(self, first: Any, second: Any) -> int:
-        """Nanoseconds between two events that the stream has passed; CUDA resolves about half a microsecond."""
-        milliseconds: float = self.call("cudaEventElapsedTime", first, second)
-        return round(milliseconds * 1e6)
-
-
-def stream_handle(stream: Any) -> int:
-    """The address that TensorRT wants of a ``cudaStream_t``.
-
-    cuda-python has a function for it since 12.9.1 and will drop ``int(stream)``, which older ones need.
-    """
-    try:
-        utils = importlib.import_module("cuda.bindings.utils")
-    except ModuleNotFoundError:
-        return int(stream)
-    return int(utils.get_cuda_native_handle(stream))
-
-
 class TensorRTRunner:
     """An engine on one GPU. A context manager: leaving it gives all device memory back.
 
@@ -208,22 +130,34 @@ class TensorRTRunner:
         path: The serialized engine, whose hash was checked.
         library: Which library built it.
         provider: "gpu" or "gpu:N", as in the engine's record.
+        dla_core: The deep-learning accelerator that it was built for; None: it runs on the GPU alone.
+        multiply_adds: Node of the ONNX graph → multiply-adds of one sample, as in the engine's record.
 
     Raises:
-        ProviderError: No driver or GPU, or the engine belongs to another TensorRT version or GPU.
+        ProviderError: No driver or GPU, no such accelerator, or the engine belongs to another TensorRT version or GPU.
         MissingExtraError: The library or cuda-python is not installed.
         TargetError: The engine has an input or output that NumPy cannot hold, or shape tensors.
     """
 
-    def __init__(self, path: Path, *, library: Library, provider: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        library: Library,
+        provider: str,
+        dla_core: int | None = None,
+        multiply_adds: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         device = device_index(provider)
+        place = f"'{provider}'" + (f", DLA core {dla_core}" if dla_core is not None else "")
         machine = this_machine()
         if device >= len(machine.gpus):
             reason = machine.problem or f"this machine has {len(machine.gpus)} GPU(s)"
             raise ProviderError(
-                f"cannot open {path.name} on '{provider}': {reason}", hint="edgetl doctor shows what this machine has"
+                f"cannot open {path.name} on {place}: {reason}", hint="edgetl doctor shows what this machine has"
             )
-        self._provider = provider
+        self._provider, self._device, self._dla_core = provider, device, dla_core
+        self._multiply_adds = multiply_adds
         self._trt = import_library(library, needed_for=f"opening {path.name}")
         self._log = logger_of(self._trt)
         self._cuda = Cuda(device, extra=_EXTRAS[library])
@@ -309,23 +243,70 @@ class TensorRTRunner:
             self._cuda.call("cudaEventRecord", event, self._stream)
 
     def placement(self) -> Placement:
-        """Where the layers run: all of a GPU engine's run on the GPU, or it would not have been built.
+        """Where the layers run: on the GPU, or it would not have been built; for a DLA, as the engine tells it.
 
         Returns:
             Layers of the engine after fusion; ``kinds`` counts layer type and output type where the engine tells them.
+            Of an engine for a DLA each part of the network that runs there is one layer.
         """
         if self._resources is None:
             raise UsageError("the engine was closed")
         text = self._information()
-        found = Placement.of(self._provider, layer_nodes(text, self._provider), kinds=layer_kinds(text))
+        found = Placement.of(self._asked, self._layers(text, self._provider), kinds=layer_kinds(text))
+        if self._dla_core is not None and found.nodes:
+            return found
         return replace(found, nodes={self._provider: self._engine.num_layers})
 
     def nodes(self) -> tuple[EngineNode, ...]:
         """The engine's layers after fusion, from its inspector; empty where the engine was built without details."""
-        return layer_nodes(self._information(), self._provider)
+        return self._layers(self._information(), self._provider)
 
-    def _information(self) -> str:
+    def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
+        """The layers as they run on some inputs; see :meth:`edgetl.runtime.runner.Profiled.profile`.
+
+        They are timed by TensorRT's profiler, in an execution context of their own: with one a context waits for every
+        inference, and would be slower from then on.
+
+        Raises:
+            UsageError: The feeds do not fit, or the runner is closed.
+            ProviderError: CUDA or TensorRT failed.
+        """
+        self.run(feeds)  # every buffer is large enough from here on, and none moves
+        times: dict[str, list[float]] = defaultdict(list)
+        kept, self._context = self._context, self._engine.create_execution_context()
+        try:
+            if self._context is None:
+                raise ProviderError(f"TensorRT could not prepare the engine for its profiler: {self._complaints()}")
+            for name, (address, _) in self._buffers.items():
+                self._context.set_tensor_address(name, address)
+            self._context.profiler = _profiler(self._trt, times)
+            for turn in range(runs // 2 + 1 + runs):
+                if turn == runs // 2 + 1:
+                    times.clear()
+                self.run(feeds)
+            text = self._information(self._context)
+        finally:
+            self._context = kept
+        batch = max(array.shape[0] if array.ndim else 1 for array in feeds.values())
+        return tuple(
+            replace(node, time_ms=float(np.median(times[node.name]))) if node.name in times else node
+            for node in self._layers(text, f"gpu:{self._device}", batch=batch)
+        )
+
+    @property
+    def _asked(self) -> str:
+        """Where the engine was to run, in words."""
+        return self._provider if self._dla_core is None else f"DLA:{self._dla_core}"
+
+    def _layers(self, text: str, provider: str, *, batch: int = 1) -> tuple[EngineNode, ...]:
+        dla = None if self._dla_core is None else self._asked
+        return layer_nodes(text, provider, dla=dla, multiply_adds=self._multiply_adds, batch=batch)
+
+    def _information(self, context: Any = None) -> str:
+        """What the inspector tells; with a context, in the shapes of its last inference."""
         inspector = self._engine.create_engine_inspector()
+        if context is not None:
+            inspector.execution_context = context
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
@@ -349,6 +330,14 @@ class TensorRTRunner:
     def _deserialize(self, path: Path, title: str) -> None:
         self._log.drain()
         self._runtime = self._trt.Runtime(self._log)
+        if self._dla_core is not None:
+            if self._dla_core >= self._runtime.num_DLA_cores:
+                raise ProviderError(
+                    f"{path.name} runs on DLA core {self._dla_core}, and {title} {self._trt.__version__} sees"
+                    f" {self._runtime.num_DLA_cores} of them here",
+                    hint="build it on this device with edgetl compile",
+                )
+            self._runtime.DLA_core = self._dla_core  # before the engine is deserialized: it is bound to it then
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise ProviderError(
@@ -422,75 +411,17 @@ class TensorRTRunner:
         return "; ".join(message for _, message in self._log.drain()) or "it does not say why"
 
 
-def layer_kinds(text: str) -> dict[str, int]:
-    """Count the layers of an engine by type and type of their first output.
+def _profiler(trt: ModuleType, times: dict[str, list[float]]) -> Any:
+    """An ``IProfiler`` that notes the milliseconds of each layer."""
 
-    TensorRT 10 writes "Format/Datatype" of a tensor, TensorRT 11 "DataType"; an engine built without detailed
-    verbosity has plain names instead of layers, of which nothing is known.
+    class LayerTimes(trt.IProfiler):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
 
-    Args:
-        text: JSON of ``EngineInspector.get_engine_information``.
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times[layer_name].append(ms)
 
-    Returns:
-        As "Convolution Int8" → number of layers; empty where the engine does not tell.
-    """
-    try:
-        layers = json.loads(text).get("Layers", [])
-    except (ValueError, AttributeError):
-        return {}
-    kinds: Counter[str] = Counter()
-    for layer in layers:
-        if isinstance(layer, dict) and "LayerType" in layer:
-            output: dict[str, Any] = next(iter(layer.get("Outputs") or []), {})
-            kind = output.get("DataType") or output.get("Datatype") or output.get("Format/Datatype") or ""
-            kinds[f"{layer['LayerType']} {kind}".strip()] += 1
-    return dict(kinds)
-
-
-def layer_nodes(text: str, provider: str) -> tuple[EngineNode, ...]:
-    """The layers of an engine that was built with detailed verbosity.
-
-    Multiply-adds are known of convolutions alone, from the number of their weights: a matrix product's layer does not
-    tell which dimension is summed over. A layer computes in the type of its first input.
-
-    Args:
-        text: JSON of ``EngineInspector.get_engine_information``.
-        provider: Of the engine.
-
-    Returns:
-        In the engine's order; empty where it does not tell.
-    """
-    try:
-        layers = json.loads(text).get("Layers", [])
-    except (ValueError, AttributeError):
-        return ()
-    return tuple(_layer_node(layer, provider) for layer in layers if isinstance(layer, dict) and "LayerType" in layer)
-
-
-def _layer_node(layer: dict[str, Any], provider: str) -> EngineNode:
-    inputs, outputs = layer.get("Inputs") or [], layer.get("Outputs") or []
-    weights, maps = (layer.get("Weights") or {}).get("Count", 0), layer.get("OutMaps", 0)
-    size = prod(abs(length) for length in outputs[0].get("Dimensions", [0])) if outputs else 0
-    return EngineNode(
-        name=str(layer.get("Name", "")),
-        kind=str(layer["LayerType"]),
-        precision=_layer_precision(inputs or outputs),
-        multiply_adds=size * weights // maps if maps else 0,
-        provider=provider,
-        inputs=tuple(str(tensor.get("Name", "")) for tensor in inputs),
-        outputs=tuple(str(tensor.get("Name", "")) for tensor in outputs),
-        output_precision=_layer_precision(outputs),
-        origins=tuple(_ONNX_LAYER.findall(str(layer.get("Metadata", "")))),
-    )
-
-
-def _layer_precision(tensors: list[dict[str, Any]]) -> str:
-    """Of the first of some tensors: TensorRT 10 writes type and layout into one text, as "Int8 NC/32HW32"."""
-    if not tensors:
-        return "unknown"
-    text = tensors[0].get("DataType") or tensors[0].get("Datatype") or tensors[0].get("Format/Datatype") or "unknown"
-    words = re.findall(r"BFloat16|BF16|FP8|FP16|FP32|Float|Half|Int8|Int32|Int64|Bool", str(text))
-    return _PRECISIONS.get(words[0], words[0].lower()) if words else "unknown"
+    return LayerTimes()
 
 
 def _named(shape: tuple[int, ...], name: str) -> tuple[int | str, ...]:

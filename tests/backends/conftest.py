@@ -86,7 +86,13 @@ def trt_target() -> Callable[..., Target]:
     """A function: backend, compute capabilities, built_on_device, provider → target."""
 
     def make(
-        backend: str, *capabilities: str, on_device: bool = False, provider: str = "gpu", engine_version: str = ""
+        backend: str,
+        *capabilities: str,
+        on_device: bool = False,
+        provider: str = "gpu",
+        engine_version: str = "",
+        dla_core: int | None = None,
+        dla_fallback: bool = False,
     ) -> Target:
         return Target(
             name="device-of-the-test",
@@ -96,6 +102,8 @@ def trt_target() -> Callable[..., Target]:
             scheme="tensorrt",
             precisions=("int8", "fp16", "fp32"),
             built_on_device=on_device,
+            dla_core=dla_core,
+            dla_fallback=dla_fallback,
             hardware=Hardware(architecture="arm64", processor="any", compute_capability=capabilities),
             software=Software(system="JetPack 6.2", engine_version=engine_version),
         )

@@ -20,8 +20,11 @@ from edgetl.backends.tensorrt import TensorRTBackend, device_command, wrong_devi
 from edgetl.benchmark.sampling import Plan
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError, UsageError
 from edgetl.pipeline.bench import bench_things
+from edgetl.runtime.cuda import Cuda
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
-from edgetl.runtime.tensorrt import Cuda, device_index, layer_kinds, layer_nodes
+from edgetl.runtime.runner import Placement
+from edgetl.runtime.tensorrt import device_index
+from edgetl.runtime.trt_layers import layer_kinds, layer_nodes
 from edgetl.specs import BatchRange, Precision, Target
 
 MakeTarget = Callable[..., Target]
@@ -347,6 +350,10 @@ def test_built_and_run_on_the_gpu(
             np.testing.assert_array_equal(again["logits"], logits)
             assert set(copies) == {"host-to-device", "device-to-host"}
             assert 0 < min(copies.values()) <= max(copies.values()) < 1e9
+            layers = runner.profile({"image": image}, runs=4)
+            assert sum(layer.multiply_adds for layer in layers) == batch * sum(record.options["multiply_adds"].values())
+            assert any(layer.time_ms for layer in layers)
+            np.testing.assert_array_equal(runner.run({"image": image})["logits"], logits)
         with pytest.raises(UsageError, match=r"\[1, 16, 32, 32\] to \[8, 16, 32, 32\]"):
             runner.run({"image": np.zeros((9, 16, 32, 32), runner.inputs[0].dtype)})
         assert runner.placement().share == 1.0
@@ -400,6 +407,33 @@ def test_layer_nodes_count_convolutions_from_their_weights() -> None:
     assert (found.precision, found.output_precision, found.multiply_adds) == ("int8", "fp16", 16 * 216)
     assert (found.inputs, found.outputs, found.origins) == (("x",), ("y",), ("conv", "relu"))
     assert (other.kind, other.precision, other.multiply_adds) == ("Reformat", "unknown", 0)
+
+
+def layer(kind: str, *nodes: str, name: str = "", size: int = 16) -> dict[str, object]:
+    """As the inspector writes one: a map of 8 channels to another."""
+    tensor = {"Dimensions": [2, 8, 4, size // 4], "Format/Datatype": "Half NHWC8"}
+    return {
+        "Name": name or "+".join(nodes), "LayerType": kind, "Inputs": [{"Name": "x", **tensor}],
+        "Outputs": [{"Name": "y", **tensor}], "Metadata": "\u001e".join(f"[ONNX Layer: {node}]" for node in nodes),
+    }  # fmt: skip
+
+
+def test_layers_compute_what_the_nodes_do_that_they_were_made_of() -> None:
+    layers = [layer("Reformat", "conv1"), layer("CaskConvolution", "conv1", "relu1"), layer("Myelin", "mul1", "mul2")]
+    counts = {"conv1": 100, "mul1": 7, "mul2": 5}
+    found = layer_nodes(json.dumps({"Layers": layers}), "gpu:0", multiply_adds=counts, batch=3)
+    assert [node.multiply_adds for node in found] == [0, 300, 36]
+    assert found[1].activation_bytes == 2 * 2 * 8 * 16 * 2  # two tensors of float16
+    # A product that no layer was made of could be in any: then nothing is known.
+    found = layer_nodes(json.dumps({"Layers": layers}), "gpu:0", multiply_adds={**counts, "lost": 1})
+    assert [node.multiply_adds for node in found] == [0, 0, 0]
+
+
+def test_layers_on_an_accelerator_are_told_apart() -> None:
+    layers = [layer("DLA", "conv1", "conv2"), layer("CaskConvolution", "conv3")]
+    found = layer_nodes(json.dumps({"Layers": layers}), "GPU", dla="DLA:0")
+    assert [node.provider for node in found] == ["DLA:0", "GPU"]
+    assert Placement.of("DLA:0", found).share == 0.5
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"Layers": ["only", "names"]}'])

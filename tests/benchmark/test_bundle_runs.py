@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetl.benchmark.bundle_runs import bench_scenario, bench_stages, rows
+from edgetl.benchmark.bundle_runs import Drive, EngineChoice, bench_scenario, bench_stages, rows
 from edgetl.benchmark.peak_rate import PeakRate
 from edgetl.benchmark.scenarios import ScenarioResult
 from edgetl.benchmark.schedules import SCENARIOS, Plan
@@ -75,7 +75,7 @@ def plan(scenario: str, **changes: Any) -> Plan:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_scenario_of_a_bundle(bundle: Bundle, scenario: str) -> None:
     per_query = 8 if scenario in ("multi-stream", "offline") else 1
-    found = bench_scenario(bundle, plan(scenario, per_query=per_query), threads=1)
+    found = bench_scenario(bundle, plan(scenario, per_query=per_query), Drive(threads=1))
     assert isinstance(found, ScenarioResult)
     assert found.plan.samples == 3
     assert found.queries * per_query == found.times.samples >= 70
@@ -88,7 +88,7 @@ def test_every_scenario_of_a_bundle(bundle: Bundle, scenario: str) -> None:
 
 def test_the_highest_rate(bundle: Bundle) -> None:
     wanted = plan("server", min_queries=459, min_duration_s=0.0, rate_per_s=2000.0)
-    found = bench_scenario(bundle, wanted, threads=1, find_rate=True)
+    found = bench_scenario(bundle, wanted, Drive(threads=1, find_rate=True))
     assert isinstance(found, PeakRate)
     assert found.runs[0].plan.rate_per_s == 2000.0
     assert dict(rows(found))["runs"] == str(len(found.runs))
@@ -96,12 +96,12 @@ def test_the_highest_rate(bundle: Bundle) -> None:
 
 def test_loadgen_drives_a_bundle(bundle: Bundle) -> None:
     pytest.importorskip("mlperf_loadgen")
-    found = bench_scenario(bundle, plan("single-stream"), threads=1, loadgen=True)
+    found = bench_scenario(bundle, plan("single-stream"), Drive(threads=1, loadgen=True))
     assert dict(rows(found))["driver"].startswith("MLPerf LoadGen")
 
 
 def test_stages_of_a_bundle(bundle: Bundle) -> None:
-    found = bench_stages(bundle, threads=1, samples=30)
+    found = bench_stages(bundle, EngineChoice(threads=1), samples=30)
     assert isinstance(found, Stages)
     names = [name for name, _ in rows(found)]
     assert names[:5] == ["decode", "preprocess", "compute", "postprocess", "whole"]
@@ -110,10 +110,10 @@ def test_stages_of_a_bundle(bundle: Bundle) -> None:
 
 def test_what_does_not_fit_together(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="in the scenario server"):
-        bench_scenario(bundle, plan("offline"), find_rate=True)
+        bench_scenario(bundle, plan("offline"), Drive(find_rate=True))
     with pytest.raises(UsageError, match="in the scenario server"):
-        bench_scenario(bundle, plan("server"), find_rate=True, loadgen=True)
+        bench_scenario(bundle, plan("server"), Drive(find_rate=True, loadgen=True))
     with pytest.raises(UnknownNameError, match="no engine for mars"):
-        bench_scenario(bundle, plan("server"), target="mars")
+        bench_scenario(bundle, plan("server"), Drive(target="mars"))
     with pytest.raises(UsageError, match="at least one sample"):
         bench_stages(bundle, samples=0)

@@ -373,6 +373,18 @@ def test_what_sensors_hold_against_a_measurement(sensors: tuple[Series, ...], ki
     assert found.reasons[0].advice
 
 
+def test_things_that_were_timed_in_turn_say_the_same_of_a_clock() -> None:
+    """The second took its turns a little later, and has readings of its own in its thirds; it is one machine."""
+    found = conditions(series("cpu.frequency", np.linspace(3600, 2000, 40).tolist(), unit="MHz"))
+    times, starts = CLEAN.astype(np.int64), begin(CLEAN)
+    later = starts + (SPAN[1] - SPAN[0]) // 8
+    apart = [judge(times, each, PROCESS, BLOCK, conditions=found) for each in (starts, later)]
+    together = [judge(times, each, PROCESS, BLOCK, conditions=found, during=SPAN) for each in (starts, later)]
+    assert all(kinds(each) == {"frequency"} for each in (*apart, *together))
+    assert apart[0].reasons != apart[1].reasons
+    assert together[0].reasons == together[1].reasons
+
+
 def test_a_clock_that_follows_a_load_on_purpose_is_held_against_nothing() -> None:
     found = conditions(series("cpu.frequency", [2000] * 6 + [3600] * 6, unit="MHz"))
     ends = {"began_ns": 0, "ended_ns": 10**12}

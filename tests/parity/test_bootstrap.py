@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
 from edgetl.parity import bootstrap
-from edgetl.parity.bootstrap import least_bound, paired_drop
-from edgetl.parity.paired import samples_needed, upper_bound
+from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity.paired import least_bound, samples_needed, upper_bound
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -81,7 +81,7 @@ def test_the_order_of_classes_and_the_seed_are_all_that_is_random() -> None:
 class TestTheLeastBound:
     @settings(deadline=None, max_examples=50)
     @given(st.integers(1, 10**5), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
-    def test_it_is_tangos_without_a_difference(self, n: int, confidence: float) -> None:
+    def test_it_is_that_of_top1_without_a_difference(self, n: int, confidence: float) -> None:
         assert least_bound(n, confidence) == pytest.approx(upper_bound(0, 0, n, confidence), abs=1e-9)
 
     @settings(deadline=None, max_examples=50)

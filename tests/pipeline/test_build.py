@@ -125,6 +125,26 @@ def test_changing_a_target_retrains_nothing(edgetl, variant):
     assert {engine["target"] for engine in variant.manifest["engines"]} == {"raspberry-pi-5"}
 
 
+def test_a_build_for_an_accelerator_leaves_what_its_device_needs(edgetl, variant):
+    on_gpu, on_dla = 'device = "jetson-orin-nano"', 'device = "jetson-agx-orin-dla"'
+    variant.edit((on_gpu, on_dla))
+    edgetl("build", variant.folder, "--target", "jetson-agx-orin-dla").failed(
+        2, "jetson-agx-orin-dla is a DLA, which takes one batch size", hint="batch = { min = 1, max = 1 }"
+    )
+    variant.edit(("batch = { min = 1, max = 8 }", "batch = { min = 1, max = 1 }"))
+    done = edgetl("build", variant.folder, "--target", "jetson-agx-orin-dla", "--json")
+    assert done.code == 0, done.err
+    assert "finetune" not in done.made
+    engines = {engine["precision"]: engine for engine in variant.manifest["engines"]}
+    assert set(engines) == {"int8", "fp16"}
+    for engine in engines.values():
+        record = json.loads((variant.bundle / engine["folder"] / "engine.json").read_text(encoding="utf-8"))
+        assert record["status"] == engine["status"] == "build-on-device"
+        assert (record["options"]["dla_core"], record["options"]["dla_fallback"]) == (0, True)
+    graphs = json.loads((variant.bundle / "reports" / "quantization.json").read_text(encoding="utf-8"))["graphs"]
+    assert [(graph["scheme"], graph["targets"]) for graph in graphs] == [("tensorrt-dla", ["jetson-agx-orin-dla"])]
+
+
 def test_a_sequential_gate_stops_where_the_answer_is_certain(edgetl, built, variant):
     variant.edit(("max_drop = 0.05", "max_drop = 0.05\nsequential = true"))
     done = edgetl("build", variant.folder, "--json")

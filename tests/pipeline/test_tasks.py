@@ -402,6 +402,13 @@ def test_a_dynamic_recipe_is_refused_before_training_where_the_engine_has_none(p
         build(configuration.load(path), Store(path.parent / ".edgetl"))
 
 
+def test_several_batch_sizes_are_refused_before_training_for_an_accelerator_that_takes_one(project) -> None:
+    target = '[[target]]\ndevice = "jetson-agx-orin-dla"\nprecisions = ["fp16"]\n'
+    path = project('[project]\nname = "x"\n[data]\ntrain = "a"\ntest = "b"\n', target=target)
+    with pytest.raises(ConfigError, match="jetson-agx-orin-dla is a DLA, which takes one batch size"):
+        build(configuration.load(path), Store(path.parent / ".edgetl"))
+
+
 @pytest.mark.parametrize("example", ["digits", "multilabel", "reviews", "credit", "lending", "photos", "faces"])
 def test_the_settings_of_every_example_fit_each_other(example, tmp_path) -> None:
     from importlib.resources import files

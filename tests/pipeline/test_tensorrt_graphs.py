@@ -89,6 +89,38 @@ def test_the_parser_accepts_the_int8_graph_which_computes_what_the_float_graph_d
     assert sqnr_db(computed(exported, images), computed(tmp_path / "int8.onnx", images)) > 15.0
 
 
+def test_the_dla_graph_without_quantizers_for_tensorrt_10(exported: Path, tmp_path: Path) -> None:
+    """TensorRT 10 wants ranges of tensors for a DLA: each is of a tensor that its parser makes of that graph."""
+    import tensorrt_rtx_bindings as trt
+
+    from edgetl.backends import _trt_dla
+    from edgetl.backends._trt_build import parse
+
+    model = graph.prepare(graph.load(exported))
+    images = np.random.default_rng(0).normal(size=(4, 3, SIZE, SIZE)).astype(np.float32)
+    tools = recipes.Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
+    scheme = SCHEMES["tensorrt-dla"]
+    done = recipes.make(model, recipes.calibrate(model, tools, [scheme]), scheme, catalog.recipe("int8-minmax"), tools)
+    ir.save(done.model, tmp_path / "int8.onnx")
+    content, ranges = _trt_dla.implicit(tmp_path / "int8.onnx")
+    (tmp_path / "floats.onnx").write_bytes(content)
+    kinds = {node.op_type for node in ir.load(tmp_path / "floats.onnx").graph}
+    assert not kinds & {"QuantizeLinear", "DequantizeLinear", "Cast"}
+    floats = computed(tmp_path / "floats.onnx", images)
+    assert sqnr_db(computed(exported, images), floats) > 20.0  # the weights' steps alone are left of quantization
+    builder, network, parser, errors = parse(trt, content)
+    assert errors == []
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    tensors = {layer.get_output(index).name for layer in layers for index in range(layer.num_outputs)}
+    assert set(ranges) <= tensors | {"input"} and all(0 < size < 1e4 for size in ranges.values())
+    products = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    read = [layer.get_input(0).name for layer in products]
+    assert all(name in ranges for name in read), "a convolution whose input has no range is no int8"
+    largest = np.abs(images).max()
+    assert ranges["input"] == pytest.approx(largest, rel=0.02)
+    del parser, builder
+
+
 def test_an_engine_is_built_from_the_fp16_graph(exported: Path, tmp_path: Path) -> None:
     done = recipes.make_half(graph.prepare(graph.load(exported)), None, catalog.recipe("fp16"))
     ir.save(done.model, tmp_path / "half.onnx")

@@ -1,0 +1,58 @@
+"""A column of the manifest as slice, through a build: what an engine loses there is told wherever a reader looks."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+pytestmark = pytest.mark.slow
+CAMERA = {"box": "east", "cross": "west", "disc": ""}
+"""Whose camera took a shape; of discs it is not known."""
+CLIPPED = """\
+schema = 1
+description = "ranges that cut off what the network looks at"
+
+[activations]
+method = "percentile"
+percentile = 51
+
+[weights]
+method = "minmax"
+"""
+
+
+def test_a_regression_of_a_slice_is_told_by_a_build(edgetl, variant, shapes):
+    with (variant.folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split", "camera"])
+        for path in sorted(shapes.glob("*/*/*.png")):
+            writer.writerow([path, path.parent.name, path.parent.parent.name, CAMERA[path.parent.name]])
+    (variant.folder / "clipped.toml").write_text(CLIPPED, encoding="utf-8")
+    folders = f'train = "{shapes}/train"\nval = "{shapes}/val"\ntest = "{shapes}/test"'
+    variant.edit(
+        (folders, 'manifest = "manifest.csv"\nslices = ["camera"]'),
+        ("samples = 32", 'samples = 32\nrecipe = "./clipped.toml"'),
+    )
+    done = edgetl("build", variant.folder, "--target", "x86-64-cpu", "--json")
+    assert done.code == 0, done.err  # the engine in float passes, and is shipped
+    assert not done.made & {"finetune", "export", "calibrate", "reference"}, "a column changes nothing that is learned"
+    reports = variant.bundle / "reports"
+    engines = json.loads((reports / "parity.json").read_text(encoding="utf-8"))["engines"]
+    slices = {
+        name: {each["value"]: each for each in engine["slices"] if each["column"] == "camera"}
+        for name, engine in engines.items()
+    }
+    clipped, exact = slices["x86-64-cpu int8"], slices["x86-64-cpu fp32"]
+    assert set(clipped) == set(exact) == {"east", "west"}, "what is not known is no slice"
+    assert all(each["decisions"] == 34 for found in (clipped, exact) for each in found.values())
+    assert not any(each["regressed"] for each in exact.values())
+    lost = {value for value, each in clipped.items() if each["regressed"]}
+    assert lost, clipped
+    for value in sorted(lost):
+        assert clipped[value]["p_adjusted"] < 0.05 and clipped[value]["worse"] > clipped[value]["better"]
+        words = f"camera {value} is worse than PyTorch: {clipped[value]['worse']} of 34 decisions lost"
+        for name in ("report.md", "report.sarif", "codequality.json", "model-card.md"):
+            assert words in (reports / name).read_text(encoding="utf-8"), name
+        assert f"camera {value}" in (reports / "report.html").read_text(encoding="utf-8")
