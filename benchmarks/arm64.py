@@ -95,7 +95,8 @@ def table_cells(
     from edgetl.parity.numeric import sqnr_db
 
     return [
-        f"{math.floor(share * 1000 + 1e-7) / 10:g}%",  # cut and not rounded: 100% is all of it
+        # cut and not rounded: 100% is all of it
+        "-" if math.isnan(share) else f"{math.floor(share * 1000 + 1e-7) / 10:g}%",
         f"{sqnr_db(reference, here):.1f}",
         f"{sqnr_db(reference, there):.1f}",
         f"{float((there.argmax(-1) == reference.argmax(-1)).mean()):.3f}",

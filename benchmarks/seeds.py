@@ -56,7 +56,7 @@ def table(model: str, seeds: Sequence[int], results: Path) -> str:
     for engine, title in ENGINES.items():
         for tool in sorted(set.intersection(*({*tools} for tools in found.values()))):
             facts = [found[name][tool].get(engine, {}) for name in names]
-            if all("top1" in each for each in facts):
+            if all("top1" in each and "typical_db" in each for each in facts):
                 rows.append([title, tool, *_summary(facts)])
     head = ["engine", "graph", "top-1, mean change", "95% interval", "won", "lost", "agreement", "SQNR, dB", "typical"]
     lines = [head, ["---"] * len(head), *rows]

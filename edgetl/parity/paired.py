@@ -112,6 +112,8 @@ def samples_needed(max_drop: float, confidence: float) -> int:
 
     See :func:`least_bound`.
     """
+    if max_drop >= 1.0:
+        return 0  # nothing drops further
     z = NormalDist().inv_cdf(confidence)
     exact = math.log1p(-confidence) / math.log1p(-max_drop)
     return max(math.ceil(z * z * (1.0 - max_drop) / max_drop), math.ceil(exact - 1e-9))

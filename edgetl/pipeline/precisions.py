@@ -207,6 +207,7 @@ def _quantized(
     inputs = {
         "model": prepared.graph.digest,
         "statistics": prepared.statistics.digest,
+        "unchanged": [each.graph.digest + each.statistics.digest for each in (prepared.unchanged,) if each],
         "scheme": scheme,
         "recipe": asdict(recipe),
         **_calibration_inputs(session, samples, checkpoint),

@@ -140,7 +140,7 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
         said.append(
             f"Corrections were left out: on {_plural(left['samples'], 'calibration sample')} that they had not seen"
             " they did not clearly serve the output"
-            f" (SQNR {left['before_db']:.1f} dB before, {left['after_db']:.1f} dB after)."
+            f" (fidelity {left['before_db']:.1f} dB without, {left['after_db']:.1f} dB with them)."
         )
     return (*said, *_corrections(notes.get("corrected", ())))
 

@@ -80,7 +80,7 @@ def change(model: ir.Model, statistics: Statistics, recipe: Recipe, tools: Tools
     whole_db, separated_db = (judge.tried_db(option) for option in options)
     if separated_db > whole_db:
         return options[1]
-    reason = f"together they take the output's SQNR from {whole_db:.1f} to {separated_db:.1f} dB"
+    reason = f"together they take the output's fidelity from {whole_db:.1f} to {separated_db:.1f} dB"
     off = (replace(each, channels=(), error=each.error_off, reason=reason) for each in options[1].separated)
     return replace(options[0], separated=tuple(off))
 
@@ -109,7 +109,7 @@ def _smoothed(before: Changed, rows: _Rows, judge: _Judge) -> Changed:
             best, best_db = after, tried[-1][0]
     if best.smoothed:
         return best
-    reason = f"all groups together take the output's SQNR from {before_db:.1f} to {tried[0][0]:.1f} dB"
+    reason = f"all groups together take the output's fidelity from {before_db:.1f} to {tried[0][0]:.1f} dB"
     off = tuple(
         replace(each, alpha=None, error=each.error_off, lowest=1.0, highest=1.0, reason=reason) for each in tried[0][1]
     )

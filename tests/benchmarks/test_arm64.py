@@ -47,3 +47,4 @@ def test_the_cells_of_a_row() -> None:
     assert arm64.table_cells(reference, here, there, 0.99996) == [
         "99.9%", "33.0", "27.0", "1.000", "5.00% of the largest output",
     ]  # fmt: skip
+    assert arm64.table_cells(reference, here, there, float("nan"))[0] == "-", "the engine told no multiply-adds"

@@ -171,6 +171,7 @@ def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, co
 
 
 def test_samples_needed_for_one_point() -> None:
+    assert samples_needed(1.0, 0.95) == 0, "nothing drops further"
     assert samples_needed(0.01, 0.95) == 299  # log 0.05 / log 0.99 = 298.1
     assert samples_needed(0.01, 0.975) == 381  # 1.96² · 0.99 / 0.01 = 380.3, and log 0.025 / log 0.99 = 367.0
 

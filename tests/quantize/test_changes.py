@@ -68,7 +68,7 @@ def test_groups_that_do_harm_together_are_left_out(
     changed = changes.change(model, recipes.calibrate(model, tools), RECIPE, tools)
     assert ir.to_proto(changed.model).SerializeToString() == ir.to_proto(model).SerializeToString()
     assert changed.smoothed and all(each.alpha is None for each in changed.smoothed)
-    assert changed.smoothed[0].reason == "all groups together take the output's SQNR from 26.0 to 22.7 dB"
+    assert changed.smoothed[0].reason == "all groups together take the output's fidelity from 26.0 to 22.7 dB"
 
 
 def test_factors_that_cost_no_node_may_stay_alone(

@@ -295,7 +295,7 @@ class TestQuantized:
         assert ir.to_proto(changed.model).SerializeToString() == ir.to_proto(model).SerializeToString()
         (kept,) = changed.separated
         assert kept.channels == () and kept.error == kept.error_off
-        assert kept.reason == "together they take the output's SQNR from 26.0 to 25.5 dB"
+        assert kept.reason == "together they take the output's fidelity from 26.0 to 25.5 dB"
 
     def test_the_changed_graph_is_a_model_of_its_own(self, tmp_path: Path) -> None:
         changed = changes.change(
