@@ -362,6 +362,19 @@ class TestPresets:
         assert loaded.model.backbone == "timm:resnet18"
         assert loaded.finetune.phases[0].schedule == "step"
 
+    def test_one_that_a_flag_names_is_stronger_than_the_project(self, tmp_path: Path) -> None:
+        path = tmp_path / "edgetl.toml"
+        own = '[model]\nweights = "hub"\n[finetune]\nphases = [{ train = "head" }]\nbatch_size = 7\n'
+        path.write_text(f'schema = 1\npreset = "bias-only"\n{REST}\n{own}', encoding="utf-8")
+        assert [phase.train for phase in config.load(path).finetune.phases] == ["head"]
+        loaded = config.load(path, {"preset": "from-scratch", "finetune.ema": "0.9"})
+        assert (loaded.preset, loaded.model.weights) == ("from-scratch", "none")
+        assert [(phase.train, phase.epochs) for phase in loaded.finetune.phases] == [("all", 20)]
+        assert (loaded.finetune.batch_size, loaded.finetune.ema) == (7, 0.9), "what the preset leaves open"
+        assert config.load(path, {"preset": "from-scratch", "model.weights": "hub"}).model.weights == "hub"
+        with pytest.raises(ConfigError, match=r"--set preset: Input should be .*\(it is 'scratch'\)"):
+            config.load(path, {"preset": "scratch"})
+
     def test_the_default_is_probe_then_finetune(self, tmp_path: Path) -> None:
         for name, line in (("a", ""), ("b", 'preset = "probe-then-finetune"\n')):
             (tmp_path / f"{name}.toml").write_text(f"schema = 1\n{line}{REST}", encoding="utf-8")

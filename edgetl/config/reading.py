@@ -1,8 +1,8 @@
 """edgetl.toml read from a file, with what a flag, the environment and the user's file have to say.
 
 Precedence of a value, strongest first: command-line flag (``--set finetune.seed=1``), environment
-(``EDGETL_FINETUNE_SEED=1``), the project's file, the user's file (``~/.config/edgetl/config.toml``), the preset that
-one of them names, the default.
+(``EDGETL_FINETUNE_SEED=1``), the preset that a flag names, the project's file, the user's file
+(``~/.config/edgetl/config.toml``), the preset that one of these files names, the default.
 """
 
 from __future__ import annotations
@@ -44,12 +44,10 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> Config:
     given = {key: (_variable(key), value) for key, value in _from_environment(os.environ).items()}
     given |= {key: (f"--set {key}", value) for key, value in (overrides or {}).items()}
     # A copy: the sources stay as they were read, so that an error can be traced back to one of them.
-    document = deepcopy(_merged(sources.user_document, sources.document))
+    document = _with_preset(deepcopy(_merged(sources.user_document, sources.document)), overrides or {})
     for key, (source, value) in given.items():
         _assign(document, key, value, source)
     sources = replace(sources, given={key: source for key, (source, _) in given.items()})
-    if document.get("preset") in presets():
-        document = _merged(tomlfile.read(_PRESETS / f"{document['preset']}.toml"), document)
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
@@ -111,6 +109,19 @@ def _merged(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any
         below = result.get(key)
         result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
+
+
+def _with_preset(document: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The files' values with those of the preset; one that a flag names is stronger than they are.
+
+    Whoever names it there wants to see it at work, and most projects have phases of their own.
+    """
+    asked = tomlfile.parse_value(overrides["preset"]) if "preset" in overrides else None
+    name = document.get("preset") if asked is None else asked
+    if name not in presets():
+        return document  # no preset, or none of that name: what is wrong is told where the document is validated
+    values = tomlfile.read(_PRESETS / f"{name}.toml")
+    return _merged(values, document) if asked is None else _merged(document, values)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:

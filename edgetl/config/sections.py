@@ -281,7 +281,8 @@ class Config(Section):
     preset: Literal["probe-then-finetune", "bias-only", "freeze-first-n", "from-scratch", "resnet50-mnist"] | None = (
         None
     )
-    """Values to start from, for every key that is left out; `edgetl presets NAME` prints them."""
+    """Values to start from, for every key that is left out; `edgetl presets NAME` prints them. Named by `--set`, it is
+    stronger than the file."""
     project: Project
     data: Data
     model: Model = Model()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, islice, product
 
-from edgetl.data.dataset import Sample
+from edgetl.data.dataset import UNLABELLED, Dataset, Sample
 from edgetl.errors import LeakError
 
 _MAX_NAMED = 10
+_UNIQUE = 0.99
 
 
 def check_leaks(named: Mapping[str, Sequence[Sample]], allowed: Collection[tuple[str, str]] = ()) -> None:
@@ -66,6 +69,55 @@ def check_groups(named: Mapping[str, Sequence[Sample]]) -> None:
             f"{len(torn)} {'groups stand' if len(torn) > 1 else 'group stands'} in two splits:\n{listed}{more}",
             hint="give all samples of a group the same split",
         )
+
+
+def check_calibration(samples: Sequence[Sample], dataset: Dataset) -> None:
+    """Refuse calibration samples of one's own that stand in val or test.
+
+    Raises:
+        LeakError: As :func:`check_leaks`.
+    """
+    check_leaks({"calibration": samples, "val": dataset.val, "test": dataset.test})
+
+
+def check_calibration_rows(rows: Sequence[Sample], dataset: Dataset) -> None:
+    """As :func:`check_calibration`, for rows of a table: equal rows are a leak only where rows can be told apart.
+
+    Rows without labels are compared by their values alone. In a table whose rows repeat, a row of one's own may well be
+    equal to one of test; what is refused there are the very rows of one or more splits, val or test among them: a file
+    of the project that was named by mistake.
+
+    Args:
+        rows: For calibration, with labels or without any.
+        dataset: What is trained on and measured on.
+
+    Raises:
+        LeakError: Rows stand in val or test, too, or are those of val or test.
+    """
+    if tells_rows_apart(dataset.train):
+        labelled = all(row.label != UNLABELLED for row in rows)
+        named = {"calibration": rows, "val": dataset.val, "test": dataset.test}
+        check_leaks({name: with_labels(each) if labelled else each for name, each in named.items()}, [("val", "test")])
+        return
+    counts = {name: Counter(row.digest for row in split) for name, split in dataset.splits().items()}
+    given = Counter(row.digest for row in rows)
+    for count in range(1, len(counts) + 1):
+        for names in combinations(counts, count):
+            if names != ("train",) and sum((counts[name] for name in names), Counter()) == given:
+                raise LeakError(
+                    f"the {len(rows)} rows for calibration are those of {' and '.join(names)}, one by one",
+                    hint="leave out quantize.data, and they are drawn from train; or give other rows",
+                )
+
+
+def tells_rows_apart(train: Sequence[Sample]) -> bool:
+    """Whether nearly every row of train is unique, so that the same row in two splits is a copy and not chance."""
+    return len({sample.digest for sample in train}) >= _UNIQUE * len(train)
+
+
+def with_labels(rows: Sequence[Sample]) -> list[Sample]:
+    """With the label in the digest: equal values with another label are two people, not a copy."""
+    return [replace(row, digest=f"{row.digest}:{row.label}") for row in rows]
 
 
 def _by_digest(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

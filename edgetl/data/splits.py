@@ -16,6 +16,8 @@ from edgetl.data.dataset import Sample
 from edgetl.errors import DataError, UsageError
 
 _Label = TypeVar("_Label", bound="int | tuple[int, ...]")
+_NO_CLASS = -2
+"""Counted for images of no class, where one may have several: negatives for all, which val needs its share of."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ def split_val(
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Take a stratified part out of train.
 
-    Of every class val gets ``round(fraction · n)`` samples, at least one, and never all. Samples of one group, and
-    samples with the same pixels, stay together; where such a unit is larger than one sample, val's share of a class
-    is as near to that number as whole units allow.
+    Of every class val gets ``round(fraction · n)`` samples, at least one, and never all. Images of no class, where one
+    may have several, count as a class of their own; but where they cannot be divided, they stay in train. Samples of
+    one group, and samples with the same pixels, stay together; where such a unit is larger than one sample, val's share
+    of a class is as near to that number as whole units allow.
 
     Args:
         samples: Of train, in any order.
@@ -50,14 +53,14 @@ def split_val(
     Raises:
         DataError: A class has a single sample, or a single group, so that one of the two would lack it.
     """
-    totals = Counter(index for sample in samples for index in sample.present)
+    totals = Counter(index for sample in samples for index in _classes(sample))
     wanted = {label: min(max(1, round(fraction * count)), count - 1) for label, count in totals.items()}
     units = sorted(_units(samples, seed), key=lambda unit: unit.rank)
     draw = _Draw(totals, wanted)
     for unit in units:
         if draw.keeps_train(unit) and draw.gain(unit) > 0:
             draw.take(unit)
-    for label in sorted(totals):
+    for label in sorted(totals.keys() - {_NO_CLASS}):
         if draw.have[label] == 0:
             draw.rescue(label, units, classes)
     taken = {position for unit in draw.taken for position in unit.members}
@@ -76,7 +79,9 @@ class _Draw:
 
     def keeps_train(self, unit: _Unit) -> bool:
         """Whether train keeps a sample of every class when the unit leaves it."""
-        return all(self.have[label] + count < self._totals[label] for label, count in unit.labels.items())
+        return all(
+            self.have[label] + count < self._totals[label] for label, count in unit.labels.items() if label != _NO_CLASS
+        )
 
     def gain(self, unit: _Unit) -> int:
         """By how much the squared distance from the wanted counts falls when the unit is taken."""
@@ -160,11 +165,15 @@ def _units(samples: Sequence[Sample], seed: int) -> list[_Unit]:
     return [
         _Unit(
             tuple(positions),
-            Counter(index for position in positions for index in samples[position].present),
+            Counter(index for position in positions for index in _classes(samples[position])),
             _rank(seed, min(samples[position].digest for position in positions)),
         )
         for positions in members.values()
     ]
+
+
+def _classes(sample: Sample) -> tuple[int, ...]:
+    return sample.present or (_NO_CLASS,)
 
 
 def _keys(sample: Sample) -> Iterable[tuple[str, str]]:

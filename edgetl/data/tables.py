@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from edgetl.config import Data
 from edgetl.data.dataset import SPLITS, UNLABELLED, Dataset, Sample
-from edgetl.data.leaks import check_groups, check_leaks
+from edgetl.data.leaks import check_groups, check_leaks, tells_rows_apart, with_labels
 from edgetl.data.records import refuse
 from edgetl.data.sources import Source, content_digest, own_classes, source_of, sources_of
 from edgetl.data.splits import split_val
@@ -28,7 +27,6 @@ MAX_VALUES = 64
 """Different values that a column of names may have in train."""
 
 _LABEL, _CONSTANT = "the label", "the same in every row of train: "
-_UNIQUE = 0.99
 _ENOUGH = 10
 
 
@@ -72,8 +70,8 @@ def load_table(config: Data, *, progress: Progress | None = None) -> Dataset:
             progress(done, total)
         if split != "train":
             _check_known(table, tables["train"], [name for name, is_number in numbers.items() if not is_number])
-    if _tells_rows_apart(splits["train"]):
-        check_leaks({split: _with_labels(samples) for split, samples in splits.items()})
+    if tells_rows_apart(splits["train"]):
+        check_leaks({split: with_labels(samples) for split, samples in splits.items()})
     check_groups(splits)
     if "val" not in splits:
         splits["train"], splits["val"] = _draw_val(config, splits["train"], classes)
@@ -370,16 +368,6 @@ def _numeric(name: str, values: Sequence[float], *, missing: bool) -> Numeric:
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
-
-
-def _tells_rows_apart(train: Sequence[Sample]) -> bool:
-    """Whether nearly every row of train is unique, so that the same row in two splits is a copy and not chance."""
-    return len({sample.digest for sample in train}) >= _UNIQUE * len(train)
-
-
-def _with_labels(samples: Sequence[Sample]) -> list[Sample]:
-    """With the label in the digest: equal values with another label are two people, not a copy."""
-    return [replace(sample, digest=f"{sample.digest}:{sample.label}") for sample in samples]
 
 
 def _draw_val(

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends.torch import Deploy
 from edgetl.benchmark import environment
-from edgetl.config import Augment
+from edgetl.config import Augment, Config
 from edgetl.data.augment import AugmentedSamples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.verify import threads as threads_of_decoding
@@ -56,6 +56,8 @@ _ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("ope
 """CPU engines beside eager PyTorch → the packages that bring each."""
 _TORCH = ("torch", "timm", "torchvision", "numpy")
 _CODE = ("finetune/features.py", "pipeline/features.py", "backends/torch.py", "backends/backbones.py", "runtime")
+STAGES = ("feature-engine", "features")
+"""Of the store: made while a head is trained, and never where that is there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +183,16 @@ def features(
     chosen = None if alone else _choose(session, module, deploy, backbone, head, threads)
     with _Opened(module, head, device, chosen, threads) as opened:
         return tuple(_features_of(session, split, backbone, opened) for split in splits)
+
+
+def made_with(config: Config) -> dict[str, Any]:
+    """What features depend on beside network, samples and chance: for the key of a result that is trained on them.
+
+    Their own digest would be more exact, but takes the network and the features to be there, only to find out that
+    nothing is to be done.
+    """
+    engines = () if config.finetune.deterministic else itertools.chain(*_ENGINES.values())
+    return {"code": code_digest(*_CODE, "data"), "versions": versions_of(*_TORCH, "pillow", *engines)}
 
 
 def backbone_digest(module: nn.Module, head: str) -> str:

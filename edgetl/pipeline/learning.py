@@ -191,13 +191,15 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             *(("imbalanced-learn", "scipy") if finetune.balance == "smote" else ()),
         ),
     }
+    on_features = phase.train == "head"
+    if on_features:
+        inputs["features"] = features.made_with(config)
     unfinished = session.store.unfinished(digest_of(inputs))
 
     def make(folder: Path) -> None:
         device = loop.pick_device(finetune.device)
         session.reporter.note(f"training on {device}")
         module, deploy = torch_backend.read_checkpoint(before.folder, dropout=finetune.dropout)
-        on_features = phase.train == "head"
         place = Place(
             device=device,
             workers=0 if on_features else loop.pick_workers(finetune.workers, device),
@@ -227,7 +229,8 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         shutil.copyfile(before / _COPIED, folder / _COPIED)
 
     what = f"phase {number}: {phase.train}, up to {phase.epochs} epochs"
-    found = session.stage("finetune", what, inputs, make, everywhere=True)
+    within = features.STAGES if on_features else ()
+    found = session.stage("finetune", what, inputs, make, everywhere=True, within=within)
     if not rank():
         shutil.rmtree(unfinished, ignore_errors=True)
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgetl.backends import networks
 from edgetl.config import Config, Data
+from edgetl.data import leaks
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.runtime.preprocessing import ImagePreprocessing, Preprocessing
 from edgetl.runtime.preprocessing.text import TextPreprocessing
@@ -52,6 +53,9 @@ class Modality(Protocol):
         self, path: Path, preprocessing: Preprocessing, classes: Sequence[str], *, progress: Progress | None = None
     ) -> tuple[Sample, ...]:
         """Samples of a folder or file, labelled where it has labels that are among the classes."""
+
+    def check_calibration(self, samples: Sequence[Sample], dataset: Dataset) -> None:
+        """Refuse samples for calibration that the network is measured on."""
 
     def start(self, config: Config, dataset: Dataset, outputs: tuple[str, ...], *, embeds: bool) -> Started:
         """The preprocessing contract and the network, with pretrained weights where they are asked for.
@@ -101,6 +105,10 @@ class Images:
         return load_samples(
             path, classes, several=self._several, max_pixels=preprocessing.max_pixels, progress=progress
         )
+
+    def check_calibration(self, samples: Sequence[Sample], dataset: Dataset) -> None:
+        """See :func:`edgetl.data.leaks.check_calibration`."""
+        leaks.check_calibration(samples, dataset)
 
     def start(self, config: Config, dataset: Dataset, outputs: tuple[str, ...], *, embeds: bool) -> Started:
         """A classifier, or an embedding on top of one."""
@@ -167,6 +175,10 @@ class Texts:
         from edgetl.data.texts import load_text_samples
 
         return load_text_samples(path, classes)
+
+    def check_calibration(self, samples: Sequence[Sample], dataset: Dataset) -> None:
+        """See :func:`edgetl.data.leaks.check_calibration`."""
+        leaks.check_calibration(samples, dataset)
 
     def start(self, config: Config, dataset: Dataset, outputs: tuple[str, ...], *, embeds: bool) -> Started:
         """An encoder with the tokenizer that belongs to it, or a recurrent network with one learned from train."""
@@ -264,6 +276,10 @@ class Tables:
 
         assert isinstance(preprocessing, TablePreprocessing)
         return load_rows(path, preprocessing, classes)
+
+    def check_calibration(self, samples: Sequence[Sample], dataset: Dataset) -> None:
+        """See :func:`edgetl.data.leaks.check_calibration_rows`."""
+        leaks.check_calibration_rows(samples, dataset)
 
     def start(self, config: Config, dataset: Dataset, outputs: tuple[str, ...], *, embeds: bool) -> Started:
         """A network for the features that the contract, fitted on train, makes of a row."""

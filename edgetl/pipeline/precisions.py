@@ -11,7 +11,6 @@ from edgetl import catalog
 from edgetl.backends import torch as torch_backend
 from edgetl.config import Config
 from edgetl.data.dataset import Dataset, Sample
-from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import ProviderError
@@ -152,14 +151,14 @@ def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) 
 
 
 def calibration_samples(session: Session, dataset: Dataset, checkpoint: Artifact) -> tuple[Sample, ...]:
-    """Drawn from train, or from the folder that ``quantize.data`` names; never from test."""
+    """Drawn from train, or from the folder or file that ``quantize.data`` names; never from test."""
     config = session.config
     if config.quantize.data is None:
         return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
     modality = tasks.task_of(config).modality
     preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
     own = modality.load_samples(config.quantize.data, preprocessing, dataset.classes)
-    check_leaks({"calibration": own, "val": dataset.val, "test": dataset.test})
+    modality.check_calibration(own, dataset)
     return draw_calibration(own, config.quantize.samples, config.quantize.seed)
 
 

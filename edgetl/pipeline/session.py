@@ -124,6 +124,7 @@ class Session:
         make: Callable[[Path], None],
         *,
         everywhere: bool = False,
+        within: tuple[str, ...] = (),
     ) -> Artifact:
         """The result of a stage, with word to the reporter.
 
@@ -135,10 +136,11 @@ class Session:
             inputs: All that can change the result.
             make: Fills a folder with it.
             everywhere: All processes make it together; the first one's is kept.
+            within: Stages that are made only while this one is: where one of them is forced, so is this one.
         """
         _check_interruption()
         began = time.perf_counter()
-        forced = stage in self.force
+        forced = not self.force.isdisjoint({stage, *within})
         found = None if forced else self.store.find(stage, digest_of(inputs))
         if found is None:
             if self.dry_run:

@@ -160,6 +160,65 @@ def test_every_batch_has_the_same_answers_whichever_came_first(small_graph: Smal
         assert [node.kind for node in runner.profile({"x": x}, runs=3)] == [node.kind for node in runner.nodes()]
 
 
+def residual(path: Path, *, width: int = 16, blocks: int = 2) -> Path:
+    """A small network for tables, as a graph: a norm, two products and a sum in each block."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng, nodes, constants = np.random.default_rng(0), [], []
+
+    def node(kind: str, *inputs: str) -> str:
+        nodes.append(helper.make_node(kind, inputs, [f"{kind}{len(nodes)}"], f"{kind}{len(nodes)}"))
+        return f"{kind}{len(nodes) - 1}"
+
+    def constant(*shape: int) -> str:
+        values = (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        constants.append(numpy_helper.from_array(values, f"constant{len(constants)}"))
+        return f"constant{len(constants) - 1}"
+
+    def norm(inputs: str) -> str:
+        return node("Add", node("Mul", inputs, constant(width)), constant(width))
+
+    last = node("Gemm", "x", constant(32, width), constant(width))
+    for _ in range(blocks):
+        wide = node("Relu", node("Gemm", norm(last), constant(width, 2 * width), constant(2 * width)))
+        last = node("Add", last, node("Gemm", wide, constant(2 * width, width), constant(width)))
+    last = node("Gemm", node("Relu", norm(last)), constant(width, 2), constant(2))
+    shapes = {"x": ["batch", 32], last: ["batch", 2]}
+    given, got = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    graph = helper.make_graph(nodes, "residual", [given], [got], constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+FEW_ROWS = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+from edgetl.runtime.openvino import OpenVinoRunner
+model, threads, rows = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+x = np.random.default_rng(1).standard_normal((rows, 32)).astype(np.float32)
+with OpenVinoRunner(model, threads=threads) as runner, OnnxRuntimeRunner(model, threads=1) as reference:
+    ((name, expected),) = reference.run({"x": x}).items()
+    np.testing.assert_allclose(runner.run({"x": x})[name], expected, atol=1e-5)
+print("same")
+"""
+
+
+@pytest.mark.parametrize(("threads", "rows"), [(1, 1), (1, 3), (2, 1)])
+def test_products_of_few_rows_are_not_joined(tmp_path: Path, threads: int, rows: int) -> None:
+    """In a process of its own: OpenVINO's kernel ends it."""
+    pytest.importorskip("onnxruntime")
+    model = residual(tmp_path / "residual.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_ROWS, str(model), str(threads), str(rows)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr
+
+
 def test_a_graph_that_takes_no_single_sample_runs_other_batches(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ class TestSplitVal:
             assert both <= {None}
         labels = {s.label for s in samples}
         assert {s.label for s in train} == labels == {s.label for s in val}
+
+    @given(st.integers(0, 60), st.integers(8, 60), fractions, seeds)
+    def test_images_of_no_class_are_divided_like_a_class(self, empty, size, fraction, seed) -> None:  # type: ignore[no-untyped-def]
+        labels = [(0, 0)] * empty + [(1, 0)] * size + [(1, 1)] * size
+        samples = [replace(sample(number, 0), label=label) for number, label in enumerate(labels)]
+        train, val = split_val(samples, fraction, seed)
+        wanted = min(max(1, round(fraction * empty)), empty - 1) if empty else 0
+        assert sum(not s.present for s in val) == wanted
+        assert sum(not s.present for s in train) == empty - wanted
+        assert {index for s in val for index in s.present} == {index for s in train for index in s.present} == {0, 1}
+
+    def test_images_of_no_class_that_cannot_be_divided_are_no_error(self) -> None:
+        """They belong to the larger part of a class, of which val gets the smaller one, and no class lacks anything."""
+        many = [replace(sample(n, 0, "many"), label=(0,) if n < 5 else (1,)) for n in range(20)]
+        few = [replace(sample(30 + n, 0, "few"), label=(1,)) for n in range(4)]
+        train, val = split_val([*many, *few], 0.2, 0)
+        assert (list(train), list(val)) == (many, few)
 
     def test_groups_come_near_the_fraction(self) -> None:
         samples = [sample(n, n % 2, f"g{n // 10}") for n in range(400)]

@@ -14,9 +14,11 @@ from edgetl.config import Data
 from edgetl.data.dataset import UNLABELLED, Sample
 from edgetl.data.tables import fit_table, load_rows, load_table, repeated, rows_digest, table_digest
 from edgetl.errors import DataError, LeakError, MissingExtraError
+from edgetl.pipeline.modalities import Tables
 from edgetl.runtime.preprocessing.tables import Categorical, Numeric, TablePreprocessing
 
 HEADER = ("age", "home", "income", "label", "split")
+SIZES = (("train", 20), ("val", 7), ("test", 9))
 Rows = list[list[str]]
 Write = Callable[..., Path]
 
@@ -196,6 +198,46 @@ class TestCopies:
                 for label in ("x", "y")]  # fmt: skip
         dataset = load_table(data(write(rows, ("age", "home", "label", "split"))))
         assert repeated(dataset) == {"val": 8, "test": 8}
+
+    def test_calibration_rows_that_are_equal_to_rows_of_test(self, write: Write) -> None:
+        """Where rows repeat, that is chance, unless the rows are those of test altogether."""
+        header = ("age", "home", "label", "split")
+        rows = [[str(n % 4), "ab"[n % 3 % 2], "xy"[n % 2], split] for split, count in SIZES for n in range(count)]
+        dataset = load_table(data(write(rows, header)))
+        contract = fit_table(data(Path("x")), dataset.train)
+
+        def check(rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+            path = write(rows, header, "own.csv")
+            Tables().check_calibration(load_rows(path, contract, dataset.classes), dataset)
+
+        check([row[:2] for row in rows[5:17]], header[:2])  # other people with the same few values
+        check(rows[:16], header)
+        check([row for row in rows if row[3] == "train"], header)
+        for names in ({"test"}, {"val"}, {"val", "test"}, {"train", "val", "test"}):
+            own = [row for row in reversed(rows) if row[3] in names]
+            listed = " and ".join(name for name in ("train", "val", "test") if name in names)
+            with pytest.raises(
+                LeakError, match=f"the {len(own)} rows for calibration are those of {listed}, one"
+            ) as raised:
+                check(own, header)
+            assert raised.value.hint is not None and "leave out quantize.data" in raised.value.hint
+            with pytest.raises(LeakError):
+                check([row[:2] for row in own], header[:2])
+
+    def test_calibration_rows_that_stand_in_test_where_rows_are_unique(self, write: Write) -> None:
+        dataset = load_table(data(write(people())))
+        contract = fit_table(data(Path("x")), dataset.train)
+        rows = [row[:4] for row in people()]
+
+        def check(*rows: Sequence[str]) -> None:
+            path = write(rows, HEADER[: len(rows[0])], "own.csv")
+            Tables().check_calibration(load_rows(path, contract, dataset.classes), dataset)
+
+        assert people()[5][3:] == ["bad", "test"]
+        check(*rows[2:5], [*rows[5][:3], "good"])  # another person
+        for own in (rows[5], rows[5][:3], rows[6][:3]):
+            with pytest.raises(LeakError, match="1 pair of samples with the same content in two splits"):
+                check(rows[2][: len(own)], own)
 
     def test_groups_between_splits_are_a_leak(self, write: Write) -> None:
         rows = [[*row, "one" if number in (0, 2) else ""] for number, row in enumerate(people())]

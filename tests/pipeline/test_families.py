@@ -33,9 +33,12 @@ CLASSES = ("0", "1")
 PER_CLASS = {"train": 30, "val": 8, "test": 20}
 FLOAT_TO_INT8_DB = 108.0
 """float32 has 24 significant bits, int8 has 8: each bit is 6.02 dB, and 16 of them 96. What a network makes of a small
-error (a random one may amplify it by 30 dB) it makes of both: their SQNRs were 83 to 102 dB apart."""
+error (a random one may amplify it by 30 dB) it makes of both: their SQNRs were 81 to 102 dB apart."""
 LEAST_DB = 12.0
-"""The lowest SQNR of int8 that was seen is 16 dB."""
+"""The lowest SQNR of int8 that was seen is 15.9 dB."""
+MAX_DROP = 0.15
+"""The smallest drop that 40 samples would probably tell from none is 14.7 points; the largest upper bound that was seen
+is 12.0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +147,7 @@ def config(family: Family, manifest: Path, weights: Path) -> Config:
             "finetune": {"phases": [phase], "batch_size": family.batch_size, "device": "cpu"},
             "export": {"batch": {"min": 1, "max": 8}},
             "quantize": {"samples": 32},
-            # Forty samples show no small drop: the gate is open for whatever is finite, and the figures are looked at.
-            "parity": {"max_drop": 1.0, "require": "all"},
+            "parity": {"max_drop": MAX_DROP, "require": "all"},
             "target": [{"device": "x86-64-cpu", "precisions": ["int8", "fp32"]}],
         }
     )

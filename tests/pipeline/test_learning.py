@@ -6,6 +6,8 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from edgetl.config import Finetune
 from edgetl.data.loader import Samples
 from edgetl.finetune import losses
 from edgetl.pipeline import learning, tasks
-from edgetl.pipeline.session import Session
+from edgetl.pipeline.session import Session, Silent
 from edgetl.store import Store
 
 Digits = Callable[..., Path]
@@ -232,6 +234,54 @@ def test_embeddings_are_trained_with_either_balance(
     _, history = learning.train(given, dataset)
     assert np.isfinite(history[0]["epochs"][0]["train_loss"]) and history[0]["best_epoch"] == 1
     assert found.labels == [sample.label for sample in dataset.train]
+
+
+class Made(Silent):
+    """Which stages were made, and not found."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def finished(self, stage: str, what: str, *, cached: bool, seconds: float) -> None:
+        if not cached:
+            self.stages.append(stage)
+
+
+HEAD_THEN_ALL = """
+phases = [{ train = "head", epochs = 1, keep = "last" }, { train = "all", epochs = 1, keep = "last" }]
+deterministic = %s
+"""
+
+
+@pytest.mark.parametrize("stage", ["features", "feature-engine"])
+def test_features_that_are_forced_are_made_again_and_learned_from(
+    stage: str, manifest: Path, tmp_path: Path, store: Store
+) -> None:
+    given, dataset = session(tmp_path, store, manifest, HEAD_THEN_ALL % "true")
+    before, _ = learning.train(given, dataset)
+    again = replace(given, force=frozenset({stage}), reporter=Made())
+    after, _ = learning.train(again, dataset)
+    assert again.reporter.stages == (["features"] * 2 if stage == "features" else []) + ["finetune"]
+    assert after.digest == before.digest and after.cached, "the same features lead to the same head: phase 2 is there"
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "pillow"])
+def test_a_head_is_trained_anew_where_its_features_would_be(
+    package: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    free, dataset = session(tmp_path, store, manifest, HEAD_THEN_ALL % "false")
+    bound, _ = session(tmp_path, store, manifest, HEAD_THEN_ALL % "true")
+    for given in (free, bound):
+        learning.train(given, dataset)
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == package else version(name))
+    made = {name: replace(given, reporter=Made()) for name, given in (("free", free), ("bound", bound))}
+    for given in made.values():
+        learning.train(given, dataset)
+    assert made["free"].reporter.stages.count("finetune") >= 1
+    # With deterministic = true they are PyTorch's, whatever other engines are installed.
+    assert bool(made["bound"].reporter.stages) == (package == "pillow")
 
 
 def test_mixing_and_changes_are_of_training_alone(manifest: Path, store: Store, tmp_path: Path) -> None:
