@@ -77,10 +77,12 @@ class _Draw:
         self._totals = totals
         self._wanted = wanted
 
-    def keeps_train(self, unit: _Unit) -> bool:
-        """Whether train keeps a sample of every class when the unit leaves it."""
+    def keeps_train(self, unit: _Unit, *, needed_only: bool = False) -> bool:
+        """Whether train keeps a sample of every class when the unit leaves it; and, if need not be, one of no class."""
         return all(
-            self.have[label] + count < self._totals[label] for label, count in unit.labels.items() if label != _NO_CLASS
+            self.have[label] + count < self._totals[label]
+            for label, count in unit.labels.items()
+            if not (needed_only and label == _NO_CLASS)
         )
 
     def gain(self, unit: _Unit) -> int:
@@ -94,7 +96,9 @@ class _Draw:
 
     def rescue(self, label: int, units: Sequence[_Unit], classes: Sequence[str]) -> None:
         """Give val the unit that costs least, for a class whose units are all larger than its share."""
-        possible = [unit for unit in units if unit.labels[label] and self.keeps_train(unit)]
+        having = [unit for unit in units if unit.labels[label]]
+        possible = [unit for unit in having if self.keeps_train(unit)]
+        possible = possible or [unit for unit in having if self.keeps_train(unit, needed_only=True)]
         if not possible:
             name = classes[label] if 0 <= label < len(classes) else str(label)
             parts = sum(1 for unit in units if unit.labels[label])

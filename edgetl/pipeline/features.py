@@ -55,6 +55,7 @@ _OPSET = 20
 _ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "openvino": ("openvino",)}
 """CPU engines beside eager PyTorch → the packages that bring each."""
 _TORCH = ("torch", "timm", "torchvision", "numpy")
+_EXPORTERS = ("onnx", "onnxscript", "onnxslim")
 _CODE = ("finetune/features.py", "pipeline/features.py", "backends/torch.py", "backends/backbones.py", "runtime")
 STAGES = ("feature-engine", "features")
 """Of the store: made while a head is trained, and never where that is there already."""
@@ -191,8 +192,18 @@ def made_with(config: Config) -> dict[str, Any]:
     Their own digest would be more exact, but takes the network and the features to be there, only to find out that
     nothing is to be done.
     """
-    engines = () if config.finetune.deterministic else itertools.chain(*_ENGINES.values())
-    return {"code": code_digest(*_CODE, "data"), "versions": versions_of(*_TORCH, "pillow", *engines)}
+    return _made_with("torch" if config.finetune.deterministic else "any")
+
+
+def _made_with(engine: str) -> dict[str, Any]:
+    """Of code and packages, what features by an engine depend on; by PyTorch they need no exporter."""
+    if engine.startswith("torch"):
+        return {"code": code_digest(*_CODE, "data"), "versions": versions_of(*_TORCH, "pillow")}
+    engines = _ENGINES.get(engine) or itertools.chain(*_ENGINES.values())
+    return {
+        "code": code_digest(*_CODE, "data", "export"),
+        "versions": versions_of(*_TORCH, "pillow", *engines, *_EXPORTERS),
+    }
 
 
 def backbone_digest(module: nn.Module, head: str) -> str:
@@ -297,7 +308,7 @@ def _choose(
         "backbone": backbone,
         "machine": [environment.cpu_name(), environment.usable_cores(), threads],
         "code": code_digest(*_CODE, "export"),
-        "versions": versions_of(*_TORCH, *itertools.chain(*_ENGINES.values()), "onnx", "onnxscript", "onnxslim"),
+        "versions": versions_of(*_TORCH, *itertools.chain(*_ENGINES.values()), *_EXPORTERS),
     }
 
     def make(folder: Path) -> None:
@@ -363,8 +374,7 @@ def _features_of(session: Session, split: Split, backbone: dict[str, Any], opene
         "views": split.views,
         "engine": opened.name,
         "gpu": environment.gpu_names() if opened.name == "torch-cuda" else [],
-        "code": code_digest(*_CODE, "data"),
-        "versions": versions_of(*_TORCH, "pillow", *_ENGINES.get(opened.name, ())),
+        **_made_with(opened.name),
     }
 
     def make(folder: Path) -> None:

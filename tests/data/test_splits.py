@@ -82,6 +82,12 @@ class TestSplitVal:
         train, val = split_val([*many, *few], 0.2, 0)
         assert (list(train), list(val)) == (many, few)
 
+    def test_a_single_group_of_images_of_no_class_stays_in_train(self) -> None:
+        empty = [replace(sample(n, 0, "one"), label=(0, 0)) for n in range(10)]
+        others = [replace(sample(20 + n, 0), label=(1, 1)) for n in range(10)]
+        train, val = split_val([*empty, *others], 0.6, 0)
+        assert set(empty) <= set(train) and len(val) == 6
+
     def test_groups_come_near_the_fraction(self) -> None:
         samples = [sample(n, n % 2, f"g{n // 10}") for n in range(400)]
         _, val = split_val(samples, 0.2, 3)
