@@ -166,7 +166,7 @@ def _static(
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected: dict[str, Any] = {}
     if chosen.bias_correction == "sequential" or chosen.rounding == "adaround":
-        # What a correction has to be worth more than: the means of inputs tell what rounding adds, too.
+        # The means of inputs tell what rounding adds, too, and cost nothing.
         means = "input-mean" if chosen.bias_correction == "sequential" else chosen.bias_correction
         plain = insertion.quantize(
             model.clone(), statistics.sketches, scheme, replace(chosen, bias_correction=means), known
@@ -270,7 +270,7 @@ def _searched(
     estimators = candidates(recipe.activations)
     if len(estimators) == 1:
         return replace(recipe, activations=estimators[0]), {}
-    few = feeds_of(model, tools, SEARCH_SAMPLES)
+    few = feeds_of(model, tools, SEARCH_SAMPLES, outputs_only=True)
     wanted = FloatOutput(model, few, open_runner=tools.open_runner)
     found = {}
     for estimator in estimators:
@@ -326,8 +326,8 @@ def _corrected(
 
     Args:
         model: The float graph.
-        done: What is corrected.
-        plain: What there is without: what the correction has to be clearly above, on samples that it never saw.
+        done: What is corrected. On samples that the correction never saw it has to be clearly better.
+        plain: What there is without correction; which is not to be better than with it on these samples.
         scheme: Of both.
         recipe: With bias_correction "sequential", rounding "adaround", or both.
         report: Of the graph to be corrected.
@@ -337,11 +337,11 @@ def _corrected(
         Notes: "corrected" and "before_corrections"; or "correction_left_out" where the other graph should be taken.
     """
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
-    few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)))
+    few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)), outputs_only=True)
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
-    seen, unseen = few[:cut], few[cut:] or few  # a single batch has to do for both
+    seen, unseen = few[: min(cut, _room(model, tools).walked)], few[cut:] or few  # a single batch has to do for both
     wanted = FloatOutput(model, unseen, open_runner=tools.open_runner)
-    before = wanted.fidelity(plain.model)
+    uncorrected, before = wanted.fidelity(done.model), wanted.fidelity(plain.model)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
@@ -354,7 +354,7 @@ def _corrected(
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
     after = wanted.fidelity(done.model)
-    if not after.clearly_above(before):
+    if not (after.clearly_above(uncorrected) and after.db > before.db):
         left = {"before_db": before.db, "after_db": after.db, "samples": len(before.noise)}
         return {"correction_left_out": left}
     return {
@@ -376,11 +376,38 @@ def _largest(statistics: Statistics) -> dict[str, float]:
     return {name: max(abs(sketch.low), abs(sketch.high)) for name, sketch in statistics.sketches.items()}
 
 
-def feeds_of(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray[np.generic]]]:
-    """Some of the samples, as many as the memory for activations lets be alive twice, in batches that fit the model.
+def feeds_of(
+    model: ir.Model, tools: Tools, most: int, *, outputs_only: bool = False
+) -> list[dict[str, NDArray[np.generic]]]:
+    """Some of the samples, as many as the memory for activations allows, in batches that fit the model.
 
     A batch is small enough that the activations of some graphs side by side fit that memory.
+
+    Args:
+        model: Float graph.
+        tools: Give the samples and the memory.
+        most: Samples.
+        outputs_only: Whether nothing is kept of a batch but what goes in and comes out; else one activation of each
+            batch is alive twice at a time.
     """
+    room = _room(model, tools)
+    parts = batches_of(tools.samples(), size=room.size, most=max(room.size, most))
+    return parts[: room.looked_at if outputs_only else room.walked]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """What the memory for activations allows."""
+
+    size: int
+    """Samples in a batch."""
+    walked: int
+    """Batches of which one activation may be alive twice."""
+    looked_at: int
+    """Batches whose inputs take no more than a quarter of it."""
+
+
+def _room(model: ir.Model, tools: Tools) -> _Room:
     fixed = fixed_batch(model)
     ragged = any(not isinstance(side, int) for value in model.graph.inputs for side in tuple(value.shape or ())[1:])
     # Of samples of different shapes, a long one tells what memory they take.
@@ -391,7 +418,9 @@ def feeds_of(model: ir.Model, tools: Tools, most: int) -> list[dict[str, NDArray
     sizes = calibration.sizes(model, longest).values()
     budget = tools.memory_mb * 1_000_000
     size = fixed or 1 if ragged else fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(sizes))))
-    parts = batches_of(tools.samples(), size=size, most=max(size, most))
-    largest = max(sizes, default=0) * (1 if fixed else size)
-    affordable = budget // max(1, 4 * largest)
-    return parts[: max(1, affordable)]
+    copies = 1 if fixed else size
+    largest = max(sizes, default=0) * copies
+    inputs = sum(array.nbytes for array in longest.values()) * copies
+    return _Room(
+        size=size, walked=max(1, budget // max(1, 4 * largest)), looked_at=max(1, budget // max(1, 4 * inputs))
+    )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,13 @@ class TestCorrection:
             found.append(recipes._corrected(model, done, plain, scheme, recipe, report, TOOLS))
         assert found[0]["corrected"]
         assert set(found[1]) == {"correction_left_out"}
+
+    def test_large_activations_do_not_leave_too_few_samples_to_judge_by(self, tmp_path: Path) -> None:
+        model = network(tmp_path)
+        tools = replace(TOOLS, samples=lambda: chain(*(images() for _ in range(8))), memory_mb=1)
+        few, many = (recipes.feeds_of(model, tools, 85, outputs_only=outputs_only) for outputs_only in (False, True))
+        counts = [sum(len(feeds["input"]) for feeds in parts) for parts in (few, many)]
+        assert counts[0] < 40 < counts[1] <= 88
 
     def test_one_that_serves_is_kept(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-mse-corrected")
