@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.gates import accepted, is_unstable
+from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.timing import FP32, PYTORCH
 from edgetl.quantize import statistics as artifact
@@ -122,7 +124,7 @@ def _engine(record: Record, item: Decision) -> model.Engine:
         shipped=item.shipped,
         reason=item.reason,
         size_bytes=engine.size_bytes,
-        placement_share=item.proven.placement["share"] if item.proven.placement else None,
+        **placed(item.proven),
         parity=model.ParityFigures(
             samples=comparison.samples,
             score=comparison.score,
@@ -144,6 +146,18 @@ def _engine(record: Record, item: Decision) -> model.Engine:
         parity_gate=_parity_gate(item, waived=_waived(record, item)),
         budget_gate=_budget_gate(record, item),
     )
+
+
+def placed(proven: Proven) -> dict[str, Any]:
+    """What the report says of where an engine's nodes run: its share is of the provider that it was counted for."""
+    found, record = proven.placement, proven.engine.record
+    if found is None:
+        return {}
+    return {
+        "placement_share": found["share"],
+        "placement_provider": found["provider"] if found["provider"] != record.provider else "",
+        "fallback_allowed": proven.engine.candidate.target.dla_fallback,
+    }
 
 
 def _change(each: Slice) -> model.Regression:

@@ -135,7 +135,8 @@ GRAPH_REFUSED = _rule(
 )  # fmt: skip
 FALLBACK = _rule(
     "provider-fallback", "warning", "target.device", "Part of a graph runs elsewhere",
-    "Not all nodes of the engine's graph run on the provider that was asked for.",
+    "Not all nodes of the engine's graph run on the provider that was asked for. It is a note where the target lets "
+    "the others run elsewhere (dla_fallback), and some do run where they were asked to.",
     "See the report's table of engines; install the provider's libraries, or choose the target that fits the machine.",
 )  # fmt: skip
 LEAK = _rule(
@@ -184,8 +185,11 @@ def line_of(report: Report, key: str, target: str = "") -> int | None:
 def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
     yield from _of_gates(report, engine)
     if engine.placement_share is not None and engine.placement_share < 1.0:
-        said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.provider}"
-        yield _finding(report, FALLBACK, engine.name, said, target=engine.target)
+        said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.placed_on}"
+        level: Level = FALLBACK.level
+        if engine.fallback_allowed and engine.placement_share > 0.0:
+            said, level = f"{said}; the target lets the others run elsewhere", "note"
+        yield replace(_finding(report, FALLBACK, engine.name, said, target=engine.target), level=level)
     regressions = engine.parity.regressions if engine.parity else ()
     for rule in (CLASS_REGRESSED, SLICE_REGRESSED):
         mine = [each for each in regressions if (each.column == "class") == (rule is CLASS_REGRESSED)]

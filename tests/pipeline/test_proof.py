@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityErro
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
-from edgetl.pipeline import choice, transfer
+from edgetl.pipeline import choice, present, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.engines import Candidate, Engine
 from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
+from edgetl.runtime.runner import Placement
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
 
@@ -101,6 +102,21 @@ def config(**parity: Any) -> Config:
             "parity": parity,
         }
     )
+
+
+def test_the_report_is_told_what_a_share_is_a_share_of() -> None:
+    def placed(on: str, nodes: dict[str, int], **device: Any) -> dict[str, Any]:
+        item = proven("fp16")
+        candidate = replace(item.engine.candidate, target=replace(item.engine.candidate.target, **device))
+        engine = replace(item.engine, candidate=candidate, record=replace(item.engine.record, provider="GPU"))
+        found = Placement(provider=on, nodes=nodes)
+        return present.placed(replace(item, engine=engine, placement={**asdict(found), "share": found.share}))
+
+    on_dla = placed("DLA:0", {"DLA:0": 2, "GPU": 3}, dla_core=0, dla_fallback=True)
+    assert on_dla == {"placement_share": 0.4, "placement_provider": "DLA:0", "fallback_allowed": True}
+    on_gpu = placed("GPU", {"GPU": 3})
+    assert on_gpu == {"placement_share": 1.0, "placement_provider": "", "fallback_allowed": False}
+    assert present.placed(proven("fp16", None)) == {}
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------
