@@ -70,6 +70,8 @@ class Latency:
     """Import of the library, load of the engine, first inference; None where they were not measured."""
     unstable: tuple[str, ...] = ()
     """Why the measurement should not be believed, a sentence each: the times or the machine did not hold still."""
+    unstable_by_machine: tuple[str, ...] = ()
+    """Those of :attr:`unstable` that are of the whole machine, whatever was measured."""
     energy: tuple[Energy, ...] = ()
     """Of one call, one per sensor; empty where no sensor was asked."""
 

@@ -383,6 +383,15 @@ def unstable(*kinds: Kind) -> Stability:
     return Stability(stable=not kinds, reasons=reasons, unknown=())
 
 
+def test_the_report_is_told_which_reasons_are_of_the_machine() -> None:
+    timed = Timings(latencies={"cpu int8": speed(1.0)}, environment={}, created="", stability={
+        "cpu int8": unstable("neighbour", "stall", "frequency", "throttling", "few-samples"),
+    })  # fmt: skip
+    found = present.latency(timed, "cpu int8")
+    assert found is not None and len(found.unstable) == 4
+    assert found.unstable_by_machine == ("a neighbour", "a frequency", "a throttling")
+
+
 def test_a_budget_that_an_unstable_measurement_meets_is_not_passed() -> None:
     wide = Budget(p50_ms=30.0)
     found = timings(cpu_int8=1.0, cpu_fp32=9.0, gpu_int8=1.0)
