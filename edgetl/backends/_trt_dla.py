@@ -9,7 +9,8 @@ https://github.com/NVIDIA/Deep-Learning-Accelerator-SW/tree/main/tools/qdq-trans
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,9 @@ _SAME_RANGE = frozenset({
 })  # fmt: skip
 """Operators whose input needs no other range than their output: between the two stands no pair, and TensorRT wants
 ranges of both."""
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_NAMED = 4
+"""Products that a warning names."""
 _VERSIONS = "TensorRT 10 up to 10.7 (JetPack 6), and 11.4.1 on a Jetson AGX Orin with JetPack 7.2.2, have it"
 
 
@@ -42,19 +46,20 @@ def build_for_dla(trt: ModuleType, request: CompileRequest, *, workspace_mib: in
 
     Returns:
         The engine, and the tensors of an int8 graph that have no range in TensorRT 10: what reads or writes them
-        computes in float16.
+        computes in float16. The engine's warnings name the products that were to run in int8 and do so.
 
     Raises:
         ProviderError: TensorRT sees no such accelerator.
         TargetError: It refuses the graph, or shapes are not fixed.
     """
-    target, weak, without = request.target, is_weakly_typed(trt), list[str]()
-    model, ranges = implicit(request.model) if weak else (request.model.read_bytes(), {})
+    target, weak, without, warnings = request.target, is_weakly_typed(trt), list[str](), list[str]()
+    model, ranges, products = implicit(request.model) if weak else (request.model.read_bytes(), {}, ())
 
     def prepare(network: Any, profiles: Mapping[str, Profile]) -> None:
         check_shapes(target, profiles)
         if ranges:
-            without.extend(set_ranges(network, ranges))
+            without.extend(set_ranges(trt, network, ranges))
+            warnings.extend(missed(trt, network, without, products))
 
     built = build(
         trt,
@@ -65,7 +70,7 @@ def build_for_dla(trt: ModuleType, request: CompileRequest, *, workspace_mib: in
         prepare=prepare,
         configure=lambda builder, config: configure(trt, builder, config, target, request.precision),
     )
-    return built, without
+    return replace(built, warnings=(*warnings, *built.warnings)), without
 
 
 def is_weakly_typed(trt: ModuleType) -> bool:
@@ -129,38 +134,79 @@ def set_device(trt: ModuleType, config: Any, target: Target, precision: Precisio
             config.set_flag(flags.INT8)
 
 
-def set_ranges(network: Any, ranges: Mapping[str, float]) -> list[str]:
+def set_ranges(trt: ModuleType, network: Any, ranges: Mapping[str, float]) -> list[str]:
     """Give the tensors of a network their ranges; TensorRT 10.
 
     Args:
+        trt: The imported library.
         network: Of the graph that :func:`implicit` made, not strongly typed.
         ranges: Tensor → largest magnitude.
 
     Returns:
-        Tensors of the network that have none: what reads or writes them is no int8.
+        Tensors of floats that have none: what reads or writes them is no int8. Shapes and other integers want none, and
+        what is computed of constants alone is a weight.
     """
+    floats = (trt.DataType.FLOAT, trt.DataType.HALF, trt.DataType.BF16)
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    varying = {tensor.name for tensor in tensors}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        tensors += [layer.get_output(output) for output in range(layer.num_outputs)]
+        if layer.type != trt.LayerType.SHAPE and varying & {tensor.name for tensor in _reads(layer)}:
+            written = [layer.get_output(output) for output in range(layer.num_outputs)]
+            varying.update(tensor.name for tensor in written)
+            tensors += written
     without = []
     for tensor in tensors:
         if tensor.name in ranges:
             tensor.dynamic_range = (-ranges[tensor.name], ranges[tensor.name])
-        else:
+        elif tensor.dtype in floats and not tensor.is_shape_tensor:
             without.append(tensor.name)
     return without
 
 
-def implicit(model: Path) -> tuple[bytes, dict[str, float]]:
+def missed(trt: ModuleType, network: Any, without: Collection[str], products: Collection[str]) -> list[str]:
+    """Which products fall from int8 to float16 for want of a range.
+
+    Args:
+        trt: The imported library.
+        network: As given to :func:`set_ranges`.
+        without: What that returned.
+        products: From :func:`implicit`.
+
+    Returns:
+        A line that names them and their tensors; none where all have ranges.
+    """
+    kinds = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
+    found = []
+    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+        tensors = [*_reads(layer), *(layer.get_output(index) for index in range(layer.num_outputs))]
+        names = [tensor.name for tensor in tensors if tensor.name in without]
+        if layer.type in kinds and layer.name in products and names:
+            found.append(f"{layer.name} ({', '.join(names)})")
+    if not found:
+        return []
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return [
+        f"{len(found)} of {len(products)} products of the int8 graph compute in float16, as a tensor that they read or"
+        f" write has no range: {', '.join(found[:_NAMED])}{more}"
+    ]
+
+
+def _reads(layer: Any) -> list[Any]:
+    tensors = (layer.get_input(index) for index in range(layer.num_inputs))
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def implicit(model: Path) -> tuple[bytes, dict[str, float], tuple[str, ...]]:
     """A graph of floats, and the ranges that its tensors are quantized to.
 
     Args:
         model: ONNX file of the scheme tensorrt-dla, or of float16.
 
     Returns:
-        The graph in float32, without quantizers and without casts to float16, its weights as their steps made them; and
-        tensor → largest magnitude, by the names in that graph. Empty for a graph without quantizers.
+        The graph in float32, without quantizers and without casts to float16, its weights as their steps made them;
+        tensor → largest magnitude, by the names in that graph; and its products that are to run in int8, by name. Both
+        are empty for a graph without quantizers.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -178,9 +224,14 @@ def implicit(model: Path) -> tuple[bytes, dict[str, float]]:
     outputs = {value.name for value in graph.output}
     instead: dict[str, str] = {}  # tensor → the one that stands for it
     scales: dict[str, float] = {}
+    dequantized, products = set[str](), list[str]()
     kept: list[Any] = []
     for node in graph.node:
         source = node.input[0] if node.input else ""
+        if node.op_type == "DequantizeLinear":
+            dequantized.update(node.output)
+        elif node.op_type in _PRODUCTS and dequantized.issuperset(node.input[:2]):
+            products.append(node.name)
         node.input[:] = [instead.get(name, name) for name in node.input]
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
             constants[node.output[0]] = _dequantized(node, constants)
@@ -194,6 +245,7 @@ def implicit(model: Path) -> tuple[bytes, dict[str, float]]:
             kept.append(node)
     _name_outputs(kept, outputs, instead, scales)
     _spread(kept, scales)
+    kept = _without_gemms(kept, constants, scales)
     used = {name for node in kept for name in node.input}
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(kept)
@@ -206,7 +258,7 @@ def implicit(model: Path) -> tuple[bytes, dict[str, float]]:
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == half:
             value.type.tensor_type.elem_type = single
-    return found.SerializeToString(), {name: _LEVELS * scale for name, scale in scales.items()}
+    return found.SerializeToString(), {name: _LEVELS * scale for name, scale in scales.items()}, tuple(products)
 
 
 def _scale(node: Any, constants: Mapping[str, NDArray[Any]]) -> float:
@@ -274,6 +326,32 @@ def _spread(kept: list[Any], scales: dict[str, float]) -> None:
         for one, other in both:
             if one in scales:
                 scales.setdefault(other, scales[one])
+
+
+def _without_gemms(kept: list[Any], constants: dict[str, NDArray[Any]], scales: dict[str, float]) -> list[Any]:
+    """The nodes with each Gemm that has a range as a product and a sum.
+
+    The parser splits it in any case, and no one would know the range of the tensor between the two: that of the sum,
+    and the largest bias, which may still be missing.
+    """
+    from onnx import helper
+
+    found = []
+    for node in kept:
+        wanted = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+        plain = wanted.get("alpha", 1.0) == wanted.get("beta", 1.0) == 1.0 and not wanted.get("transA", 0)
+        given = len(node.input) == 3 and node.input[1] in constants and node.input[2] in constants
+        if node.op_type != "Gemm" or not plain or not given or node.output[0] not in scales:
+            found.append(node)
+            continue
+        weights, product = f"{node.output[0]}/weights", f"{node.output[0]}/product"
+        constants[weights] = constants[node.input[1]].T if wanted.get("transB", 0) else constants[node.input[1]]
+        scales[product] = scales[node.output[0]] + float(np.abs(constants[node.input[2]]).max()) / _LEVELS
+        found += [
+            helper.make_node("MatMul", [node.input[0], weights], [product], node.name),
+            helper.make_node("Add", [product, node.input[2]], node.output, f"{node.name}/bias"),
+        ]
+    return found
 
 
 def _widened(value: NDArray[Any]) -> NDArray[Any]:

@@ -122,7 +122,7 @@ class TensorRTBackend(TrtBackend):
         profiles = profiles_for(onnx_inputs(request.model), request.batch, request.longest)
         if target.dla_core is not None:
             _trt_dla.check_shapes(target, profiles)
-            _refuse_old(target, request.precision)
+            refuse_old(target, request.precision)
         command = device_command(target, request.precision, profiles)
         write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
         record = EngineRecord(
@@ -178,8 +178,16 @@ def _dla_options(target: Target) -> dict[str, Any]:
     return {} if target.dla_core is None else {"dla_core": target.dla_core, "dla_fallback": target.dla_fallback}
 
 
-def _refuse_old(target: Target, precision: Precision) -> None:
-    """Int8 on a DLA is not left to a device whose TensorRT edgetl does not know: it wants ranges beside the graph."""
+def refuse_old(target: Target, precision: Precision) -> None:
+    """Int8 on a DLA is not left to a device whose TensorRT edgetl does not know: it wants ranges beside the graph.
+
+    Args:
+        target: With ``dla_core``, and not this machine.
+        precision: That is asked for.
+
+    Raises:
+        TargetError: The target states such a TensorRT.
+    """
     if precision == "int8" and _major(target.software.engine_version) < _OLDEST:
         raise TargetError(
             f"int8 for the DLA of '{target.name}' needs TensorRT {_OLDEST} or newer there, and"

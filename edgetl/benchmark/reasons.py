@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal["step", "drift", "processes", "stall", "neighbour", "throttling", "frequency", "few-samples"]
+OF_THE_MACHINE: frozenset[Kind] = frozenset({"neighbour", "throttling", "frequency"})
+"""Kinds of what the machine did meanwhile; the others are found in the times of what was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

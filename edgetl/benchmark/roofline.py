@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgetl.benchmark.ceilings import Ceilings, device_of
+from edgetl.runtime.runner import UNKNOWN
 
 MEMORY = "memory"
 
@@ -128,6 +129,8 @@ def _bounded(layer: Layer, ceilings: Ceilings, weights: int) -> Bounded | str:
     """The layer's bound, or why there is none."""
     compute_s = 0.0
     if layer.multiply_adds:
+        if layer.precision == UNKNOWN:
+            return f"the engine does not tell what '{layer.name}' computes in"
         ceiling = ceilings.products.get(layer.precision)
         if ceiling is None:
             why = ceilings.unknown.get(layer.precision, "it was not measured")

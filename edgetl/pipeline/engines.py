@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgetl import backends, catalog
+from edgetl.backends import tensorrt
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.benchmark import environment
@@ -14,6 +15,7 @@ from edgetl.config import Config, TargetEntry
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import ConfigError, MissingExtraError
+from edgetl.pipeline import tasks
 from edgetl.pipeline.session import Session
 from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.runtime.preprocessing.text import TextPreprocessing
@@ -104,7 +106,8 @@ def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, 
 
     Raises:
         UnknownNameError: There is no such recipe.
-        ConfigError: The recipe's file is not valid.
+        ConfigError: The recipe's file is not valid, or a target cannot take the data or the batch sizes.
+        TargetError: A target's library is too old for a precision.
         MissingExtraError: A library is not installed.
     """
     for name, kinds in ((config.quantize.recipe, ("static", "dynamic")), (config.quantize.fp16_recipe, ("float16",))):
@@ -230,14 +233,23 @@ def _check_dynamic(config: Config, candidates: list[Candidate]) -> None:
 
 
 def _check_dla(config: Config, candidates: list[Candidate]) -> None:
-    """Refuse several batch sizes for a deep-learning accelerator before anything is trained."""
-    batch = config.export.batch
-    names = [candidate.target.name for candidate in candidates if candidate.target.dla_core is not None]
-    if names and batch.min != batch.max:
-        raise ConfigError(
-            f"export.batch is {batch.min} to {batch.max}; {names[0]} is a DLA, which takes one batch size",
-            hint="write batch = { min = 1, max = 1 } under [export]",
-        )
+    """Refuse before anything is trained what a deep-learning accelerator does not take."""
+    batch, there = config.export.batch, [each for each in candidates if each.target.dla_core is not None]
+    for name in (each.target.name for each in there):
+        if batch.min != batch.max:
+            raise ConfigError(
+                f"export.batch is {batch.min} to {batch.max}; {name} is a DLA, which takes one batch size",
+                hint="write batch = { min = 1, max = 1 } under [export]",
+            )
+        if tasks.task_of(config).modality.kind == "text":
+            raise ConfigError(
+                f"data.task is {config.data.task}; {name} is a DLA, which has no dynamic shapes, and texts have no"
+                " fixed length",
+                hint="take a target without dla_core: the module's GPU",
+            )
+    for each in there:
+        if backends.backend(each.target.backend).why_not_here(each.target, each.precision) is not None:
+            tensorrt.refuse_old(each.target, each.precision)
 
 
 def _need(extra: str, what: str, *packages: str) -> None:

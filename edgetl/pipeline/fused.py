@@ -12,7 +12,7 @@ from edgetl.backends import tensorrt_rtx
 from edgetl.errors import ProviderError, TargetError
 from edgetl.pipeline.engines import Engine
 from edgetl.quantize.fusion import Fusion, explain
-from edgetl.runtime.runner import EngineNode
+from edgetl.runtime.runner import UNKNOWN, EngineNode
 from edgetl.store import Artifact
 
 CODE = ("pipeline/fused.py", "quantize/fusion.py")
@@ -117,18 +117,26 @@ def told(name: str, found: Mapping[str, Any]) -> list[str]:
     """
     if "refused" in found:
         return [f"{name}: {found['engine']} refuses the graph: {found['refused']}"]
-    share = found["int8_share"]
-    if share is None:
-        return [f"{name}: {found['engine']} does not tell what runs in int8"]
-    where = f"by {found['engine']}, before fusion" if found["view"] == "parser" else f"in {found['engine']}'s own graph"
-    left = sum(found["counts"].values())
-    ends = sum(pair["needed"] for pair in found["unfused"])
-    lines = [f"{name}: multiply-adds in int8 {percent(share)} {where}" + _left(left, ends)]
-    lines += [
+    wider = [
         f"{name}: '{node}' was to run in int8 and runs in {precision}"
         for node, precision in found["fallen_back"].items()
     ]
-    return lines
+    share = found["int8_share"]
+    if share is None:
+        return [f"{name}: {found['engine']} does not tell {_untold(found['multiply_adds'])}", *wider]
+    where = f"by {found['engine']}, before fusion" if found["view"] == "parser" else f"in {found['engine']}'s own graph"
+    left = sum(found["counts"].values())
+    ends = sum(pair["needed"] for pair in found["unfused"])
+    return [f"{name}: multiply-adds in int8 {percent(share)} {where}" + _left(left, ends), *wider]
+
+
+def _untold(multiply_adds: Mapping[str, int]) -> str:
+    """What an engine does not tell that tells no share, and what it tells nevertheless."""
+    total, known = sum(multiply_adds.values()), multiply_adds.get("int8", 0)
+    if not total:
+        return "what runs in int8"
+    unknown = percent(multiply_adds[UNKNOWN] / total)
+    return f"what {unknown} of the multiply-adds run in; {percent(known / total)} run in int8 for certain"
 
 
 def percent(share: float) -> str:

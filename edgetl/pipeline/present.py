@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from edgetl import __version__
 from edgetl.backends import torch as torch_backend
+from edgetl.benchmark.reasons import OF_THE_MACHINE
+from edgetl.benchmark.stability import Stability
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.gates import accepted, is_unstable
+from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.record import Record
-from edgetl.pipeline.timing import FP32, PYTORCH
+from edgetl.pipeline.timing import FP32, PYTORCH, Timings
 from edgetl.quantize import statistics as artifact
 from edgetl.quantize.sketch import Sketch
 from edgetl.report import model
@@ -72,13 +76,13 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         reference=model.Baseline(
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),
-            latency=_latency(record, PYTORCH),
+            latency=latency(record.timings, PYTORCH),
             size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
         ),
         fp32=model.Baseline(
             name=FP32,
             score=float_engine.proven.comparison.score if float_engine and float_engine.proven.comparison else None,
-            latency=_latency(record, FP32),
+            latency=latency(record.timings, FP32),
             size_bytes=(record.exported / "model.onnx").stat().st_size,
             same_as=float_engine.proven.engine.candidate.name if float_engine else "",
         ),
@@ -122,7 +126,7 @@ def _engine(record: Record, item: Decision) -> model.Engine:
         shipped=item.shipped,
         reason=item.reason,
         size_bytes=engine.size_bytes,
-        placement_share=item.proven.placement["share"] if item.proven.placement else None,
+        **placed(item.proven),
         parity=model.ParityFigures(
             samples=comparison.samples,
             score=comparison.score,
@@ -139,11 +143,23 @@ def _engine(record: Record, item: Decision) -> model.Engine:
         )
         if comparison
         else None,
-        latency=_latency(record, engine.candidate.name),
+        latency=latency(record.timings, engine.candidate.name),
         budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
         parity_gate=_parity_gate(item, waived=_waived(record, item)),
         budget_gate=_budget_gate(record, item),
     )
+
+
+def placed(proven: Proven) -> dict[str, Any]:
+    """What the report says of where an engine's nodes run: its share is of the provider that it was counted for."""
+    found, record = proven.placement, proven.engine.record
+    if found is None:
+        return {}
+    return {
+        "placement_share": found["share"],
+        "placement_provider": found["provider"] if found["provider"] != record.provider else "",
+        "fallback_allowed": proven.engine.candidate.target.dla_fallback,
+    }
 
 
 def _change(each: Slice) -> model.Regression:
@@ -194,8 +210,8 @@ def _budget_gate(record: Record, item: Decision) -> model.Gate:
     return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
 
 
-def _latency(record: Record, name: str) -> model.Latency | None:
-    timings = record.timings
+def latency(timings: Timings, name: str) -> model.Latency | None:
+    """The figures of one thing that was timed; None where it was not."""
     found, cold, stability = timings.latencies.get(name), timings.cold.get(name), timings.stability.get(name)
     if found is None:
         return None
@@ -211,8 +227,13 @@ def _latency(record: Record, name: str) -> model.Latency | None:
         p999_interval_ms=found.p999_interval_ms,
         cold_ms=(cold.import_ms, cold.load_ms, cold.first_ms) if cold else None,
         unstable=tuple(reason.text for reason in stability.against) if stability else (),
+        unstable_by_machine=_by_machine(stability) if stability else (),
         energy=spread.energies(timings.details, name),
     )
+
+
+def _by_machine(stability: Stability) -> tuple[str, ...]:
+    return tuple(reason.text for reason in stability.against if reason.kind in OF_THE_MACHINE)
 
 
 def _confusions(record: Record) -> tuple[model.Confusion, ...]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from edgetl.runtime.runner import EngineNode, Placement, int8_share
+from edgetl.runtime.runner import UNKNOWN, EngineNode, Placement, int8_share
 
 _QUANTIZE = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "FakeQuantize", "Quantize"})
 _DEQUANTIZE = frozenset({"DequantizeLinear", "Dequantize", "Convert"})
@@ -93,13 +93,13 @@ class Fusion:
     unfused: tuple[Unfused, ...]
     """Every quantizer and dequantizer that is left, in the order of execution."""
     float_products: tuple[EngineNode, ...]
-    """Convolutions and matrix products that do not run in int8, the largest first."""
+    """Convolutions and matrix products that do not run in int8, the largest first; none that may or may not."""
     misplaced: Mapping[str, str]
     """Node that was expected in another precision → the one that it runs in."""
 
     @property
     def int8_share(self) -> float | None:
-        """Share of the multiply-adds that run in 8-bit integers, 0 to 1; None where the engine tells none."""
+        """Share of the multiply-adds that run in 8-bit integers, 0 to 1; None where the engine does not tell."""
         return int8_share(self.multiply_adds)
 
     @property
@@ -142,7 +142,7 @@ def explain(nodes: Sequence[EngineNode], expected: Mapping[str, str] | None = No
     """
     graph, planned = _Graph(nodes), expected or {}
     left = [node for node in nodes if is_quantizer(node) or is_dequantizer(node)]
-    products = [node for node in nodes if node.multiply_adds]
+    products = [node for node in nodes if node.multiply_adds and node.precision != UNKNOWN]
     floats = [node for node in products if node.precision != "int8"]
     runs = {origin: node.precision for node in products for origin in _names(node)}
     return Fusion(
@@ -256,7 +256,7 @@ class _Place:
 
     @cached_property
     def products(self) -> list[EngineNode]:
-        return [node for node in self.float_side if node.multiply_adds and node.precision != "int8"]
+        return [node for node in self.float_side if node.multiply_adds and node.precision not in ("int8", UNKNOWN)]
 
     @cached_property
     def rounds(self) -> bool:

@@ -254,7 +254,7 @@ def _interval_of(report: Report) -> str:
 def _placement(report: Report) -> str:
     shares = {each.engine: each.int8_share for each in report.fusions if each.view == "engine"}
     rows = [
-        (escape(each.name), escape(each.backend), escape(each.provider), share_floor(each.placement_share),
+        (escape(each.name), escape(each.backend), escape(each.placed_on), share_floor(each.placement_share),
          share_floor(shares.get(each.name)), megabytes(each.size_bytes))
         for each in report.engines if each.shipped
     ]  # fmt: skip

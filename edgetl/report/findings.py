@@ -19,6 +19,8 @@ from edgetl.report.unstable import told_once
 
 Level = Literal["error", "warning", "note"]
 DEFAULT_FILE = "edgetl.toml"
+_MACHINE = "the machine"
+"""What a finding is about that no engine is to blame for."""
 _MANY = 20
 """Findings of one rule and engine; more are counted in the last one."""
 
@@ -135,7 +137,8 @@ GRAPH_REFUSED = _rule(
 )  # fmt: skip
 FALLBACK = _rule(
     "provider-fallback", "warning", "target.device", "Part of a graph runs elsewhere",
-    "Not all nodes of the engine's graph run on the provider that was asked for.",
+    "Not all nodes of the engine's graph run on the provider that was asked for. It is a note where the target lets "
+    "the others run elsewhere (dla_fallback), and some do run where they were asked to.",
     "See the report's table of engines; install the provider's libraries, or choose the target that fits the machine.",
 )  # fmt: skip
 LEAK = _rule(
@@ -184,8 +187,11 @@ def line_of(report: Report, key: str, target: str = "") -> int | None:
 def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
     yield from _of_gates(report, engine)
     if engine.placement_share is not None and engine.placement_share < 1.0:
-        said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.provider}"
-        yield _finding(report, FALLBACK, engine.name, said, target=engine.target)
+        said = f"{engine.name}: {share_floor(engine.placement_share)} % of the nodes run on {engine.placed_on}"
+        level: Level = FALLBACK.level
+        if engine.fallback_allowed and engine.placement_share > 0.0:
+            said, level = f"{said}; the target lets the others run elsewhere", "note"
+        yield replace(_finding(report, FALLBACK, engine.name, said, target=engine.target), level=level)
     regressions = engine.parity.regressions if engine.parity else ()
     for rule in (CLASS_REGRESSED, SLICE_REGRESSED):
         mine = [each for each in regressions if (each.column == "class") == (rule is CLASS_REGRESSED)]
@@ -196,13 +202,22 @@ def _of_engine(report: Report, engine: Engine) -> Iterator[Finding]:
 
 
 def _of_latencies(report: Report) -> Iterator[Finding]:
-    """A reason of several engines is one finding, as bad as it is for the one of them that it is worst for."""
-    unstable = {each.name: each.latency.unstable for each in report.engines if each.latency and each.latency.unstable}
+    """What the machine did is one finding, as bad as it is for the engine that it is worst for.
+
+    It is about no engine, since whom it hits changes from build to build. What an engine's own times say is about it.
+    """
+    known = {each.name: each.latency for each in report.engines if each.latency and each.latency.unstable}
     undecided = {each.name for each in report.engines if each.budget_gate.outcome == "undecided"}
-    for names, reasons in told_once(unstable):
-        level: Level = "error" if undecided.intersection(names) else UNSTABLE.level
-        about = ", ".join(names)
-        yield replace(_finding(report, UNSTABLE, about, f"{about}: {'; '.join(reasons)}"), level=level)
+    found = [(_MACHINE, told_once({name: latency.unstable_by_machine for name, latency in known.items()}))]
+    for name, latency in known.items():
+        own = tuple(reason for reason in latency.unstable if reason not in latency.unstable_by_machine)
+        found.append((name, [((name,), own)] if own else []))
+    for about, told in found:
+        hit = {name for names, _ in told for name in names}
+        level: Level = "error" if undecided & hit else UNSTABLE.level
+        said = ". ".join(f"{', '.join(names)}: {'; '.join(reasons)}" for names, reasons in told)
+        if told:
+            yield replace(_finding(report, UNSTABLE, about, said), level=level)
 
 
 def _of_gates(report: Report, engine: Engine) -> Iterator[Finding]:

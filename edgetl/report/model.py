@@ -70,6 +70,8 @@ class Latency:
     """Import of the library, load of the engine, first inference; None where they were not measured."""
     unstable: tuple[str, ...] = ()
     """Why the measurement should not be believed, a sentence each: the times or the machine did not hold still."""
+    unstable_by_machine: tuple[str, ...] = ()
+    """Those of :attr:`unstable` that are of the whole machine, whatever was measured."""
     energy: tuple[Energy, ...] = ()
     """Of one call, one per sensor; empty where no sensor was asked."""
 
@@ -179,7 +181,11 @@ class Engine:
     size_bytes: int | None = None
     """Size of all files of the engine."""
     placement_share: float | None = None
-    """Share of the nodes of the optimised graph that run on the provider that was asked for."""
+    """Share of the nodes of the optimised graph that run on :attr:`placed_on`."""
+    placement_provider: str = ""
+    """The device that the share is of, where it is not :attr:`provider`: "DLA:0"."""
+    fallback_allowed: bool = False
+    """Whether the target lets the other nodes run elsewhere."""
     parity: ParityFigures | None = None
     """None where the engine did not run here."""
     latency: Latency | None = None
@@ -192,6 +198,11 @@ class Engine:
     def name(self) -> str:
         """Target and precision: unique in a report."""
         return f"{self.target} {self.precision}"
+
+    @property
+    def placed_on(self) -> str:
+        """The provider or device that the engine was asked to run on."""
+        return self.placement_provider or self.provider
 
 
 @dataclass(frozen=True, kw_only=True)

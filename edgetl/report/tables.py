@@ -85,7 +85,7 @@ def engines_table(report: Report) -> Markup:
     for engine in report.engines:
         rows.append((
             engine_name(engine),
-            join([el("span", engine.backend), Markup(" "), el("span", engine.provider, class_="muted")]),
+            join([el("span", engine.backend), Markup(" "), el("span", engine.placed_on, class_="muted")]),
             _STATUS[engine.status],
             megabytes(engine.size_bytes),
             percent(engine.parity.score if engine.parity else None, report.test_samples),

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from edgetl.errors import UsageError
 
 Tensors = Mapping[str, NDArray[np.generic]]
+UNKNOWN = "unknown"
+"""The precision of a node that does not tell what it computes in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class EngineNode:
     kind: str
     """Operator of the optimised graph, as the engine calls it: QLinearConv, FullyConnected …"""
     precision: str
-    """What it computes in: int8 (signed or not), fp16, bf16, fp32; else the engine's own word."""
+    """What it computes in: int8 (signed or not), fp16, bf16, fp32; :data:`UNKNOWN`; else the engine's own word."""
     multiply_adds: int = 0
     """Of one inference, at batch 1 where the engine lets one choose it; 0 for what is neither a convolution nor a
     matrix product."""
@@ -68,8 +70,10 @@ def int8_share(multiply_adds: Mapping[str, int]) -> float | None:
         multiply_adds: Precision → number.
 
     Returns:
-        0 to 1; None where there are none, or the engine does not tell.
+        0 to 1; None where there are none, or the engine does not tell of all of them.
     """
+    if multiply_adds.get(UNKNOWN):
+        return None
     total = sum(multiply_adds.values())
     return multiply_adds.get("int8", 0) / total if total else None
 
@@ -116,7 +120,7 @@ class Placement:
 
     @property
     def int8_share(self) -> float | None:
-        """Share of the multiply-adds that really run in 8-bit integers, 0 to 1; None where the engine tells none."""
+        """Share of the multiply-adds that really run in 8-bit integers, 0 to 1; None where the engine does not tell."""
         return int8_share(self.multiply_adds)
 
 

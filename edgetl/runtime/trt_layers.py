@@ -11,12 +11,14 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
-from edgetl.runtime.runner import EngineNode
+from edgetl.runtime.runner import UNKNOWN, EngineNode
 
 # Types as an engine's inspector writes them, in words that no layout has.
 _PRECISIONS = {"Float": "fp32", "FP32": "fp32", "Half": "fp16", "FP16": "fp16", "BFloat16": "bf16"}
 _TYPES = re.compile(r"BFloat16|BF16|FP8|FP16|FP32|Float|Half|Int8|UInt8|Int32|Int64|Bool")
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
+_OF_PRODUCTS = frozenset({"fp32", "fp16", "bf16", "fp8", "int8"})
+"""Types of a first input that a product may compute in; token ids and masks are none."""
 _MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle"})
 """Layers that may be named after a node whose product another layer computes."""
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
@@ -59,8 +61,11 @@ def layer_nodes(
 
     An engine does not tell how much its layers compute, but which nodes of the ONNX graph each was made of; how much
     those do was noted when it was built. Where the engine does not name all of them, nothing is known. Where nothing
-    was noted, multiply-adds are known of convolutions alone, from the number of their weights. A layer computes in the
-    type of its first input.
+    was noted, multiply-adds are known of convolutions alone, from the number of their weights.
+
+    What a layer computes in it does not tell either. A layer of one product computes it in the type of its first input;
+    of several products, fused for a DLA or by Myelin, each may have a type of its own: those are
+    :data:`~edgetl.runtime.runner.UNKNOWN`.
 
     Args:
         text: JSON of ``EngineInspector.get_engine_information``.
@@ -82,16 +87,25 @@ def layer_nodes(
         if isinstance(layer, dict) and "LayerType" in layer
     ]
     if not multiply_adds:
-        return tuple(nodes)
+        return tuple(replace(node, precision=_of_products(node, 1)) if node.multiply_adds else node for node in nodes)
     makers: dict[str, int] = {}  # node of the graph → the layer that computes it
     for number, node in sorted(enumerate(nodes), key=lambda item: (item[1].kind in _MOVING, item[0])):
         for origin in node.origins:
             makers.setdefault(origin, number)
-    counts = [0] * len(nodes)
+    counts, products = [0] * len(nodes), [0] * len(nodes)
     if all(origin in makers for origin in multiply_adds):
         for origin, count in multiply_adds.items():
             counts[makers[origin]] += batch * count
-    return tuple(replace(node, multiply_adds=count) for node, count in zip(nodes, counts, strict=True))
+            products[makers[origin]] += 1
+    return tuple(
+        replace(node, multiply_adds=count, precision=_of_products(node, number))
+        for node, count, number in zip(nodes, counts, products, strict=True)
+    )
+
+
+def _of_products(node: EngineNode, products: int) -> str:
+    """The precision of a layer that so many products were fused into."""
+    return node.precision if not products or (products == 1 and node.precision in _OF_PRODUCTS) else UNKNOWN
 
 
 def _layer_node(layer: dict[str, Any], provider: str) -> EngineNode:
@@ -123,11 +137,11 @@ def _tensor_bytes(tensor: dict[str, Any]) -> int:
 def _layer_precision(tensors: list[dict[str, Any]]) -> str:
     """Of the first of some tensors: TensorRT 10 writes type and layout into one text, as "Int8 NC/32HW32"."""
     if not tensors:
-        return "unknown"
-    text = tensors[0].get("DataType") or tensors[0].get("Datatype") or tensors[0].get("Format/Datatype") or "unknown"
+        return UNKNOWN
+    text = tensors[0].get("DataType") or tensors[0].get("Datatype") or tensors[0].get("Format/Datatype") or UNKNOWN
     return _precision(str(text))
 
 
 def _precision(text: str) -> str:
     words = _TYPES.findall(text)
-    return _PRECISIONS.get(words[0], words[0].lower()) if words else "unknown"
+    return _PRECISIONS.get(words[0], words[0].lower()) if words else UNKNOWN

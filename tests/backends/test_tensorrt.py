@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from edgetl.backends.tensorrt import TensorRTBackend, device_command, wrong_devi
 from edgetl.benchmark.sampling import Plan
 from edgetl.errors import BundleError, MissingExtraError, ProviderError, StorageError, TargetError, UsageError
 from edgetl.pipeline.bench import bench_things
+from edgetl.quantize.fusion import explain
 from edgetl.runtime.cuda import Cuda
 from edgetl.runtime.nvidia import Gpu, Machine, this_machine
 from edgetl.runtime.runner import Placement
@@ -409,11 +411,11 @@ def test_layer_nodes_count_convolutions_from_their_weights() -> None:
     assert (other.kind, other.precision, other.multiply_adds) == ("Reformat", "unknown", 0)
 
 
-def layer(kind: str, *nodes: str, name: str = "", size: int = 16) -> dict[str, object]:
+def layer(of: str, *nodes: str, name: str = "", size: int = 16, kind: str = "Half NHWC8") -> dict[str, Any]:
     """As the inspector writes one: a map of 8 channels to another."""
-    tensor = {"Dimensions": [2, 8, 4, size // 4], "Format/Datatype": "Half NHWC8"}
+    tensor = {"Dimensions": [2, 8, 4, size // 4], "Format/Datatype": kind}
     return {
-        "Name": name or "+".join(nodes), "LayerType": kind, "Inputs": [{"Name": "x", **tensor}],
+        "Name": name or "+".join(nodes), "LayerType": of, "Inputs": [{"Name": "x", **tensor}],
         "Outputs": [{"Name": "y", **tensor}], "Metadata": "\u001e".join(f"[ONNX Layer: {node}]" for node in nodes),
     }  # fmt: skip
 
@@ -423,10 +425,31 @@ def test_layers_compute_what_the_nodes_do_that_they_were_made_of() -> None:
     counts = {"conv1": 100, "mul1": 7, "mul2": 5}
     found = layer_nodes(json.dumps({"Layers": layers}), "gpu:0", multiply_adds=counts, batch=3)
     assert [node.multiply_adds for node in found] == [0, 300, 36]
+    # Which of its two products Myelin computes in what, and in what its first input is, are two questions.
+    assert [node.precision for node in found] == ["fp16", "fp16", "unknown"]
     assert found[1].activation_bytes == 2 * 2 * 8 * 16 * 2  # two tensors of float16
     # A product that no layer was made of could be in any: then nothing is known.
     found = layer_nodes(json.dumps({"Layers": layers}), "gpu:0", multiply_adds={**counts, "lost": 1})
     assert [node.multiply_adds for node in found] == [0, 0, 0]
+
+
+def test_a_layer_of_several_products_claims_no_precision() -> None:
+    text = layer("Myelin", "embed", "product1", "product2", kind="Int64")
+    text["Inputs"][0]["Name"] = "ids"
+    on_dla = layer("DLA", "conv1", "conv2", kind="Int8 NC/32HW32")
+    for several in (text, on_dla):
+        names = [name for name in ("product1", "product2", "conv1", "conv2") if name in str(several["Metadata"])]
+        found = layer_nodes(json.dumps({"Layers": [several]}), "GPU", multiply_adds=dict.fromkeys(names, 150))
+        placed = Placement.of("GPU", found)
+        assert (dict(placed.multiply_adds), placed.int8_share) == ({"unknown": 300}, None)
+        fusion = explain(found, dict.fromkeys(names, "int8"), engine="TensorRT")
+        assert (fusion.float_products, fusion.misplaced, fusion.int8_share) == ((), {}, None)
+    alone = layer("DLA", "conv1", "relu1", kind="Int8 NC/32HW32")
+    (found_alone,) = layer_nodes(json.dumps({"Layers": [alone]}), "GPU", multiply_adds={"conv1": 150})
+    assert (found_alone.precision, found_alone.multiply_adds) == ("int8", 150)
+    ids = layer("Myelin", "embed", "product1", kind="Int64")
+    (found_ids,) = layer_nodes(json.dumps({"Layers": [ids]}), "GPU", multiply_adds={"product1": 150})
+    assert found_ids.precision == "unknown", "a product of floats whose layer reads token ids"
 
 
 def test_layers_on_an_accelerator_are_told_apart() -> None:

@@ -65,6 +65,7 @@ def test_weights_compete_for_the_caches_and_activations_do_not() -> None:
         ([], "does not tell how much it computes"),
         ([layer(multiply_adds=0)], "does not tell how much it computes"),
         ([layer(precision="bf16")], "no ceiling of bf16: no unit for it"),
+        ([layer(), layer(name="Myelin", precision="unknown")], "does not tell what 'Myelin' computes in"),
         ([layer(precision="fp64")], "no ceiling of fp64: it was not measured"),
         ([layer(), layer(provider="GPU.0")], "ceilings of GPU.0 were not measured"),
         ([layer(provider="CUDAExecutionProvider")], "CUDAExecutionProvider were not measured"),

@@ -171,6 +171,19 @@ def test_which_products_fell_back(nodes: list[EngineNode], planned: dict[str, st
     assert fused.fallen_back(explain(nodes, planned, engine="E"), nodes, planned) == wanted
 
 
+def test_what_an_engine_does_not_tell_is_no_product_that_fell_back() -> None:
+    nodes = [product("a", "int8"), product("Myelin", "unknown", "b", "c"), product("d", "fp16")]
+    planned = dict.fromkeys("abcd", "int8")
+    fusion = explain(nodes, planned, engine="TensorRT")
+    fell = fused.fallen_back(fusion, nodes, planned)
+    assert (fusion.int8_share, fell) == (None, {"d": "fp16"})
+    found = {"view": "engine", **fusion.as_json(), "fallen_back": fell}
+    assert fused.told("jetson int8", found) == [
+        "jetson int8: TensorRT does not tell what 33.3% of the multiply-adds run in; 33.3% run in int8 for certain",
+        "jetson int8: 'd' was to run in int8 and runs in fp16",
+    ]
+
+
 def test_the_parsers_view_of_a_jetsons_graph(tmp_path: Path) -> None:
     if fused.tensorrt_rtx_version() is None:
         pytest.skip("TensorRT-RTX is not installed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityErro
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import Tolerance
-from edgetl.pipeline import choice, transfer
+from edgetl.pipeline import choice, present, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.engines import Candidate, Engine
 from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
+from edgetl.runtime.runner import Placement
 from edgetl.specs import Hardware, Precision, Target
 from edgetl.store import Artifact
 
@@ -101,6 +102,21 @@ def config(**parity: Any) -> Config:
             "parity": parity,
         }
     )
+
+
+def test_the_report_is_told_what_a_share_is_a_share_of() -> None:
+    def placed(on: str, nodes: dict[str, int], **device: Any) -> dict[str, Any]:
+        item = proven("fp16")
+        candidate = replace(item.engine.candidate, target=replace(item.engine.candidate.target, **device))
+        engine = replace(item.engine, candidate=candidate, record=replace(item.engine.record, provider="GPU"))
+        found = Placement(provider=on, nodes=nodes)
+        return present.placed(replace(item, engine=engine, placement={**asdict(found), "share": found.share}))
+
+    on_dla = placed("DLA:0", {"DLA:0": 2, "GPU": 3}, dla_core=0, dla_fallback=True)
+    assert on_dla == {"placement_share": 0.4, "placement_provider": "DLA:0", "fallback_allowed": True}
+    on_gpu = placed("GPU", {"GPU": 3})
+    assert on_gpu == {"placement_share": 1.0, "placement_provider": "", "fallback_allowed": False}
+    assert present.placed(proven("fp16", None)) == {}
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------
@@ -365,6 +381,15 @@ def test_a_budget_missed_by_what_is_not_shipped_fails_nothing() -> None:
 def unstable(*kinds: Kind) -> Stability:
     reasons = tuple(Reason(kind=kind, text=f"a {kind}", figures={}, advice=f"mind the {kind}") for kind in kinds)
     return Stability(stable=not kinds, reasons=reasons, unknown=())
+
+
+def test_the_report_is_told_which_reasons_are_of_the_machine() -> None:
+    timed = Timings(latencies={"cpu int8": speed(1.0)}, environment={}, created="", stability={
+        "cpu int8": unstable("neighbour", "stall", "frequency", "throttling", "few-samples"),
+    })  # fmt: skip
+    found = present.latency(timed, "cpu int8")
+    assert found is not None and len(found.unstable) == 4
+    assert found.unstable_by_machine == ("a neighbour", "a frequency", "a throttling")
 
 
 def test_a_budget_that_an_unstable_measurement_meets_is_not_passed() -> None:

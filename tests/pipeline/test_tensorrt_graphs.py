@@ -102,7 +102,7 @@ def test_the_dla_graph_without_quantizers_for_tensorrt_10(exported: Path, tmp_pa
     scheme = SCHEMES["tensorrt-dla"]
     done = recipes.make(model, recipes.calibrate(model, tools, [scheme]), scheme, catalog.recipe("int8-minmax"), tools)
     ir.save(done.model, tmp_path / "int8.onnx")
-    content, ranges = _trt_dla.implicit(tmp_path / "int8.onnx")
+    content, ranges, meant = _trt_dla.implicit(tmp_path / "int8.onnx")
     (tmp_path / "floats.onnx").write_bytes(content)
     kinds = {node.op_type for node in ir.load(tmp_path / "floats.onnx").graph}
     assert not kinds & {"QuantizeLinear", "DequantizeLinear", "Cast"}
@@ -113,6 +113,7 @@ def test_the_dla_graph_without_quantizers_for_tensorrt_10(exported: Path, tmp_pa
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     tensors = {layer.get_output(index).name for layer in layers for index in range(layer.num_outputs)}
     assert set(ranges) <= tensors | {"input"} and all(0 < size < 1e4 for size in ranges.values())
+    assert set(meant) & {layer.name for layer in layers} == set(meant)
     products = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     read = [layer.get_input(0).name for layer in products]
     assert all(name in ranges for name in read), "a convolution whose input has no range is no int8"

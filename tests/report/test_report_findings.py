@@ -6,6 +6,7 @@ import re
 import pytest
 
 from edgetl.report import model, quantized
+from edgetl.report.card import render_card
 from edgetl.report.findings import RULES, findings, line_of
 from edgetl.report.formats import FORMATS
 
@@ -45,6 +46,25 @@ def test_findings_stand_at_the_line_that_decides_or_at_its_table(bad):
     assert lines["edgetl/unfused-pair", "x86-64-cpu int8"] == 30
     assert lines["edgetl/class-regressed", "x86-64-cpu int8"] is None, "a line of another target would be wrong"
     assert line_of(bad, "target.precisions", "intel-cpu") == 44
+
+
+def test_a_share_of_an_accelerator_is_told_of_it_and_what_the_target_allows_is_a_note(good):
+    def told(**facts):
+        engine = dataclasses.replace(good.engines[0], provider="GPU", **facts)
+        report = dataclasses.replace(good, engines=(engine,))
+        (found,) = [each for each in findings(report) if each.rule.id == "edgetl/provider-fallback"]
+        return report, found
+
+    on_dla = {"placement_provider": "DLA:0", "fallback_allowed": True}
+    report, found = told(placement_share=0.4, **on_dla)
+    said = "x86-64-cpu int8: 40.0 % of the nodes run on DLA:0; the target lets the others run elsewhere"
+    assert (found.level, found.message) == ("note", said)
+    assert "DLA:0" in FORMATS["html"].render(report)
+    card = render_card(report).replace("\\", "")
+    assert "| onnxruntime | DLA:0 | 40.0 |" in card and "of the nodes run on" not in card
+    assert told(placement_share=0.0, **on_dla)[1].level == "warning", "nothing at all runs where it was meant to"
+    assert told(placement_share=0.4)[1].message == "x86-64-cpu int8: 40.0 % of the nodes run on GPU"
+    assert told(placement_share=0.4)[1].level == "warning"
 
 
 def test_a_fingerprint_depends_on_what_it_is_about_and_on_no_figure(bad):
