@@ -1,9 +1,9 @@
 """How near a quantized graph's output is to the float graph's: what every search and every correction is judged by.
 
 The squared errors of all samples together say how far off the worst are: a few samples that reach further than all
-others decide them, and ranges that these samples fill are too wide for the rest. The mean of the samples' own decibels says how far off
-the typical sample is, and hardly notices one that is lost. Neither alone is what a user wants, so that what is judged
-is the mean of the two.
+others decide them, and ranges that these samples fill are too wide for the rest. The mean of the samples' own decibels
+says how far off the typical sample is, and hardly notices one that is lost. Neither alone is what a user wants, so that
+what is judged is the mean of the two.
 """
 
 from __future__ import annotations
