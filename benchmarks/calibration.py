@@ -50,13 +50,13 @@ _PREFACE = """# edgetl's quantizer beside others
 Written by `python benchmarks/calibration.py`; the models are those of `benchmarks/zoo.py`. Every tool quantized the
 same float graph with the same calibration samples, in a process of its own. Quality is on test samples that no tool
 saw; SQNR is that of the logits against the float graph: of all samples together, which those that are furthest off
-decide, and the mean of the samples' own decibels (typical). Agreement is the share of samples on which both name the same class
-(on ONNX Runtime where the graph was made for it). "top-1 lost" is in points, with the samples that only the float graph
-(lost) or only the quantized one (won) names rightly; below zero the quantized graph did better. Chance alone makes such
-flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of 0.02. "int8" is the share of
-the multiply-adds that the engine runs in 8-bit integers, read from its own optimised graph. "extra MB" is the peak
-beyond what the process held after imports, loading the samples and one inference. Latencies are medians, batch 1, two
-threads, all tools of a model in turn, in processes of their own.
+decide, and the mean of the samples' own decibels (typical). Agreement is the share of samples on which both name the
+same class (on ONNX Runtime where the graph was made for it). "top-1 lost" is in points, with the samples that only
+the float graph (lost) or only the quantized one (won) names rightly; below zero the quantized graph did better.
+Chance alone makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of
+0.02. "int8" is the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised
+graph. "extra MB" is the peak beyond what the process held after imports, loading the samples and one inference.
+Latencies are medians, batch 1, two threads, all tools of a model in turn, in processes of their own.
 
 ModelOpt calibrates on the ONNX Runtime that it requires (1.24), all others on the one of `constraints.txt`. Seconds
 were taken on a machine that was also doing other things: they order tools and no more; `benchmarks/speed.py` compares
