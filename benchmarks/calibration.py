@@ -56,7 +56,8 @@ the float graph (lost) or only the quantized one (won) names rightly; below zero
 Chance alone makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of
 0.02. "int8" is the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised
 graph. "extra MB" is the peak beyond what the process held after imports, loading the samples and one inference.
-Latencies are medians, batch 1, two threads, all tools of a model in turn, in processes of their own.
+Latencies are medians, batch 1, two threads, all tools of a model in turn, in processes of their own. Where there are
+none, they were not taken; figures.md has the ratios of the fastest graphs of all nine.
 
 ModelOpt calibrates on the ONNX Runtime that it requires (1.24), all others on the one of `constraints.txt`. Seconds
 were taken on a machine that was also doing other things: they order tools and no more; `benchmarks/speed.py` compares
