@@ -172,10 +172,8 @@ def _changes(record: Record) -> dict[str, Any]:
 
 def without_nan(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Accounts whose figures that are none are None: JSON has no nan."""
-    return [
-        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in item.items()}
-        for item in items
-    ]
+    found: list[dict[str, Any]] = _finite(items)
+    return found
 
 
 def _finite(value: Any) -> Any:

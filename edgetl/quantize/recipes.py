@@ -391,8 +391,8 @@ def feeds_of(
             batch is alive twice at a time.
     """
     room = _room(model, tools)
-    parts = batches_of(tools.samples(), size=room.size, most=max(room.size, most))
-    return parts[: room.looked_at if outputs_only else room.walked]
+    affordable = room.size * (room.looked_at if outputs_only else room.walked)  # no more are read
+    return batches_of(tools.samples(), size=room.size, most=max(room.size, min(most, affordable)))
 
 
 @dataclass(frozen=True, kw_only=True)

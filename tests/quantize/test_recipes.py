@@ -132,6 +132,21 @@ class TestCorrection:
         counts = [sum(len(feeds["input"]) for feeds in parts) for parts in (few, many)]
         assert counts[0] < 40 < counts[1] <= 88
 
+    def test_no_more_samples_are_read_than_memory_allows(self, tmp_path: Path) -> None:
+        read = 0
+
+        def samples() -> Iterator[dict[str, np.ndarray]]:
+            nonlocal read
+            for _ in range(30):
+                for feeds in images():
+                    read += len(feeds["input"])
+                    yield feeds
+
+        tools = replace(TOOLS, samples=samples, memory_mb=1)
+        parts = recipes.feeds_of(network(tmp_path), tools, 300)
+        kept = sum(len(feeds["input"]) for feeds in parts)
+        assert read <= kept + 3 * 4, "what is thrown away afterwards took memory before"
+
     def test_one_that_serves_is_kept(self, tmp_path: Path) -> None:
         done = made(network(tmp_path), X86, "int8-mse-corrected")
         assert "correction_left_out" not in done.notes and done.notes["corrected"]
