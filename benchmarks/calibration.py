@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from edgetl.benchmark import environment
 from edgetl.errors import ConfigError
+from edgetl.parity.paired import mcnemar
 
 ORT = ("ort-minmax", "ort-entropy", "ort-percentile")
 NNCF = (
@@ -54,7 +55,8 @@ decide, and the mean of the samples' own decibels (typical). Agreement is the sh
 same class (on ONNX Runtime where the graph was made for it). "top-1 lost" is in points, with the samples that only
 the float graph (lost) or only the quantized one (won) names rightly; below zero the quantized graph did better.
 Chance alone makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of
-0.02. "int8" is the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised
+0.02. Under each table stand the two graphs that agree best, edgetl's and another tool's, with the same test of the
+samples on which one of them alone agrees: a p above 0.05 is no difference. "int8" is the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised
 graph. "extra MB" is the peak beyond what the process held after imports, loading the samples and one inference.
 Latencies are medians, batch 1, two threads, all tools of a model in turn, in processes of their own. Where there are
 none, they were not taken; figures.md has the ratios of the fastest graphs of all nine.
@@ -230,6 +232,7 @@ def table(results: Path, notes: Mapping[str, str]) -> str:
             continue
         times = {engine: _read(results / f"{name}.latency-{engine}.json").get("p50_ms", {}) for engine in ENGINES}
         lines += [f"## {name}", "", *_described(_read(results / f"{name}.model.json")), *_rows(rows, times), ""]
+        lines += [line for engine in ENGINES for line in _nearest(rows, engine)]
         if name in notes:
             lines += [notes[name], ""]
     return "\n".join(lines)
@@ -271,6 +274,33 @@ def _rows(rows: dict[str, dict[str, Any]], times: dict[quality.Engine, dict[str,
         ]
         lines.append(_line(cells))
     return lines
+
+
+def _nearest(rows: dict[str, dict[str, Any]], engine: quality.Engine) -> list[str]:
+    """edgetl's graph and the other tool's that agree best with the float graph on an engine, sample by sample.
+
+    Of edgetl's, those made for the engine where there are any: it has graphs of its own for OpenVINO.
+    """
+    measured = {tool: facts[engine] for tool, facts in rows.items() if "differs" in facts.get(engine, {})}
+    ours = [tool for tool in measured if tool.startswith("edgetl")]
+    ours = [tool for tool in ours if engine in tool] or ours
+    theirs = [tool for tool in measured if not tool.startswith("edgetl")]
+    if not ours or not theirs:
+        return []
+
+    def nearness(tool: str) -> tuple[float, float]:
+        return measured[tool]["agreement"], measured[tool]["sqnr_db"]
+
+    mine, its = max(ours, key=nearness), max(theirs, key=nearness)
+    lost, won = (set(measured[tool]["differs"]) for tool in (mine, its))
+    only_its, only_mine = len(lost - won), len(won - lost)
+    what = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[engine]
+    return [
+        f"Nearest on {what}: {mine} ({measured[mine]['agreement']:.3f}) and {its} ({measured[its]['agreement']:.3f}). "
+        f"{only_mine} samples are as the float graph has them with the first alone, {only_its} with the second alone "
+        f"(p = {mcnemar(only_mine, only_its):.2g}).",
+        "",
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:

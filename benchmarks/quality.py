@@ -79,14 +79,20 @@ def evaluate(
 
     Returns:
         samples; sqnr_db over all samples' outputs together, typical_db the mean of the samples' own; agreement (share
-        of samples on which both name the same class); and with labels top1 and top1_float, as shares, lost and won:
-        samples that only the float model, or only the quantized one, names rightly.
+        of samples on which both name the same class) and differs, the places of the others; and with labels top1 and
+        top1_float, as shares, lost and won: samples that only the float model, or only the quantized one, names
+        rightly.
     """
     got = outputs(quantized_model, feeds, engine)
     if got.shape != reference.shape:
         raise DataError(f"the float model returns {list(reference.shape)}, {quantized_model.name} {list(got.shape)}")
     named, expected = got.argmax(-1), reference.argmax(-1)
-    found = {"samples": len(got), "sqnr_db": sqnr_db(reference, got), "agreement": float((named == expected).mean())}
+    found: dict[str, Any] = {
+        "samples": len(got),
+        "sqnr_db": sqnr_db(reference, got),
+        "agreement": float((named == expected).mean()),
+    }
+    found["differs"] = np.flatnonzero(named != expected).tolist()
     signal, noise = (np.square(array).reshape(len(array), -1).sum(1) for array in (reference, reference - got))
     found["typical_db"] = Fidelity(signal=signal, noise=noise).typical_db
     if labels is not None:

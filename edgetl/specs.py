@@ -115,7 +115,7 @@ class Recipe:
     """adaround: round the weights of the worst layers so that the error of their outputs is smallest."""
     bias_correction: Literal["none", "input-mean", "sequential"] = "none"
     """input-mean: take out of the bias what rounding the weights adds to the output at the mean calibration input.
-    sequential: layer after layer, take out the mean difference between the quantized and the float graph."""
+    sequential: after that, layer after layer, bring what follows the layer nearest to the float graph."""
     attention: Literal["integers", "float"] = "integers"
     """Products of two activations, where the engine has them in integers."""
     keep_float: tuple[str, ...] = ()

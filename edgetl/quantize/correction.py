@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgetl.quantize import constants, layers, rounding
 from edgetl.quantize import graph as graphs
+from edgetl.quantize.following import Following, tabulate
 from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise
 from edgetl.quantize.placement import bias_add, group_count
 from edgetl.quantize.saturation import can_saturate, round_weights
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 _LISTS = ("strides", "pads", "dilations")
 _ROUNDED_SHARE = 0.1
 """Share of the layers, those that lose most by themselves, whose rounding is learned."""
+_STEPS = 2
+"""Of Gauss and Newton, each with the samples' weights of what the one before left."""
+_DAMPING = 0.01
+"""Of them: a channel of which a hundredth is let through goes half of the way."""
+_LEAST_ERROR = 1e-6
+"""Of the mean over the samples: what none falls short of when they are weighed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +72,11 @@ def correct(
 ) -> tuple[Corrected, ...]:
     """Correct weights and biases of a quantized graph, in its order, each layer behind corrected ones.
 
-    The bias takes the mean difference per output channel between the float and the quantized graph on the same
-    samples, whatever the layer had for a bias before, zeros or none (sequential bias correction, Nagel et al. 2021,
-    A white paper on neural network quantization, arXiv:2106.08295, section 4.3). Rounding is learned on the inputs
-    that the quantized graph really feeds the layer with.
+    The bias takes the shift per output channel that brings what follows the layer nearest to the float graph on the
+    same samples, whatever the layer had for a bias before, zeros or none (after sequential bias correction, Nagel et
+    al. 2021, A white paper on neural network quantization, arXiv:2106.08295, section 4.3, which takes the mean
+    difference of the layer's own output). Rounding is learned on the inputs that the quantized graph really feeds the
+    layer with.
 
     Args:
         original: The float graph, as :func:`edgetl.quantize.graph.prepare` left it.
@@ -85,7 +93,7 @@ def correct(
     """
     stops = _stops(original, quantized)
     graph = quantized.model.graph
-    wanted = Walk(original, [stop.float_output for stop in stops], batches, open_runner=open_runner)
+    wanted = Walk(original, [str(stop.float_value.name) for stop in stops], batches, open_runner=open_runner)
     names = [name for stop in stops for name in ([stop.input] if stop.layer.node in learned else []) + [stop.output]]
     got = Walk(quantized.model, names, batches, open_runner=open_runner)
     records = []
@@ -96,7 +104,8 @@ def correct(
         target, found = wanted.advance(), got.advance()
         shift = np.zeros(stop.layer.scales.size)
         if biases:
-            shift = _mean_difference(target, found, stop.layer)
+            function = partial(tabulate, original, stop.float_value, open_runner=open_runner)
+            shift = _best_shift(target, found, stop.layer, function)
             _shift_output(graph, stop, shift, scheme, got, found)
         output_rms = float(np.sqrt(np.mean([np.mean(np.square(array, dtype=np.float64)) for array in target])))
         shift_rms = float(np.sqrt(np.mean(shift**2)))
@@ -129,10 +138,10 @@ class _Stop:
         return str((self.addition or self.node).outputs[0].name)
 
     @property
-    def float_output(self) -> str:
+    def float_value(self) -> ir.Value:
         """The same in the float graph: behind the bias only where it is so in the quantized graph."""
         addition = bias_add(self.float_node, self.layer.scales.size) if self.addition is not None else None
-        return str((addition or self.float_node).outputs[0].name)
+        return (addition or self.float_node).outputs[0]
 
 
 def _stops(original: ir.Model, quantized: Quantized) -> list[_Stop]:
@@ -171,24 +180,76 @@ def _channel_shape(layer: Layer, rank: int) -> list[int]:
     return [-1 if index == axis else 1 for index in range(rank)]
 
 
-def _mean_difference(target: Arrays, found: Arrays, layer: Layer) -> NDArray[np.float64]:
-    """Mean of target - found per output channel, as far as the samples bear it out; float64, shape (channels,).
+def _best_shift(
+    target: Arrays, found: Arrays, layer: Layer, function: Callable[[float, float], Following | None]
+) -> NDArray[np.float64]:
+    """What to add to a layer's output so that what follows it is nearest to the float graph; float64, (channels,).
 
-    Few samples of a layer with few positions give a mean that is mostly chance. It is shrunk by the share of its
+    With f the function that follows, the float output y and the quantized graph's x, it is the shift s per channel that
+    makes Σ w (f(y) - f(x + s))² least, by some steps of Gauss and Newton: the mean of y - x where nothing follows, and
+    behind a ReLU6 the mean over positions that it lets through. The mean over all of them, which sequential bias
+    correction takes, is mostly made of what is cut off anyway.
+
+    The weights w are those of samples, and make them count as they do in
+    :attr:`edgetl.quantize.fidelity.Fidelity.db`, by the slope of that figure over a sample's squared error: one that is
+    far off counts in the sum of all, and next to nothing for the typical sample. With equal weights a few such samples
+    shift the bias of all others.
+
+    Few samples of a layer with few positions give a shift that is mostly chance. It is shrunk by the share of its
     square that its standard error over the samples explains (positive-part James-Stein, channel by channel).
+
+    Args:
+        target: The float layer's output.
+        found: The quantized graph's.
+        layer: Of both.
+        function: The function that follows, on a range of values.
     """
-    means = []
-    for mine, its in zip(target, found, strict=True):
-        difference = np.asarray(mine, dtype=np.float32) - np.asarray(its, dtype=np.float32)
-        rows = np.moveaxis(difference, 1 if layer.operator == "Conv" else -1, -1)
-        means.append(rows.reshape(len(rows), -1, layer.scales.size).mean(axis=1, dtype=np.float64))
-    per_sample = np.concatenate(means)
-    mean: NDArray[np.float64] = per_sample.mean(axis=0)
-    if len(per_sample) < 2:
-        return mean
-    variance = per_sample.var(axis=0, ddof=1) / len(per_sample)
-    kept: NDArray[np.float64] = mean * np.maximum(0.0, 1.0 - variance / np.maximum(mean * mean, 1e-300))
+    pairs = [(_channels_last(mine, layer), _channels_last(its, layer)) for mine, its in zip(target, found, strict=True)]
+    ends = [(float(array.min()), float(array.max())) for pair in pairs for array in pair]
+    following = function(min(low for low, _ in ends), max(high for _, high in ends))
+    shift = np.zeros(layer.scales.size)
+    for _ in range(_STEPS):
+        parts = [_slopes_and_errors(mine, its + shift.astype(np.float32), following) for mine, its in pairs]
+        slopes, squares, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+        errors = np.maximum(errors, _LEAST_ERROR * errors.mean() + np.finfo(np.float64).tiny)
+        weights = 1.0 / errors.sum() + 1.0 / (len(errors) * errors)
+        weights /= weights.sum()
+        curvature = weights @ squares + _DAMPING
+        step = weights @ slopes / curvature
+        shift += step
+    if len(errors) < 2:
+        return shift
+    scores = np.square(slopes - squares * step)
+    variance = np.square(weights) @ scores / curvature**2 * len(errors) / (len(errors) - 1)
+    kept: NDArray[np.float64] = shift * np.maximum(0.0, 1.0 - variance / np.maximum(shift * shift, 1e-300))
     return kept
+
+
+def _slopes_and_errors(
+    target: NDArray[np.float32], found: NDArray[np.float32], following: Following | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of one batch, arrays of shape (b, positions, channels), means over positions.
+
+    Returns:
+        f' · (f(y) - f(x)) and f'², shape (b, channels), and the squared error in all channels, (b,).
+    """
+    squares = np.ones((len(found), found.shape[2]))
+    if following is None:
+        difference = slopes = target - found
+    else:
+        places = following.places(found)
+        slope, difference = following.slopes[places], following.values[following.places(target)]
+        difference -= following.values[places]
+        slopes = slope * difference
+        squares = np.square(slope).mean(axis=1, dtype=np.float64)
+    errors: NDArray[np.float64] = np.square(difference).mean(axis=1, dtype=np.float64).sum(axis=1)
+    return slopes.mean(axis=1, dtype=np.float64), squares, errors
+
+
+def _channels_last(array: NDArray[np.generic], layer: Layer) -> NDArray[np.float32]:
+    """A layer's output as (b, positions, channels)."""
+    rows = np.moveaxis(np.asarray(array, dtype=np.float32), 1 if layer.operator == "Conv" else -1, -1)
+    return rows.reshape(len(rows), -1, layer.scales.size)
 
 
 def _learn_rounding(graph: ir.Graph, stop: _Stop, scheme: Scheme, inputs: Arrays, *, centred: bool) -> float:

@@ -166,12 +166,12 @@ def _static(
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected: dict[str, Any] = {}
     if chosen.bias_correction == "sequential" or chosen.rounding == "adaround":
-        # The means of inputs tell what rounding adds, too, and cost nothing.
+        # The means of inputs tell what rounding adds to a layer's own output, and cost nothing: the rest is corrected.
         means = "input-mean" if chosen.bias_correction == "sequential" else chosen.bias_correction
-        plain = insertion.quantize(
-            model.clone(), statistics.sketches, scheme, replace(chosen, bias_correction=means), known
-        )
-        corrected = _corrected(model, done, plain, scheme, chosen, report, tools)
+        behind_means = replace(chosen, bias_correction=means)
+        plain = insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
+        uncorrected, done = done, insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
+        corrected = _corrected(model, done, (uncorrected, plain), scheme, chosen, report, tools)
         if "correction_left_out" in corrected:
             done = plain
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
@@ -316,7 +316,7 @@ def label(estimator: Estimator) -> str:
 def _corrected(
     model: ir.Model,
     done: insertion.Quantized,
-    plain: insertion.Quantized,
+    others: tuple[insertion.Quantized, insertion.Quantized],
     scheme: Scheme,
     recipe: Recipe,
     report: LayerReport,
@@ -326,11 +326,12 @@ def _corrected(
 
     Args:
         model: The float graph.
-        done: What is corrected. On samples that the correction never saw it has to be clearly better.
-        plain: What there is without correction; which is not to be better than with it on these samples.
+        done: What is corrected.
+        others: The graph without any correction, and as ``done`` is before. On samples that the correction never saw it
+            has to be clearly better than the first, and better than the second.
         scheme: Of both.
         recipe: With bias_correction "sequential", rounding "adaround", or both.
-        report: Of the graph to be corrected.
+        report: Of the graph without any correction.
         tools: What to do it with.
 
     Returns:
@@ -341,7 +342,7 @@ def _corrected(
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[: min(cut, _room(model, tools).walked)], few[cut:] or few  # a single batch has to do for both
     wanted = FloatOutput(model, unseen, open_runner=tools.open_runner)
-    uncorrected, before = wanted.fidelity(done.model), wanted.fidelity(plain.model)
+    uncorrected, before = (wanted.fidelity(other.model) for other in others)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,

@@ -46,6 +46,21 @@ def test_a_row_has_flips_and_both_engines_shares(tmp_path: Path) -> None:
     assert cells(table, "edgetl-int8-mse") == [*wanted, "20.0, 25.0", "99.9%", "-", "30.0, 25.0", "100%", "-"]
 
 
+def test_the_nearest_graphs_of_both_sides_are_told_apart_by_their_samples(tmp_path: Path) -> None:
+    def engine(agreement: float, *differs: int) -> dict[str, object]:
+        return {**ENGINE, "agreement": agreement, "differs": list(differs)}
+
+    facts = {"seconds": 1, "extra_peak_mb": 1}
+    written(tmp_path, "ort-minmax", **facts, onnxruntime=engine(0.7, 1, 2, 3), openvino=engine(0.8, 1, 2))
+    written(tmp_path, "ort-entropy", **facts, onnxruntime=engine(0.6, 1, 2, 3, 4), openvino=engine(0.6, 1, 2, 3, 4))
+    written(tmp_path, "edgetl-int8-mse", **facts, onnxruntime=engine(0.8, 3, 5), openvino=engine(1.0))
+    written(tmp_path, "edgetl-openvino-int8-mse", **facts, openvino=engine(0.9, 7))
+    table = calibration.table(tmp_path, {})
+    assert "Nearest on ONNX Runtime: edgetl-int8-mse (0.800) and ort-minmax (0.700). 2 samples are" in table
+    assert "with the first alone, 1 with the second alone (p = 1)." in table
+    assert "Nearest on OpenVINO: edgetl-openvino-int8-mse (0.900) and ort-minmax (0.800)." in table
+
+
 def test_all_rows_are_as_long_as_the_heading(tmp_path: Path) -> None:
     written(tmp_path, "ort-minmax", error="Fail: a | b\nc")
     written(tmp_path, "edgetl-int8-mse", seconds=1, extra_peak_mb=1, onnxruntime={"error": "no"}, openvino=ENGINE)

@@ -7,10 +7,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgetl.quantize import calibrate, correction, graph, insertion, placement
 from edgetl.quantize.fidelity import FloatOutput
-from edgetl.quantize.insertion import PACKING, Quantized
+from edgetl.quantize.following import Following
+from edgetl.quantize.insertion import PACKING, Layer, Quantized
 from edgetl.quantize.saturation import can_saturate, round_weights
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
@@ -123,6 +126,12 @@ def multilayer(path: Path, *, bias: bool) -> Path:
     return net.save(path)
 
 
+def convolution(channels: int) -> Layer:
+    return Layer(
+        node="conv", operator="Conv", input="x", output="y", weights="w", integers="q", scales=np.ones(channels), axis=0
+    )
+
+
 class TestBiases:
     @pytest.mark.parametrize("scheme", ALL)
     @pytest.mark.parametrize("bias", ["none", "zeros", "normal"])
@@ -195,6 +204,47 @@ class TestBiases:
         )
         ir.save(done.model, tmp_path / "q.onnx")
         onnx.checker.check_model(str(tmp_path / "q.onnx"), full_check=True)
+
+    def test_what_a_function_cuts_off_does_not_count(self) -> None:
+        """EfficientNet-Lite0 on digits: 31 dB with the mean over all positions, 39 with what its ReLU6 lets through."""
+        target = np.random.default_rng(4).normal(size=(16, 4, 8, 8)).astype(np.float32)
+        found = np.where(target < 0, target - 0.5, target + 0.1).astype(np.float32)
+        points = np.linspace(-8, 8, 16001, dtype=np.float32)
+        relu = Following(low=-8.0, step=1e-3, values=np.maximum(points, 0), slopes=(points > 0).astype(np.float32))
+        by_function = correction._best_shift([target], [found], convolution(4), lambda *_: relu)
+        np.testing.assert_allclose(by_function, -0.1, atol=0.01)
+        by_mean = correction._best_shift([target], [found], convolution(4), lambda *_: None)
+        assert (by_mean > 0.1).all(), "the other way"
+
+    def test_a_channel_that_lets_nothing_through_stays(self) -> None:
+        target = np.full((8, 2, 4, 4), -3.0, np.float32)
+        points = np.linspace(-8, 8, 161, dtype=np.float32)
+        relu = Following(low=-8.0, step=0.1, values=np.maximum(points, 0), slopes=(points > 0).astype(np.float32))
+        shift = correction._best_shift([target], [target + 1], convolution(2), lambda *_: relu)
+        assert not shift.any()
+
+    def test_a_sample_that_is_far_off_does_not_shift_all_others(self, tmp_path: Path) -> None:
+        """On photographs few samples reach 30 times as far as others; with equal weights a correction by means took 10
+        dB from the typical one."""
+        random = np.random.default_rng(5)
+        target = [random.normal(size=(8, 4, 6, 6)).astype(np.float32) for _ in range(4)]
+        found = [array + np.float32(0.1) for array in target]
+        found[2] = found[2].copy()
+        found[2][3] += 40.0  # clipped, say
+        shift = correction._best_shift(target, found, convolution(4), lambda *_: None)
+        np.testing.assert_allclose(shift, -0.1, atol=0.02)
+
+    @given(
+        mean=st.lists(st.floats(-5, 5), min_size=3, max_size=3), factor=st.floats(0.01, 100), seed=st.integers(0, 99)
+    )
+    def test_an_even_shift_is_found_whatever_its_size(self, mean: list[float], factor: float, seed: int) -> None:
+        target = np.random.default_rng(seed).normal(size=(6, 3, 4, 4)).astype(np.float32) * factor
+        expected = np.asarray(mean) * factor
+        found = target - expected.reshape(1, 3, 1, 1).astype(np.float32)
+        shift = correction._best_shift(
+            [target[:2], target[2:]], [found[:2], found[2:]], convolution(3), lambda *_: None
+        )
+        np.testing.assert_allclose(shift, expected, atol=1e-3 * factor)
 
 
 class TestRounding:
