@@ -56,10 +56,10 @@ same class (on ONNX Runtime where the graph was made for it). "top-1 lost" is in
 the float graph (lost) or only the quantized one (won) names rightly; below zero the quantized graph did better.
 Chance alone makes such flips: 6 lost and 2 won have a two-sided p of 0.29 by McNemar's exact test, 9 and 1 one of
 0.02. Under each table stand the two graphs that agree best, edgetl's and another tool's, with the same test of the
-samples on which one of them alone agrees: a p above 0.05 is no difference. "int8" is the share of the multiply-adds that the engine runs in 8-bit integers, read from its own optimised
-graph. "extra MB" is the peak beyond what the process held after imports, loading the samples and one inference.
-Latencies are medians, batch 1, two threads, all tools of a model in turn, in processes of their own. Where there are
-none, they were not taken; figures.md has the ratios of the fastest graphs of all nine.
+samples on which one of them alone agrees: a p above 0.05 is no difference. "int8" is the share of the multiply-adds
+that the engine runs in 8-bit integers, read from its own optimised graph. "extra MB" is the peak beyond what a process
+held after imports, loading the samples and one inference. Latencies are medians, batch 1, two threads, all tools of a
+model in turn, in processes of their own, on an idle machine.
 
 ModelOpt calibrates on the ONNX Runtime that it requires (1.24), all others on the one of `constraints.txt`. Seconds
 were taken on a machine that was also doing other things: they order tools and no more; `benchmarks/speed.py` compares
