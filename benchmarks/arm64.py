@@ -111,10 +111,11 @@ def quantize(item: Any, recipe: str, count: int, out: Path) -> None:
     from edgetl import catalog
     from edgetl.quantize import graph, recipes
     from edgetl.quantize.schemes import scheme
+    from edgetl.quantize.tools import Tools
 
     found = min(count, len(next(iter(item.calibration.values()))))
     samples = [{name: array[index : index + 1] for name, array in item.calibration.items()} for index in range(found)]
-    tools = recipes.Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
     prepared = graph.prepare(graph.load(item.model))
     statistics = recipes.calibrate(prepared, tools, [scheme(SCHEME)])
     ir.save(recipes.make(prepared, statistics, scheme(SCHEME), catalog.recipe(recipe), tools).model, out)

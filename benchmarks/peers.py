@@ -159,10 +159,11 @@ def edgetl(job: Job, *, recipe: str, scheme: str) -> Work:
     from edgetl import catalog
     from edgetl.quantize import changes, graph, recipes
     from edgetl.quantize.schemes import scheme as scheme_of
+    from edgetl.quantize.tools import Tools
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
     chosen, wanted = catalog.recipe(recipe), scheme_of(scheme)
-    tools = recipes.Tools(samples=lambda: job.samples, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: job.samples, open_runner=OnnxRuntimeRunner)
     prepared = graph.prepare(graph.load(job.model))
 
     def work() -> None:
@@ -180,11 +181,12 @@ def edgetl_estimators(job: Job) -> Work:
     """One calibration, and the ranges of every activation by all four estimators read from it."""
     from edgetl.quantize import graph, ranges, recipes, statistics
     from edgetl.quantize.schemes import scheme as scheme_of
+    from edgetl.quantize.tools import Tools
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
     from edgetl.specs import Estimator
 
     wanted = scheme_of("onnxruntime-x86-vnni")
-    tools = recipes.Tools(samples=lambda: job.samples, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: job.samples, open_runner=OnnxRuntimeRunner)
     prepared = graph.prepare(graph.load(job.model))
 
     def work() -> None:

@@ -32,6 +32,7 @@ from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import changes, fusion, graph, recipes
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 INT8 = ("int8-mse", "int8-mse-corrected")
@@ -78,7 +79,7 @@ def ask(item: zoo.Item, count: int, results: Path) -> None:
         return
     feeds = {name: array[:count] for name, array in item.calibration.items()}
     samples = [quality.sample(feeds, index) for index in range(count)]
-    tools = recipes.Tools(samples=lambda: samples, open_runner=partial(OnnxRuntimeRunner, threads=1))
+    tools = Tools(samples=lambda: samples, open_runner=partial(OnnxRuntimeRunner, threads=1))
     model = graph.prepare(graph.load(item.model))
     statistics = recipes.calibrate(model, tools)
     test = {name: array[:_COMPARED] for name, array in item.test.items()}
@@ -102,7 +103,7 @@ def recipes_of(name: str) -> tuple[str, ...]:
     return INT8 + (TRANSFORMER if name in TRANSFORMERS else ())
 
 
-def made(model: ir.Model, statistics: Statistics, scheme: str, recipe: str, tools: recipes.Tools) -> ir.Model:
+def made(model: ir.Model, statistics: Statistics, scheme: str, recipe: str, tools: Tools) -> ir.Model:
     """The finished graph: int8 and fp16, or fp16 alone."""
     chosen = catalog.recipe(recipe)
     if chosen.kind == "float16":

@@ -23,6 +23,7 @@ from edgetl.quantize import changes, graph, recipes
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.schemes import scheme as scheme_of
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     recipe = catalog.recipe(given.recipe)
     recipe = replace(recipe, keep_float=(*recipe.keep_float, *given.keep))
     samples = [quality.sample(item.calibration, index) for index in range(given.count)]
-    tools = recipes.Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
     prepared = graph.prepare(graph.load(item.model))
     scheme = scheme_of(given.scheme)
     statistics = recipes.calibrate(prepared, tools, [scheme])

@@ -29,7 +29,7 @@ from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.quantize import graph, placement, recipes, schemes
 from edgetl.quantize.changes import change
-from edgetl.quantize.recipes import Tools
+from edgetl.quantize.tools import Tools
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.specs import Recipe

@@ -23,8 +23,9 @@ from edgetl.store import Artifact, code_digest, digest_of, versions_of
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from edgetl.quantize.recipes import Made, Tools
+    from edgetl.quantize.recipes import Made
     from edgetl.quantize.statistics import Statistics
+    from edgetl.quantize.tools import Tools
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """quantize.device → ONNX Runtime's execution provider."""
@@ -135,7 +136,7 @@ def _calibration_inputs(session: Session, samples: tuple[Sample, ...], checkpoin
 
 def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) -> Tools:
     """What recipes are carried out with in a build."""
-    from edgetl.quantize.recipes import Tools
+    from edgetl.quantize.tools import Tools
 
     preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
     # Samples of different lengths go in one at a time: padding would be counted among their activations.

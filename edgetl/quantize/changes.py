@@ -15,9 +15,10 @@ from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import equalization, insertion, outlier_channels, smoothing, smoothing_groups
 from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.placement import plan_of, points
-from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, Tools, calibrate, candidates, feeds_of
+from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, calibrate, candidates
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
+from edgetl.quantize.tools import Tools, feeds_of
 from edgetl.specs import Recipe
 
 if TYPE_CHECKING:

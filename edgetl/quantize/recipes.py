@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgetl.errors import DataError, TargetError
+from edgetl.errors import TargetError
 from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import correction, dynamic, half, insertion, layers, zero_points
-from edgetl.quantize.fidelity import Fidelity, FloatOutput, OpenRunner
-from edgetl.quantize.graph import fixed_batch
+from edgetl.quantize.fidelity import Fidelity, FloatOutput
 from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.placement import is_kept, points, refuse_unknown
 from edgetl.quantize.schemes import SCHEMES, Scheme
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
-from edgetl.quantize.walk import batches_of
+from edgetl.quantize.tools import Tools, feeds_of, room_for
 from edgetl.specs import Estimator, Recipe
 
 if TYPE_CHECKING:
@@ -33,32 +29,9 @@ HELD_OUT = 1 / 4
 REPORT_SAMPLES = 16
 SEARCH_SAMPLES = 128
 """For the choice of an estimator: among fewer there may be none of the outliers that decide it."""
-_STEP = 8
-_TRIED = 16
-"""Samples of different shapes that are looked at for the size of their activations."""
-_GRAPHS = 8
-"""Whose activations may be alive at once: the float graph's, the quantized one's, and those of layers by themselves."""
 SEARCHED: tuple[Literal["mse", "minmax", "percentile"], ...] = ("mse", "minmax", "percentile")
 """What activations.method = "search" chooses from, with and without outliers where these are searched too; the first
 stays where no other clearly serves better."""
-
-Samples = Callable[[], Iterable[Mapping[str, NDArray[np.generic]]]]
-"""Gives the calibration samples anew each time: feeds of any batch sizes."""
-Progress = Callable[[str, int, int], None]
-"""Is told what is done, how much of it, and of how much."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """What a recipe is carried out with."""
-
-    samples: Samples
-    open_runner: OpenRunner
-    memory_mb: int = 512
-    """For activations alive at once, in MB."""
-    progress: Progress | None = None
-    describe: Callable[[int], str] = str
-    """Names the sample of an index, for the message about a bad one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +313,7 @@ def _corrected(
     biases, rounding = recipe.bias_correction == "sequential", recipe.rounding == "adaround"
     few = feeds_of(model, tools, round(CORRECTION_SAMPLES / (1 - HELD_OUT)), outputs_only=True)
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
-    seen, unseen = few[: min(cut, _room(model, tools).walked)], few[cut:] or few  # a single batch has to do for both
+    seen, unseen = few[: min(cut, room_for(model, tools).walked)], few[cut:] or few  # a single batch has to do for both
     wanted = FloatOutput(model, unseen, open_runner=tools.open_runner)
     uncorrected, before = (wanted.fidelity(other.model) for other in others)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
@@ -375,53 +348,3 @@ def _accumulated(unchanged: Unchanged, scheme: Scheme, recipe: Recipe, tools: To
 
 def _largest(statistics: Statistics) -> dict[str, float]:
     return {name: max(abs(sketch.low), abs(sketch.high)) for name, sketch in statistics.sketches.items()}
-
-
-def feeds_of(
-    model: ir.Model, tools: Tools, most: int, *, outputs_only: bool = False
-) -> list[dict[str, NDArray[np.generic]]]:
-    """Some of the samples, as many as the memory for activations allows, in batches that fit the model.
-
-    A batch is small enough that the activations of some graphs side by side fit that memory.
-
-    Args:
-        model: Float graph.
-        tools: Give the samples and the memory.
-        most: Samples.
-        outputs_only: Whether nothing is kept of a batch but what goes in and comes out; else one activation of each
-            batch is alive twice at a time.
-    """
-    room = _room(model, tools)
-    affordable = room.size * (room.looked_at if outputs_only else room.walked)  # no more are read
-    return batches_of(tools.samples(), size=room.size, most=max(room.size, min(most, affordable)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Room:
-    """What the memory for activations allows."""
-
-    size: int
-    """Samples in a batch."""
-    walked: int
-    """Batches of which one activation may be alive twice."""
-    looked_at: int
-    """Batches whose inputs take no more than a quarter of it."""
-
-
-def _room(model: ir.Model, tools: Tools) -> _Room:
-    fixed = fixed_batch(model)
-    ragged = any(not isinstance(side, int) for value in model.graph.inputs for side in tuple(value.shape or ())[1:])
-    # Of samples of different shapes, a long one tells what memory they take.
-    parts = batches_of(tools.samples(), size=fixed or 1, most=_TRIED if ragged else 1)
-    if not parts:
-        raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
-    longest = max(parts, key=lambda feeds: sum(array.size for array in feeds.values()))
-    sizes = calibration.sizes(model, longest).values()
-    budget = tools.memory_mb * 1_000_000
-    size = fixed or 1 if ragged else fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(sizes))))
-    copies = 1 if fixed else size
-    largest = max(sizes, default=0) * copies
-    inputs = sum(array.nbytes for array in longest.values()) * copies
-    return _Room(
-        size=size, walked=max(1, budget // max(1, 4 * largest)), looked_at=max(1, budget // max(1, 4 * inputs))
-    )

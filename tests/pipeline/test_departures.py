@@ -31,7 +31,7 @@ from edgetl.pipeline.check import Checked, verify_bundle  # noqa: E402
 from edgetl.pipeline.engines import open_graph  # noqa: E402
 from edgetl.pipeline.precisions import facts_of  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
-from edgetl.quantize.recipes import Tools  # noqa: E402
+from edgetl.quantize.tools import Tools  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
 from edgetl.specs import BatchRange  # noqa: E402
 

@@ -25,7 +25,7 @@ from edgetl.pipeline.precisions import facts_of  # noqa: E402
 from edgetl.pipeline.proof import Proven  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.fusion import explain  # noqa: E402
-from edgetl.quantize.recipes import Tools  # noqa: E402
+from edgetl.quantize.tools import Tools  # noqa: E402
 from edgetl.runtime.runner import EngineNode  # noqa: E402
 from edgetl.specs import BatchRange  # noqa: E402
 from edgetl.store import Artifact  # noqa: E402

@@ -15,6 +15,7 @@ from edgetl.export.onnx import export
 from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import graph, recipes
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.specs import BatchRange
@@ -75,7 +76,7 @@ def test_the_parser_accepts_the_int8_graph_which_computes_what_the_float_graph_d
 
     model = graph.prepare(graph.load(exported))
     images = np.random.default_rng(0).normal(size=(4, 3, SIZE, SIZE)).astype(np.float32)
-    tools = recipes.Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
     scheme = SCHEMES[name]
     found = recipes.calibrate(model, tools, [scheme])
     done = recipes.make(model, found, scheme, catalog.recipe("int8-minmax"), tools)
@@ -98,7 +99,7 @@ def test_the_dla_graph_without_quantizers_for_tensorrt_10(exported: Path, tmp_pa
 
     model = graph.prepare(graph.load(exported))
     images = np.random.default_rng(0).normal(size=(4, 3, SIZE, SIZE)).astype(np.float32)
-    tools = recipes.Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
     scheme = SCHEMES["tensorrt-dla"]
     done = recipes.make(model, recipes.calibrate(model, tools, [scheme]), scheme, catalog.recipe("int8-minmax"), tools)
     ir.save(done.model, tmp_path / "int8.onnx")
@@ -199,7 +200,7 @@ class TestTexts:
 
         random = np.random.default_rng(0)
         texts = [{"input": random.integers(1, 100, (1, length))} for length in (2, 5, 9, LONGEST)]
-        tools = recipes.Tools(samples=lambda: texts, open_runner=OnnxRuntimeRunner)
+        tools = Tools(samples=lambda: texts, open_runner=OnnxRuntimeRunner)
         model, scheme = graph.prepare(graph.load(encoder)), SCHEMES[name]
         done = recipes.make(
             model, recipes.calibrate(model, tools, [scheme]), scheme, catalog.recipe("int8-minmax"), tools

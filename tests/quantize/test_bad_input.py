@@ -17,6 +17,7 @@ from edgetl.quantize import changes, graph, recipes
 from edgetl.quantize.recipes import Made
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.runtime.runner import Runner
@@ -61,8 +62,8 @@ def outputs(runner: Runner, data: np.ndarray) -> np.ndarray:
     return np.concatenate(found).astype(np.float64)
 
 
-def tools_for(data: np.ndarray) -> recipes.Tools:
-    return recipes.Tools(samples=lambda: [{"input": data}], open_runner=OnnxRuntimeRunner)
+def tools_for(data: np.ndarray) -> Tools:
+    return Tools(samples=lambda: [{"input": data}], open_runner=OnnxRuntimeRunner)
 
 
 def made(model: ir.Model, found: Statistics, scheme: str, recipe: str, data: np.ndarray) -> Made:

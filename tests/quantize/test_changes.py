@@ -15,8 +15,8 @@ import pytest
 from edgetl import catalog
 from edgetl.quantize import changes, graph, recipes
 from edgetl.quantize.fidelity import FloatOutput
-from edgetl.quantize.recipes import Tools
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools, feeds_of
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,7 +52,7 @@ def test_what_is_kept_is_not_worse_than_the_graph_as_it_was(scheme: str, model: 
     changed = changes.change(model, statistics, RECIPE, tools)
     assert ir.to_proto(model).SerializeToString() == before
     assert changed.smoothed
-    few = recipes.feeds_of(model, tools, 12)
+    few = feeds_of(model, tools, 12)
     wanted = FloatOutput(model, few, open_runner=OnnxRuntimeRunner)
     every = recipes.calibrate(model, tools)
     judge = changes._Judge(recipe=RECIPE, wanted=wanted, tools=tools)

@@ -21,6 +21,7 @@ from edgetl.backends.base import EngineRecord
 from edgetl.quantize import graph, recipes
 from edgetl.quantize.fusion import REASONS, Fusion, explain
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.runtime.runner import EngineNode
@@ -215,7 +216,7 @@ def test_openvino_multiplies_in_integers_in_attention(tmp_path: Path) -> None:
     model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx", tokens=96)))
     random = np.random.default_rng(0)
     samples = [{"input": random.normal(size=(1, 96, 32)).astype(np.float32)} for _ in range(8)]
-    tools = recipes.Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: samples, open_runner=OnnxRuntimeRunner)
     scheme = SCHEMES["openvino-vnni"]
     statistics = recipes.calibrate(model, tools, [scheme])
     nodes = {}

@@ -19,8 +19,8 @@ from edgetl.quantize import changes, graph, insertion, outlier_channels, recipes
 from edgetl.quantize.layers import decibel
 from edgetl.quantize.outlier_channels import MOST, Separated
 from edgetl.quantize.placement import plan_of
-from edgetl.quantize.recipes import Tools
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.specs import Estimator
 

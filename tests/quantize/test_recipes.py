@@ -14,8 +14,9 @@ from edgetl import catalog
 from edgetl.errors import UnknownNameError
 from edgetl.quantize import graph, insertion, layers, recipes
 from edgetl.quantize.fidelity import Fidelity
-from edgetl.quantize.recipes import Made, Tools
+from edgetl.quantize.recipes import Made
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools, feeds_of
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.specs import Estimator
 
@@ -128,7 +129,7 @@ class TestCorrection:
     def test_large_activations_do_not_leave_too_few_samples_to_judge_by(self, tmp_path: Path) -> None:
         model = network(tmp_path)
         tools = replace(TOOLS, samples=lambda: chain(*(images() for _ in range(8))), memory_mb=1)
-        few, many = (recipes.feeds_of(model, tools, 85, outputs_only=outputs_only) for outputs_only in (False, True))
+        few, many = (feeds_of(model, tools, 85, outputs_only=outputs_only) for outputs_only in (False, True))
         counts = [sum(len(feeds["input"]) for feeds in parts) for parts in (few, many)]
         assert counts[0] < 40 < counts[1] <= 88
 
@@ -143,7 +144,7 @@ class TestCorrection:
                     yield feeds
 
         tools = replace(TOOLS, samples=samples, memory_mb=1)
-        parts = recipes.feeds_of(network(tmp_path), tools, 300)
+        parts = feeds_of(network(tmp_path), tools, 300)
         kept = sum(len(feeds["input"]) for feeds in parts)
         assert read <= kept + 3 * 4, "what is thrown away afterwards took memory before"
 

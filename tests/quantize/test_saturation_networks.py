@@ -21,6 +21,7 @@ from edgetl.parity.numeric import sqnr_db
 from edgetl.quantize import dynamic, graph, recipes
 from edgetl.quantize.saturation import can_saturate, emulate_pair_sums, exact_sums
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +46,7 @@ def samples(network: str, count: int) -> np.ndarray:
 def made(network: str, scheme: str, recipe: str) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         model = graph.prepare(graph.load(NETWORKS[network](Path(folder) / "float.onnx")))
-    tools = recipes.Tools(samples=lambda: [{"input": samples(network, 12)}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": samples(network, 12)}], open_runner=OnnxRuntimeRunner)
     wanted = SCHEMES[scheme]
     found = recipes.calibrate(model, tools, [wanted])
     return ir.to_proto(recipes.make(model, found, wanted, catalog.recipe(recipe), tools).model)
@@ -110,7 +111,7 @@ def test_no_channel_of_a_dynamic_graph_can_saturate(saturates: bool, tmp_path: P
 
 def test_the_recipe_for_such_processors_is_guarded(tmp_path: Path) -> None:
     model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx")))
-    tools = recipes.Tools(samples=lambda: [{"input": samples("transformer", 4)}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": samples("transformer", 4)}], open_runner=OnnxRuntimeRunner)
     for scheme, wanted in (("onnxruntime-x86", False), ("onnxruntime-x86-vnni", True)):
         found = recipes.calibrate(model, tools, [SCHEMES[scheme]])
         done = ir.to_proto(recipes.make(model, found, SCHEMES[scheme], catalog.recipe("int8-dynamic"), tools).model)

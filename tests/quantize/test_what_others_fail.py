@@ -26,6 +26,7 @@ from edgetl.quantize.ranges import activation_params
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.specs import Estimator
 
@@ -124,8 +125,9 @@ def parts():
 
 if tool == "edgetl":
     from edgetl.quantize import graph, recipes
+    from edgetl.quantize.tools import Tools
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
-    tools = recipes.Tools(samples=parts, open_runner=OnnxRuntimeRunner, memory_mb=32)
+    tools = Tools(samples=parts, open_runner=OnnxRuntimeRunner, memory_mb=32)
     recipes.calibrate(graph.prepare(graph.load(model)), tools)
 else:
     from onnxruntime import quantization as q
@@ -212,9 +214,7 @@ def test_the_size_of_batches_changes_no_scale(model: ir.Model, images: np.ndarra
     made = []
     for size in (1, 3, 4, 10):
         parts = [images[start : start + size] for start in range(0, 10, size)]
-        tools = recipes.Tools(
-            samples=lambda parts=parts: [{"input": part} for part in parts], open_runner=OnnxRuntimeRunner
-        )
+        tools = Tools(samples=lambda parts=parts: [{"input": part} for part in parts], open_runner=OnnxRuntimeRunner)
         found = recipes.calibrate(model, tools)
         for scheme in ("onnxruntime-x86", "tensorrt-dla"):
             done = insertion.quantize(model.clone(), found.sketches, SCHEMES[scheme], catalog.recipe("int8-percentile"))
@@ -226,7 +226,7 @@ def test_the_size_of_batches_changes_no_scale(model: ir.Model, images: np.ndarra
 
 def test_without_samples_there_is_no_scale(model: ir.Model) -> None:
     """ModelOpt: without calibration data scales are random."""
-    tools = recipes.Tools(samples=list, open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=list, open_runner=OnnxRuntimeRunner)
     with pytest.raises(DataError, match="no calibration sample"):
         recipes.calibrate(model, tools)
 
@@ -242,7 +242,7 @@ def test_zeros_in_a_bias_leave_no_layer_uncorrected(images: np.ndarray, source: 
             node.inputs[2].const_value = ir.tensor(kept, name=node.inputs[2].name)  # type: ignore[union-attr]
     data = np.abs(images)  # of one sign: errors of weights then shift the means
     data[3, 0, 0, 0] = 1
-    tools = recipes.Tools(samples=lambda: [{"input": data}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": data}], open_runner=OnnxRuntimeRunner)
     scheme = SCHEMES["onnxruntime-x86-vnni"]
     found = recipes.calibrate(model, tools)
     plain = catalog.recipe("int8-minmax")
@@ -255,9 +255,7 @@ def test_zeros_in_a_bias_leave_no_layer_uncorrected(images: np.ndarray, source: 
 def test_the_layers_that_lose_most_come_first(model: ir.Model, images: np.ndarray) -> None:
     """NNCF 3.4: accuracy control in logits mode takes the most benign layers back to float first."""
     found = statistics(model, [images])
-    names = recipes.calibrate(
-        model, recipes.Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)
-    ).sketches
+    names = recipes.calibrate(model, Tools(samples=lambda: [{"input": images}], open_runner=OnnxRuntimeRunner)).sketches
     done = insertion.quantize(model.clone(), names, SCHEMES["onnxruntime-x86-vnni"], catalog.recipe("int8-mse"))
     assert set(found.sketches) <= set(names)
     for broken in done.layers:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from edgetl.quantize import calibrate, graph, insertion, placement, recipes, zero_points
 from edgetl.quantize.schemes import SCHEMES
+from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 from edgetl.runtime.openvino import OpenVinoRunner
 from edgetl.specs import Estimator, Recipe
@@ -152,7 +153,7 @@ def test_engines_whose_products_have_no_price_for_them_keep_them(tmp_path: Path)
 def test_a_recipe_folds_behind_its_corrections(tmp_path: Path) -> None:
     """The report is of the graph before, and corrections hold; OpenVINO puts out what the graph says."""
     model = graph.prepare(graph.load(graphs.transformer(tmp_path / "m.onnx")))
-    tools = recipes.Tools(samples=lambda: [{"input": TOKENS}], open_runner=OnnxRuntimeRunner)
+    tools = Tools(samples=lambda: [{"input": TOKENS}], open_runner=OnnxRuntimeRunner)
     found = recipes.calibrate(model, tools, [OPENVINO])
     recipe = Recipe(
         name="t", description="", activations=Estimator(method="mse"), weights=Estimator(method="mse"),
