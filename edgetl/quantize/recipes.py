@@ -143,8 +143,8 @@ def _static(
         means = "input-mean" if chosen.bias_correction == "sequential" else chosen.bias_correction
         behind_means = replace(chosen, bias_correction=means)
         plain = insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
-        uncorrected, done = done, insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
-        corrected = _corrected(model, done, (uncorrected, plain), scheme, chosen, report, tools)
+        done = insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
+        corrected = _corrected(model, done, plain, scheme, chosen, report, tools)
         if "correction_left_out" in corrected:
             done = plain
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
@@ -289,7 +289,7 @@ def label(estimator: Estimator) -> str:
 def _corrected(
     model: ir.Model,
     done: insertion.Quantized,
-    others: tuple[insertion.Quantized, insertion.Quantized],
+    plain: insertion.Quantized,
     scheme: Scheme,
     recipe: Recipe,
     report: LayerReport,
@@ -300,8 +300,8 @@ def _corrected(
     Args:
         model: The float graph.
         done: What is corrected.
-        others: The graph without any correction, and as ``done`` is before. On samples that the correction never saw it
-            has to be clearly better than the first, and better than the second.
+        plain: The same, to stay as it is. On samples that the correction never saw it has to be worse, in sum and for
+            the typical one.
         scheme: Of both.
         recipe: With bias_correction "sequential", rounding "adaround", or both.
         report: Of the graph without any correction.
@@ -315,7 +315,7 @@ def _corrected(
     cut = len(few) - max(1, round(HELD_OUT * len(few))) if len(few) > 1 else 1
     seen, unseen = few[: min(cut, room_for(model, tools).walked)], few[cut:] or few  # a single batch has to do for both
     wanted = FloatOutput(model, unseen, open_runner=tools.open_runner)
-    uncorrected, before = (wanted.fidelity(other.model) for other in others)
+    before = wanted.fidelity(plain.model)
     losses = [(loss.node, loss.isolated_db) for loss in report.layers]
     corrected = correction.correct(
         model,
@@ -328,7 +328,7 @@ def _corrected(
         progress=partial(tools.progress, "corrected layers") if tools.progress else None,
     )
     after = wanted.fidelity(done.model)
-    if not (after.clearly_above(uncorrected) and after.db > before.db):
+    if not after.in_both_above(before):
         left = {"before_db": before.db, "after_db": after.db, "samples": len(before.noise)}
         return {"correction_left_out": left}
     return {

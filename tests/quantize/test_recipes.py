@@ -122,7 +122,7 @@ class TestCorrection:
         for plain in (quantized(), replace(quantized(), model=model.clone())):  # the second is exact
             done = quantized()
             report = layers.report(model, done, statistics.sketches, list(images()), open_runner=OnnxRuntimeRunner)
-            found.append(recipes._corrected(model, done, (quantized(), plain), scheme, recipe, report, TOOLS))
+            found.append(recipes._corrected(model, done, plain, scheme, recipe, report, TOOLS))
         assert found[0]["corrected"]
         assert set(found[1]) == {"correction_left_out"}
 
