@@ -1,9 +1,12 @@
 """edgetl's medians against OpenVINO's benchmark_app and the loop that ONNX Runtime documents, in turn.
 
-    python benchmarks/other_timers.py [--rounds 9] [--threads 2]
+    python benchmarks/other_timers.py [--rounds 25] [--threads 2] [--only "openvino int8"]
 
 The same engines (EfficientNet-Lite0 at 224 px, float and int8) are timed by each tool in fresh processes, one tool
-after the other, round by round; printed are medians over the rounds, and the ratio of the medians round by round.
+after the other, round by round; printed are medians over the rounds, and the median of the ratios of each round, with
+the interval between the two of them that hold the median of all rounds there could be with 95% confidence (by their
+ranks alone: David and Nagaraja 2003, Order statistics, section 7.1). One process is up to a tenth faster than the next
+of the same tool: few rounds say little.
 benchmark_app comes with OpenVINO's wheel. onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and
 outputs once and then calls Run, is made with IOBinding here, as ONNX Runtime's documentation of its Python interface
 describes it.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -62,7 +66,8 @@ SECONDS = 2.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--only", help='one engine and precision, as "openvino int8"')
     parser.add_argument("--threads", type=int, default=environment.usable_cores())
     parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
     given = parser.parse_args()
@@ -77,19 +82,30 @@ def main() -> None:
             f"{engine} {precision}": compared(engine, path, given.rounds, given.threads)
             for precision, files in graphs.items()
             for engine, path in files.items()
+            if given.only in (None, f"{engine} {precision}")
         }
     facts = {"environment": environment.environment(), "threads": given.threads, "load": environment.load_average()}
     print(f"\n{facts['environment']['cpu']}, {given.threads} threads, {given.rounds} rounds, load {facts['load']}")
-    print(f"{'':20} {'edgetl ms':>10} {'other ms':>10}  edgetl / other, median of rounds (least to greatest)")
+    print(f"{'':20} {'edgetl ms':>10} {'other ms':>10}  edgetl / other, median of rounds (95% interval)")
     for name, (ours, theirs) in found.items():
         ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
         print(
             f"{name:20} {statistics.median(ours):10.3f} {statistics.median(theirs):10.3f}"
-            f"  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            f"  {statistics.median(ratios):.3f} ({interval(ratios)})"
         )
     if given.output:
         medians = {name: {"edgetl_ms": ours, "other_ms": theirs} for name, (ours, theirs) in found.items()}
         given.output.write_text(json.dumps({**facts, "medians": medians}, indent=1) + "\n", encoding="utf-8")
+
+
+def interval(ratios: list[float]) -> str:
+    """The ranks between which the median of all lies with 95% confidence, as "1.010 to 1.030"; of few values none."""
+    ordered, below, chance = sorted(ratios), 0, 0.0
+    while (chance := chance + 2.0 * math.comb(len(ordered), below) / 2.0 ** len(ordered)) <= 0.05:
+        below += 1
+    if not below:
+        return f"{len(ordered)} rounds are too few for an interval"
+    return f"{ordered[below - 1]:.3f} to {ordered[-below]:.3f}"
 
 
 def compared(engine: str, model: Path, rounds: int, threads: int) -> tuple[list[float], list[float]]:
