@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.bootstrap import Grouping
 from edgetl.benchmark.early_stopping import queries_needed
+from edgetl.benchmark.mixture import mixture_interval
 from edgetl.errors import MissingExtraError, UsageError
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 """Name → share of the calls."""
 
 _TAIL_UP = {"p99": 1.25, "p999": 1.25}
-"""By so much further than down an interval reaches up, on the logarithm. A handful of calls lie above such a
-percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well, so that an
-interval of the same factor both ways was too low in 4 to 10 of 100 cases and too high in one
-(``benchmarks/coverage.py --table latency``)."""
+"""Of one process: by so much further than down an interval reaches up, on the logarithm. A handful of calls lie above
+such a percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well."""
 _RUN_BLOCKS, _RUN_DRAWS = 20, 400
 """Of one run in a row: blocks at most, and resamples."""
 
@@ -122,7 +121,14 @@ def summarise(
     values: dict[str, Any] = {f"{name}{end}": None for name in PERCENTILES for end in ("_ms", "_interval_ms")}
     for (name, value), factor in zip(found.items(), factors.tolist(), strict=True):
         values[f"{name}_ms"] = value
-        values[f"{name}_interval_ms"] = _ends(name, value, factor)
+        if name == "p50" or len(grouping.blocks) == 1:
+            values[f"{name}_interval_ms"] = _ends(name, value, factor)
+        else:
+            low, high = mixture_interval(
+                times_ns, process, PERCENTILES[name], width=math.log(factor), confidence=confidence
+            )
+            ends = min(low / 1e6, value), max(high / 1e6, value)
+            values[f"{name}_interval_ms"] = ends if math.isfinite(ends[1]) else None
     return Latency(
         **values,
         confidence=confidence,
