@@ -222,13 +222,15 @@ def top1(cases: int) -> None:
 
 # --- the test that may stop early ------------------------------------------------------------------------------------
 
-CLEAR = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
+ENGINES = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
          (0.05, 0.06), (0.03, 0.03), (0.02, 0.1))  # fmt: skip
 """Drop, and the share of samples on which just one is right."""
 BOUND = (0.01, 0.03, 0.1)
 """The same share, at a drop of just ``max_drop``."""
 _MOST = 4
 """A sequential test gets so many times the samples that the fixed one needs for a power of 95%."""
+_FAR = 3
+"""A drop of so many times what is allowed, or more, is a clear one; so is none at all."""
 
 
 def fixed_samples(drop: float, discordant: float, power: float) -> int:
@@ -273,20 +275,22 @@ def least_samples(drop: float, discordant: float) -> float:
 def sequential(cases: int) -> None:
     """Mean number of samples against that of the fixed test, and how often either answer is wrong."""
     print(
-        "| true drop | only one is right | fixed: samples for 80% power | for 95% | for 99% | sequential: at least |"
+        "| true drop | only one is right | is the answer clear | fixed: samples for 80% power | for 95% | for 99% |"
+        " sequential: at least |"
         " mean | of that for 80% | for 95% | for 99% | passes | fails | undecided |"
     )
-    print("|---" * 13 + "|")
-    for row, (drop, discordant) in enumerate((*CLEAR, *((MAX_DROP, share) for share in BOUND))):
-        clear = drop != MAX_DROP
-        fixed = [fixed_samples(drop, discordant, power) for power in (0.8, 0.95, 0.99)] if clear else []
-        found, mean = sequential_cases(drop, discordant, _MOST * fixed[1] if clear else 5000, cases, row)
+    print("|---" * 14 + "|")
+    for row, (drop, discordant) in enumerate((*ENGINES, *((MAX_DROP, share) for share in BOUND))):
+        decided = drop != MAX_DROP
+        clear = "the limit itself" if not decided else "clear" if not drop or drop >= _FAR * MAX_DROP else "not clear"
+        fixed = [fixed_samples(drop, discordant, power) for power in (0.8, 0.95, 0.99)] if decided else []
+        found, mean = sequential_cases(drop, discordant, _MOST * fixed[1] if decided else 5000, cases, row)
         needs = f"– | – | – | – | {mean:,.0f} of 5,000 | – | – | –"
-        if clear:
+        if decided:
             cells = [f"{n:,}" for n in fixed], [f"{mean / n:.0%}" for n in fixed]
             needs = " | ".join([*cells[0], f"{least_samples(drop, discordant):,.0f}", f"{mean:,.0f}", *cells[1]])
         shares = " | ".join(f"{found[name] / cases:.1%}" for name in ("passed", "failed", "undecided"))
-        print(f"| {100 * drop:g} | {100 * discordant:g}% | {needs} | {shares} |", flush=True)
+        print(f"| {100 * drop:g} | {100 * discordant:g}% | {clear} | {needs} | {shares} |", flush=True)
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------
