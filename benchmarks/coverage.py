@@ -3,16 +3,17 @@
 In each, a reference and an engine answer the same samples; of bootstrapped metrics their true difference is that of
 some two million samples. Counted are the two-sided 95% interval, on which side it misses, the one-sided 95% bound of
 the gate (which lets a drop that is just too large pass as often as it fails), and how often an engine passes whose true
-drop is smaller than what is allowed by ``--margin``. ``--table top-1`` does the same for top-1; ``--table sequential``
-counts the samples that the test which may stop early looks at, beside those that the fixed test needs; and
-``--table latency`` is about the intervals of latencies' percentiles. The figures are in docs/parity.md and
-docs/benchmarking.md.
+drop is smaller than what is allowed by ``--margin``. ``--table faces`` shows what the intervals of faces are made of;
+``--table top-1`` counts for top-1 what is counted for the others; ``--table sequential`` counts the samples that the
+test which may stop early looks at, beside those that the fixed test needs; and ``--table latency`` is about the
+intervals of latencies' percentiles. The figures are in docs/parity.md and docs/benchmarking.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl.benchmark.summary import summarise
-from edgetl.metrics import metric
+from edgetl.benchmark.summary import PERCENTILES, summarise
+from edgetl.metrics import metric, resample_weights
+from edgetl.metrics.influences import true_accept_influences
 from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity.identities import linear_drop
 from edgetl.parity.paired import interval, upper_bound
 from edgetl.parity.sequential import Sequential
 
@@ -67,10 +70,10 @@ class Population:
         return reference, outputs, labels
 
     def truth(self, size: int = 100_000, parts: int = 20) -> float:
-        """The true drop; of faces, of fewer samples, whose pairs are many."""
+        """The true drop; of faces, the mean of many test sets of fewer samples, whose pairs are many."""
         if self.own_noise == self.noise and not self.loss:
             return 0.0
-        size, parts = (1500, 60) if self.metric == "tar" else (size, parts)
+        size, parts = (1500, 600) if self.metric == "tar" else (size, parts)
         measured = metric(self.metric)
         found = []
         for part in range(parts):
@@ -90,7 +93,12 @@ ROWS: dict[str, tuple[Population, int]] = {
     "AUC, 5% positive": (Population("auc", (0.95, 0.05), 1.0, 0.5), 1000),
     "AUC, 4 classes": (Population("auc", (0.4, 0.3, 0.2, 0.1), 1.0, 0.5), 400),
     "mAP, 3 labels": (Population("map", (0.3, 0.2, 0.1), 1.5, 0.5), 500),
+    "TAR at FAR 1%, 30 people": (Population("tar", (6, 16), 1.2, 0.5), 180),
+    "TAR at FAR 1%, 30 people, a better engine": (Population("tar", (6, 16), 1.2, 0.25), 180),
     "TAR at FAR 1%, 60 people": (Population("tar", (6, 16), 1.2, 0.5), 360),
+    "TAR at FAR 1%, 60 people, a better engine": (Population("tar", (6, 16), 1.2, 0.2), 360),
+    "TAR at FAR 1%, 200 people": (Population("tar", (6, 16), 1.2, 0.5), 1200),
+    "TAR at FAR 1%, 200 people, a better engine": (Population("tar", (6, 16), 1.2, 0.1), 1200),
     "macro-F1, 3 even classes, an equal engine": (Population("macro-f1", THREE, 2.5, 0.3, own_noise=0.3), 1000),
     "macro-F1, 5 uneven classes, an equal engine": (Population("macro-f1", FIVE, 2.5, 0.3, own_noise=0.3), 2000),
     "AUC, even, an equal engine": (Population("auc", (0.5, 0.5), 1.0, 0.3, own_noise=0.3), 600),
@@ -126,6 +134,35 @@ def simulate(population: Population, n: int, cases: int, resamples: int, margin:
         counts.bound_held += found.upper >= true
         counts.passed += found.upper <= true + margin
     return true, counts
+
+
+# --- faces: what drops are apart by, and what an interval takes them to be -------------------------------------------
+
+FACES = ((30, 0.5), (30, 0.25), (60, 0.5), (60, 0.2), (200, 0.5), (200, 0.1))
+"""People, and what the engine adds."""
+
+
+def faces(cases: int) -> None:
+    """Standard deviations of the drops of test sets, and the standard errors that each of three ways makes of one."""
+    print("| people | drops of test sets | people drawn again | its linear part | without what pairs have too often |")
+    print("|---|---|---|---|---|")
+    measured = metric("tar")
+    for people, noise in FACES:
+        population, found = Population("tar", (6, 16), 1.2, noise), []
+        for case in range(cases):
+            random = np.random.default_rng([1, case])
+            reference, outputs, labels = population.draw(random, 6 * people)
+            models = [measured.weighted(each, labels) for each in (reference, outputs)]
+            once, drawn = np.ones((len(labels), 1)), resample_weights(random, labels, 200)
+            drop = float((models[0](once) - models[1](once))[0])
+            parts = [true_accept_influences(each, labels) for each in (reference, outputs)]
+            own, shared = parts[0].own - parts[1].own, parts[0].shared - parts[1].shared
+            whole, corrected = own + 2 * shared.sum(1) / (people - 2), linear_drop(drop, *parts).influence
+            errors = [np.square(each).sum() / (people * (people - 1)) for each in (whole, corrected)]
+            found.append((drop, np.nanvar(models[0](drawn) - models[1](drawn)), *errors))
+        values = np.array(found)
+        means = [values[:, 0].std(), *np.sqrt(values[:, 1:].mean(0))]
+        print(f"| {people}, noise {noise:g} | " + " | ".join(f"{100 * each:.2f}" for each in means) + " |", flush=True)
 
 
 # --- top-1: Tango's bounds and the exact test ------------------------------------------------------------------------
@@ -185,13 +222,15 @@ def top1(cases: int) -> None:
 
 # --- the test that may stop early ------------------------------------------------------------------------------------
 
-CLEAR = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
+ENGINES = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
          (0.05, 0.06), (0.03, 0.03), (0.02, 0.1))  # fmt: skip
 """Drop, and the share of samples on which just one is right."""
 BOUND = (0.01, 0.03, 0.1)
 """The same share, at a drop of just ``max_drop``."""
 _MOST = 4
 """A sequential test gets so many times the samples that the fixed one needs for a power of 95%."""
+_FAR = 3
+"""A drop of so many times what is allowed, or more, is a clear one; so is none at all."""
 
 
 def fixed_samples(drop: float, discordant: float, power: float) -> int:
@@ -236,39 +275,50 @@ def least_samples(drop: float, discordant: float) -> float:
 def sequential(cases: int) -> None:
     """Mean number of samples against that of the fixed test, and how often either answer is wrong."""
     print(
-        "| true drop | only one is right | fixed: samples for 80% power | for 95% | for 99% | sequential: at least |"
+        "| true drop | only one is right | is the answer clear | fixed: samples for 80% power | for 95% | for 99% |"
+        " sequential: at least |"
         " mean | of that for 80% | for 95% | for 99% | passes | fails | undecided |"
     )
-    print("|---" * 13 + "|")
-    for row, (drop, discordant) in enumerate((*CLEAR, *((MAX_DROP, share) for share in BOUND))):
-        clear = drop != MAX_DROP
-        fixed = [fixed_samples(drop, discordant, power) for power in (0.8, 0.95, 0.99)] if clear else []
-        found, mean = sequential_cases(drop, discordant, _MOST * fixed[1] if clear else 5000, cases, row)
+    print("|---" * 14 + "|")
+    for row, (drop, discordant) in enumerate((*ENGINES, *((MAX_DROP, share) for share in BOUND))):
+        decided = drop != MAX_DROP
+        clear = "the limit itself" if not decided else "clear" if not drop or drop >= _FAR * MAX_DROP else "not clear"
+        fixed = [fixed_samples(drop, discordant, power) for power in (0.8, 0.95, 0.99)] if decided else []
+        found, mean = sequential_cases(drop, discordant, _MOST * fixed[1] if decided else 5000, cases, row)
         needs = f"– | – | – | – | {mean:,.0f} of 5,000 | – | – | –"
-        if clear:
+        if decided:
             cells = [f"{n:,}" for n in fixed], [f"{mean / n:.0%}" for n in fixed]
             needs = " | ".join([*cells[0], f"{least_samples(drop, discordant):,.0f}", f"{mean:,.0f}", *cells[1]])
         shares = " | ".join(f"{found[name] / cases:.1%}" for name in ("passed", "failed", "undecided"))
-        print(f"| {100 * drop:g} | {100 * discordant:g}% | {needs} | {shares} |", flush=True)
+        print(f"| {100 * drop:g} | {100 * discordant:g}% | {clear} | {needs} | {shares} |", flush=True)
 
 
 # --- latencies -------------------------------------------------------------------------------------------------------
 
-SHARES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
-"""Percentile → the normal distribution's."""
-RUNS = ((0.0, 0.0), (0.7, 0.0), (0.7, 0.01), (0.7, 0.02), (0.9, 0.02), (0.7, 0.05))
-"""How much a call remembers of the one before, and by how much processes differ; one process's calls do by 0.05."""
+SHARES = ("p50", "p90", "p99")
+RUNS = (
+    (0.0, 0.0, "normal"), (0.7, 0.0, "normal"), (0.7, 0.01, "normal"), (0.7, 0.02, "normal"), (0.9, 0.02, "normal"),
+    (0.7, 0.05, "normal"), (0.0, 0.0, "exponential"), (0.7, 0.02, "exponential"), (0.7, 0.05, "exponential"),
+    (0.5, 0.1, "two kinds"),
+)  # fmt: skip
+"""How much a call remembers of the one before, by how much processes differ, and what is distributed how: calls as a
+normal or an exponential distribution, by 0.05, and processes as a normal one; or calls as a normal one, and a third of
+the processes is slower."""
 PROCESSES, BLOCKS, PER_BLOCK, NOISE = 5, 14, 10, 0.05
 
 
-def calls(random: np.random.Generator, memory: float, between: float) -> np.ndarray:
-    """(PROCESSES, BLOCKS · PER_BLOCK) nanoseconds around 10 ms: as many as a bench makes."""
-    count = BLOCKS * PER_BLOCK
-    found = random.normal(0, NOISE * np.sqrt(1 - memory**2), (PROCESSES, count))
-    found[:, 0] = random.normal(0, NOISE, PROCESSES)
-    for index in range(1, count):
+def calls(
+    random: np.random.Generator, memory: float, between: float, kind: str, processes: int = PROCESSES
+) -> np.ndarray:
+    """(processes, BLOCKS · PER_BLOCK) logarithms of times: as many as a bench makes."""
+    found = random.normal(0, np.sqrt(1 - memory**2), (processes, BLOCKS * PER_BLOCK))
+    found[:, 0] = random.normal(0, 1, processes)
+    for index in range(1, BLOCKS * PER_BLOCK):
         found[:, index] += memory * found[:, index - 1]
-    return np.rint(1e7 * np.exp(found + random.normal(0, between, (PROCESSES, 1)))).astype(np.int64)
+    if kind == "exponential":
+        found = -np.log(np.vectorize(math.erfc)(found / math.sqrt(2)) / 2)
+    places = random.random(processes) < 1 / 3 if kind == "two kinds" else random.normal(0, 1, processes)
+    return NOISE * found + between * places[:, None]
 
 
 def latency(cases: int) -> None:
@@ -276,30 +326,36 @@ def latency(cases: int) -> None:
     process = np.repeat(np.arange(PROCESSES), BLOCKS * PER_BLOCK)
     block = np.tile(np.repeat(np.arange(BLOCKS), PER_BLOCK), PROCESSES)
     print(
-        "| a call remembers | processes differ by | "
+        "| a call remembers | processes differ by | distribution | "
         + " | ".join(f"{name} | too low | too high" for name in SHARES)
         + " |"
     )
-    print("|---|---|" + "---|---|---|" * len(SHARES))
-    for row, (memory, between) in enumerate(RUNS):
+    print("|---|---|---|" + "---|---|---|" * len(SHARES))
+    for row, run in enumerate(RUNS):
+        truth = np.quantile(
+            calls(np.random.default_rng([14, row]), 0.0, *run[1:], processes=30_000),
+            [PERCENTILES[name] for name in SHARES],
+        )
         low: Counter[str] = Counter()
         high: Counter[str] = Counter()
         for case in range(cases):
-            times = calls(np.random.default_rng([13, row, case]), memory, between).reshape(-1)
+            logs = calls(np.random.default_rng([13, row, case]), *run)
+            times = np.rint(1e7 * np.exp(logs)).astype(np.int64).reshape(-1)
             found = summarise(times, process, block, draws=200)
-            for name, place in SHARES.items():
-                truth = 10.0 * np.exp(place * np.hypot(NOISE, between))
+            for name, wanted in zip(SHARES, 10.0 * np.exp(truth), strict=True):
                 lower, upper = found.interval(name) or (0.0, np.inf)
-                low[name] += upper < truth
-                high[name] += lower > truth
+                low[name] += upper < wanted
+                high[name] += lower > wanted
         cells = [
             f"{1 - (low[name] + high[name]) / cases:.1%} | {low[name] / cases:.1%} | {high[name] / cases:.1%}"
             for name in SHARES
         ]
-        print(f"| {memory:g} | {between:.0%} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {run[0]:g} | {run[1]:.0%} | {run[2]} | " + " | ".join(cells) + " |", flush=True)
 
 
-TABLES: dict[str, Callable[[int], None]] = {"top-1": top1, "sequential": sequential, "latency": latency}
+TABLES: dict[str, Callable[[int], None]] = {
+    "faces": faces, "top-1": top1, "sequential": sequential, "latency": latency
+}  # fmt: skip
 
 
 def main() -> None:

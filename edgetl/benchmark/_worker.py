@@ -103,12 +103,14 @@ class _Timed:
         """What makes a measurement plausible: whether outputs depend on inputs, and how much there is to compute."""
         assert self._runner is not None
         depends = _depends(self._runner, self._feeds)
+        finite = _finite(self._runner, self._feeds)
         try:
             layers, reason = _layers(self._runner, self._feeds), ""
         except EdgetlError as error:  # it was timed without this, and what is not known is told as such
             layers, reason = [], str(error)
         return {
             "depends_on_input": depends,
+            "finite": finite,
             "multiply_adds": _multiply_adds(layers),
             "layers": layers,
             "reason": reason,
@@ -164,6 +166,13 @@ def _depends(runner: Runner, feeds: Arrays) -> bool | None:
     return any(
         not np.array_equal(found, after[name], equal_nan=found.dtype.kind == "f") for name, found in before.items()
     )
+
+
+def _finite(runner: Runner, feeds: Arrays) -> bool:
+    """Whether any output is a number; what is no float is one."""
+    import numpy as np
+
+    return any(found.dtype.kind != "f" or np.isfinite(found).any() for found in runner.run(feeds).values())
 
 
 def _layers(runner: Runner, feeds: Arrays) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ def relative_interval(
         weights, chances = _across(grouping, draws, generator)
         across = _spread(statistics(weights), chances) * math.sqrt(len(counts) / (len(counts) - 1))
     widths = [half_width(*pair, len(counts), confidence, blocks=least) for pair in zip(across, within, strict=True)]
-    return np.exp(widths)
+    with np.errstate(over="ignore"):  # infinite: two processes that differ, and a confidence near 1
+        return np.exp(widths)
 
 
 def half_width(across: float, within: float, processes: int, confidence: float, *, blocks: int = _MANY) -> float:
@@ -170,6 +171,37 @@ def _student_within(bound: float, freedom: int) -> float:
         term *= cosine**2 * (power - 1) / power
         total += term
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def chi_square_quantile(probability: float, freedom: int) -> float:
+    """The number that chi-squared stays below with a probability.
+
+    Args:
+        probability: Between 0 and 1.
+        freedom: Degrees of freedom, at least 1.
+    """
+    low, high = 0.0, float(freedom)
+    while _chi_square_above(high, freedom) > 1.0 - probability:
+        high *= 2.0
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if _chi_square_above(middle, freedom) > 1.0 - probability else (low, middle)
+    return high
+
+
+def _chi_square_above(bound: float, freedom: int) -> float:
+    """Probability that chi-squared exceeds a bound: M. Abramowitz and I. A. Stegun, 26.4.4 and 26.4.5.
+
+    Terms are added as logarithms, so that many degrees of freedom do not overflow.
+    """
+    if bound <= 0.0:
+        return 1.0
+    odd = freedom % 2
+    total = math.erfc(math.sqrt(bound / 2.0)) if odd else math.exp(-bound / 2.0)
+    for index in range(1, (freedom + 1) // 2):
+        power = index - odd / 2.0
+        total += math.exp(power * math.log(bound / 2.0) - bound / 2.0 - math.lgamma(power + 1.0))
+    return min(total, 1.0)
 
 
 def _across(

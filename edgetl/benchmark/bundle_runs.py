@@ -182,7 +182,9 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
         return (*told, *(("note", problem) for problem in result.problems))
     intervals = result.intervals_ms if isinstance(result, ScenarioResult) else {}
     for name, value in values["latency_ms"].items():
-        span = "" if name not in intervals else " (95% {:.3f} to {:.3f})".format(*intervals[name])
+        span = " (95% {:.3f} to {:.3f})".format(*intervals[name]) if name in intervals else ""
+        if isinstance(result, ScenarioResult) and not span:
+            span = " (no interval: too few queries are independent of each other)"
         told.append(("p99.9" if name == "p999" else name, f"{value:.3f} ms{span}"))
     if values["estimate_ms"] is not None:
         told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", f"{values['estimate_ms']:.3f} ms"))

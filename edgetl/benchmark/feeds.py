@@ -52,7 +52,7 @@ def make_feeds(feeds: Feeds, inputs: Sequence[TensorSpec], name: str) -> Arrays:
         Input name → array of its shape and dtype, the same for the same arguments.
 
     Raises:
-        UsageError: A dynamic dimension has no size, or a file is to feed several inputs.
+        UsageError: A dynamic dimension has no size, an input takes no numbers, or a file is to feed several inputs.
     """
     import numpy as np
 
@@ -67,7 +67,13 @@ def make_feeds(feeds: Feeds, inputs: Sequence[TensorSpec], name: str) -> Arrays:
     made: Arrays = {}
     for spec in inputs:
         shape = _shape(feeds, spec, name)
-        dtype = np.dtype(spec.dtype)
+        try:
+            dtype = np.dtype(spec.dtype)
+        except TypeError:  # strings, as ONNX Runtime calls them
+            raise UsageError(
+                f"the input '{spec.name}' of {name} takes {spec.dtype}, and only numbers can be made up",
+                hint="time the graph behind it, whose inputs are numbers",
+            ) from None
         values = generator.normal(size=shape) if dtype.kind == "f" else np.zeros(shape)
         made[spec.name] = values.astype(dtype)
     return made

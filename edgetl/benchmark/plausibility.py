@@ -52,7 +52,9 @@ def implausible(
     found = []
     if latency.p50_ms * 1e6 < _TIMER * timer_ns:
         found.append(f"a call takes {latency.p50_ms * 1e6:.0f} ns, and timing nothing takes {timer_ns} ns")
-    if check.depends_on_input is False:
+    if not check.finite:
+        found.append("its outputs are NaN or infinite, all of them")
+    elif check.depends_on_input is False:
         found.append("its outputs are the same whatever it is fed")
     found += _disorder(latency)
     least_s = sum(

@@ -74,6 +74,8 @@ class Check:
     """Precision → multiply-adds of one inference; empty where the engine does not tell."""
     layers: tuple[Layer, ...] = ()
     """Nodes of the engine's optimised graph, with what each takes; empty where the engine does not tell."""
+    finite: bool = True
+    """Whether any output is a number on the inputs that are timed: neither NaN nor infinite."""
     reason: str = ""
     """Why ``layers`` is empty, where that is an engine's failure."""
 

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.bootstrap import Grouping
 from edgetl.benchmark.early_stopping import queries_needed
+from edgetl.benchmark.mixture import mixture_interval
 from edgetl.errors import MissingExtraError, UsageError
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 """Name → share of the calls."""
 
-_TAIL_UP = {"p99": 1.25, "p999": 1.25}
-"""By so much further than down an interval reaches up, on the logarithm. A handful of calls lie above such a
-percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well, so that an
-interval of the same factor both ways was too low in 4 to 10 of 100 cases and too high in one
-(``benchmarks/coverage.py --table latency``)."""
-_RUN_BLOCKS, _RUN_DRAWS = 20, 400
+_TAIL_UP = {"p90": 1.25, "p99": 1.25, "p999": 1.25}
+"""Of one process: by so much further than down an interval reaches up, on the logarithm. A handful of calls lie above
+such a percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well."""
+_RUN_BLOCKS, _RUN_DRAWS = 10, 400
 """Of one run in a row: blocks at most, and resamples."""
+_LEAST_ABOVE = 1.0
+"""Independent calls, at least, that are above a percentile, for an interval from one run or one process."""
 
 _HOUR_NS = 3_600_000_000_000
 _DIGITS = 3
@@ -44,7 +45,8 @@ class Latency:
     p999_ms: float | None
     """Likewise."""
     p50_interval_ms: Bounds | None
-    """Two-sided, at ``confidence``; None where one block of calls tells nothing about others."""
+    """Two-sided, at ``confidence``; None where one block of calls tells nothing about others, or where the calls of the
+    only process are so much alike that none above the percentile is independent."""
     p90_interval_ms: Bounds | None
     p99_interval_ms: Bounds | None
     p999_interval_ms: Bounds | None
@@ -95,7 +97,7 @@ def summarise(
     is left out as an outlier.
 
     Args:
-        times_ns: (n,) nanoseconds of the calls that count.
+        times_ns: (n,) nanoseconds of the calls that count, those of a process in the order in which it made them.
         process: (n,) which process made each.
         block: (n,) the block of each, within its process.
         confidence: Of the intervals.
@@ -112,7 +114,11 @@ def summarise(
     backed = {name: share for name, share in PERCENTILES.items() if len(times_ns) >= queries_needed(share)}
     ordered, shares = np.sort(times_ns), list(backed.values())
     found = dict(zip(backed, [nearest_rank(ordered, share) / 1e6 for share in shares], strict=True))
-    grouping = Grouping.of(process, block)
+    grouping, independent = Grouping.of(process, block), math.inf
+    if len(grouping.blocks) == 1:  # neighbouring blocks are alike, and no other process says by how much
+        independent = independent_calls(times_ns)
+        longer = np.arange(len(grouping.processes)) * _RUN_BLOCKS // max(_RUN_BLOCKS, len(grouping.processes))
+        grouping = Grouping.of(process, longer[grouping.cells])
     factors = bootstrap.relative_interval(
         lambda weights: bootstrap.weighted_percentiles(times_ns, grouping.cells, weights, shares),
         grouping,
@@ -122,7 +128,16 @@ def summarise(
     values: dict[str, Any] = {f"{name}{end}": None for name in PERCENTILES for end in ("_ms", "_interval_ms")}
     for (name, value), factor in zip(found.items(), factors.tolist(), strict=True):
         values[f"{name}_ms"] = value
-        values[f"{name}_interval_ms"] = _ends(name, value, factor)
+        if independent * (1.0 - PERCENTILES[name]) < _LEAST_ABOVE:
+            continue
+        if name == "p50" or len(grouping.blocks) == 1:
+            values[f"{name}_interval_ms"] = _ends(name, value, factor)
+        else:
+            low, high = mixture_interval(
+                times_ns, process, PERCENTILES[name], width=math.log(factor), confidence=confidence
+            )
+            ends = min(low / 1e6, value), max(high / 1e6, value)
+            values[f"{name}_interval_ms"] = ends if math.isfinite(ends[1]) else None
     return Latency(
         **values,
         confidence=confidence,
@@ -144,10 +159,15 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
         confidence: Of the two-sided intervals.
 
     Returns:
-        Of each percentile that there are enough calls for: see :func:`summarise`.
+        Of each percentile that there are enough calls for (see :func:`summarise`), unless calls in a row are so much
+        alike that less than one independent call is above it: such intervals held in 80 to 90 of 100 cases.
     """
-    count = len(times_ns)
-    backed = {name: share for name, share in PERCENTILES.items() if count >= queries_needed(share)}
+    count, independent = len(times_ns), independent_calls(times_ns)
+    backed = {
+        name: share
+        for name, share in PERCENTILES.items()
+        if count >= queries_needed(share) and independent * (1.0 - share) >= _LEAST_ABOVE
+    }
     blocks = min(_RUN_BLOCKS, count // 8)
     if not backed or blocks < 2:
         return {}
@@ -163,6 +183,23 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
         for (name, share), factor in zip(backed.items(), factors.tolist(), strict=True)
     }
     return {name: found for name, found in ends.items() if found is not None}
+
+
+def independent_calls(times_ns: NDArray[np.integer]) -> float:
+    """How many independent calls a run is worth, by how much each is like the one before it.
+
+    n · (1 - r) / (1 + r) of a series that remembers by r (Bayley and Hammersley 1946, Supplement to the Journal of the
+    Royal Statistical Society 8, 184-197), r being the correlation of the ranks, which a few slow calls do not change.
+
+    Args:
+        times_ns: (n,) in the order in which the calls were made.
+    """
+    ordered, count = np.sort(times_ns), len(times_ns)
+    ranks = np.searchsorted(ordered, times_ns, side="left") + np.searchsorted(ordered, times_ns, side="right")
+    centred = ranks - ranks.mean()
+    square = float(centred @ centred)
+    alike = float(centred[1:] @ centred[:-1]) / square if square > 0.0 else 0.0
+    return count * (1.0 - max(alike, 0.0)) / (1.0 + max(alike, 0.0))
 
 
 def _percentiles_of_blocks(

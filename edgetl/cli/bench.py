@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from edgetl.pipeline.bench import Benchmark, Measured
 
 _PERCENT = 100.0
+_MOST_CALLS = 10_000_000
+"""Every call is kept."""
+_MOST_THREADS = 1024
+"""More than any machine has cores: a slip of the finger, which would keep the machine busy for minutes."""
 _SHOWN = {"p999": "p99.9"}
 """Names of percentiles that print in another way."""
 
@@ -54,12 +58,16 @@ def _bench(
     unstable: Annotated[
         Undecided, typer.Option("--unstable", help="What one that is UNSTABLE does to --baseline or --bound-ms.")
     ] = Undecided.fail,
-    samples: Annotated[int, typer.Option("--samples", min=20, help="Calls each that count, over all processes.")] = 700,
+    samples: Annotated[
+        int, typer.Option("--samples", min=20, max=_MOST_CALLS, help="Calls each that count, over all processes.")
+    ] = 700,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes each.")] = 5,
     warmup: Annotated[
         int, typer.Option("--warmup", min=0, help="Calls per process planned for warming up; its end is found out.")
     ] = 20,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Per engine [default: one per core].")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="Per engine [default: one per core].")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="For dynamic batches.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help="For other dynamic dimensions.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Of bundles: this target's engine.")] = None,

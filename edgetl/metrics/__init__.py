@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, UnknownNameError
+from edgetl.metrics.influences import Influences, true_accept_influences
 from edgetl.metrics.verification import (
     CELLS,
     FAR,
@@ -33,7 +34,7 @@ from edgetl.runtime.decision import sigmoid, softmax
 from edgetl.tomlfile import did_you_mean
 
 __all__ = [
-    "CELLS", "FAR", "Metric", "Verification", "Weighted", "allowed_metrics", "brier", "default_metric",
+    "CELLS", "FAR", "Influences", "Metric", "Verification", "Weighted", "allowed_metrics", "brier", "default_metric",
     "expected_calibration_error", "metric", "resample_block", "resample_weights", "verification",
 ]  # fmt: skip
 
@@ -55,6 +56,9 @@ class Metric:
     by_identity: bool = False
     """Of pairs: the labels are identities, all samples of an identity have one weight, and identities are drawn."""
     prepare: Callable[[Floats, NDArray[np.int64]], Weighted] = field(repr=False)
+    influences: Callable[[Floats, NDArray[np.int64]], Influences] | None = field(default=None, repr=False)
+    """Of outputs and labels, of a metric of identities: how much each of these, and each two, move it; None of others,
+    whose samples can be drawn."""
 
     def weighted(self, outputs: NDArray[np.floating], labels: NDArray[Any]) -> Weighted:
         """The metric of these samples as a function of their weights.
@@ -176,9 +180,9 @@ def resample_weights(random: np.random.Generator, units: NDArray[np.int64], coun
     return result
 
 
-def resample_block(metric: Metric, samples: int) -> int:
-    """How many resamples of so many samples to work on at a time; of identities more, which are fewer."""
-    return max(1, CELLS * (10 if metric.by_identity else 1) // samples)
+def resample_block(samples: int) -> int:
+    """How many resamples of so many samples to work on at a time."""
+    return max(1, CELLS // samples)
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
@@ -321,6 +325,7 @@ _METRICS = {
             needs=NEEDS,
             by_identity=True,
             prepare=true_accepts,
+            influences=true_accept_influences,
         ),
     )
 }

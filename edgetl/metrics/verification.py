@@ -53,9 +53,9 @@ def verification(embeddings: NDArray[np.floating], identities: NDArray[Any], far
     values, marks = checked(embeddings, identities)
     if not np.isfinite(values).all():
         raise DataError("embeddings hold NaN or infinite values: no threshold can be found from them")
-    pairs = _pairs(values, marks)
+    pairs = pairs_of(values, marks)
     genuine, impostors = np.concatenate(pairs.genuine), pairs.impostors
-    allowed = _allowed(far, len(impostors))
+    allowed = allowed_accepts(far, len(impostors))
     if not len(genuine) or not len(impostors):
         raise DataError(f"verification needs {NEEDS}")
     refused = -float(np.partition(-impostors, allowed)[allowed])
@@ -68,7 +68,7 @@ def verification(embeddings: NDArray[np.floating], identities: NDArray[Any], far
     return Verification(float((genuine >= threshold).mean()), threshold, len(genuine), len(impostors))
 
 
-class _Pairs(NamedTuple):
+class Pairs(NamedTuple):
     """Cosines of all pairs."""
 
     genuine: list[Floats]
@@ -79,7 +79,8 @@ class _Pairs(NamedTuple):
     """Of each impostor pair, the one identity's place times the number of identities, plus the other's."""
 
 
-def _pairs(embeddings: Floats, identities: NDArray[np.int64]) -> _Pairs:
+def pairs_of(embeddings: Floats, identities: NDArray[np.int64]) -> Pairs:
+    """Cosines of all pairs of embeddings (n, d) with identities (n,)."""
     if identities.ndim != 1:
         raise DataError(f"identities are one number per sample; they have the shape {list(identities.shape)}")
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -94,11 +95,11 @@ def _pairs(embeddings: Floats, identities: NDArray[np.int64]) -> _Pairs:
         genuine.append(cosines[:, : end - start][np.triu_indices(end - start, 1)])
         impostors.append(cosines[:, end - start :].ravel())
         places.append(np.tile(name * len(names) + codes[end:], end - start))
-    return _Pairs(genuine, np.concatenate(impostors), np.concatenate(places))
+    return Pairs(genuine, np.concatenate(impostors), np.concatenate(places))
 
 
-def _allowed(far: float, impostors: int) -> int:
-    """How many impostor pairs may be accepted."""
+def allowed_accepts(far: float, impostors: int) -> int:
+    """How many of so many impostor pairs may be accepted."""
     if not 0.0 < far < 1.0:
         raise DataError(f"a false accept rate is between 0 and 1, not {far}")
     return math.floor(far * impostors + 1e-9)  # 0.29 times 100 is 28.999…
@@ -111,7 +112,7 @@ def true_accepts(outputs: Floats, labels: NDArray[np.int64]) -> Weighted:
         outputs: Embeddings (n, d).
         labels: Identities (n,).
     """
-    pairs = _pairs(outputs, labels)
+    pairs = pairs_of(outputs, labels)
     _, one_of, counts = np.unique(labels, return_index=True, return_counts=True)
     genuine = [np.sort(-part) for part in pairs.genuine]
     sizes = np.array([len(part) for part in genuine], dtype=np.float64)
@@ -127,7 +128,7 @@ def true_accepts(outputs: Floats, labels: NDArray[np.int64]) -> Weighted:
     return weighted
 
 
-def _first_refused(pairs: _Pairs, drawn: Floats, limits: Floats) -> Floats:
+def _first_refused(pairs: Pairs, drawn: Floats, limits: Floats) -> Floats:
     """The highest impostor score with which more than the limit would be accepted; (b,), 2 where there is none.
 
     Args:

@@ -18,15 +18,14 @@ proportions. And ten samples on which two models agree altogether would bound th
 below that of top-1 for n samples without a single difference (:func:`edgetl.parity.paired.least_bound`).
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
-of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93). An identity that was drawn c times
-brings its own genuine pairs c times. Two identities drawn c and d times bring their impostor pairs c · d times. Copies
-of one identity are still one person: pairs between them are not impostors, and they are not counted as genuine either,
-since among them would be each sample with itself, and every other pair a second time.
+of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
+the metric but its linear part: :mod:`edgetl.parity.identities` says why.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,11 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
+from edgetl.parity.identities import linear_drop
 from edgetl.parity.paired import least_bound
+
+_Drops = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Weights (n, b): b sets of them → the drop with each set, (b,); NaN where it has no value."""
 
 _TRIES = 50
 """Resamples drawn, at most, for each one that is wanted."""
@@ -102,13 +105,19 @@ def paired_drop(
     drop = metric(reference, labels) - metric(outputs, labels)
     if not np.isfinite(outputs).all():
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
-    pair = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     random = np.random.default_rng(seed)
-    units = _gathered(_units(metric, np.asarray(labels), groups), random)
-    found = _resampled(pair, units, resamples, resample_block(metric, len(labels)), random)
+    units = _units(metric, np.asarray(labels), groups)
+    if metric.influences is None:
+        drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
+    else:
+        marks = np.asarray(labels, dtype=np.int64)
+        influences = (metric.influences(each.astype(np.float64), marks) for each in (reference, outputs))
+        drops = linear_drop(drop, *influences)
+        units = np.arange(int(units.max()) + 1)
+    found = _resampled(drops, _gathered(units, random), resamples, random)
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
-        _tilted(pair, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
+        _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
     n = len(labels)
     return Drop(
@@ -146,7 +155,7 @@ class _Resamples:
     """Sum over the units that were drawn, (resamples,)."""
 
 
-def _tilted(pair: _Pair, found: _Resamples, drop: float, confidence: float, sign: float) -> float:
+def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sign: float) -> float:
     """The bound on one side: upper where the sign is 1, lower where it is -1.
 
     With weights exp(τ·influence), made to sum up to one, a resample is exp(τ·S - m·log mean exp(τ·influence)) times as
@@ -225,7 +234,7 @@ def _gathered(units: NDArray[np.int64], random: np.random.Generator) -> NDArray[
     return gathered
 
 
-def _influence(pair: _Pair, units: NDArray[np.int64], block: int) -> NDArray[np.float64]:
+def _influence(pair: _Drops, units: NDArray[np.int64], block: int) -> NDArray[np.float64]:
     """By how much the drop rises with a unit's weight, (units,), in units of one over their number; with mean 0."""
     many = int(units.max()) + 1
     whole = float(pair(np.ones((len(units), 1)))[0])
@@ -247,13 +256,13 @@ def _size(influence: NDArray[np.float64]) -> float:
 
 
 def _resampled(
-    pair: _Pair,
+    pair: _Drops,
     units: NDArray[np.int64],
     resamples: int,
-    block: int,
     random: np.random.Generator,
 ) -> _Resamples:
     """Resamples with what nobody saw added; where the metric has no value, another one is drawn."""
+    block = resample_block(len(units))
     influence = _influence(pair, units, block)
     # Of their own, so that the size of a block changes nothing.
     unseen = np.random.default_rng(random.integers(0, 2**63))

@@ -20,7 +20,7 @@ from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
 from edgetl.benchmark.things import thing_at
-from edgetl.errors import BudgetError, MeasurementError
+from edgetl.errors import BudgetError, MeasurementError, UsageError
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import (
     SCHEMA,
@@ -35,6 +35,7 @@ from edgetl.pipeline.timing import (
     unstable_lines,
     what_to_do,
 )
+from edgetl.runtime.bundle import MANIFEST
 from edgetl.store import storage_errors
 
 
@@ -145,15 +146,23 @@ def bench_things(
         reporter: Is told how it goes.
 
     Raises:
-        UsageError: Something cannot be timed, or has a dynamic dimension for which no size was given.
+        UsageError: Something cannot be timed, or has a dynamic dimension for which no size was given; ``output`` is no
+            place for a file; or a target is asked for where nothing is a bundle.
         MeasurementError: A result cannot be true, or a process died.
     """
     plan, feeds, reporter = plan or Plan(), feeds or Feeds(), reporter or Silent()
     paths = [*things, *against, *([baseline] if baseline else [])]
+    if output is not None:
+        _check_place(output)
     opened = [
         thing_at(path, name=name, target=target, precision=precision, provider=provider)
         for path, name in zip(paths, _names(paths), strict=True)
     ]
+    if (target or precision) and not any((path / MANIFEST).is_file() for path in paths):
+        raise UsageError(
+            "a target and a precision choose among the engines of a bundle, and nothing here is a bundle",
+            hint="leave out --target and --precision",
+        )
     sampled, conditions = sampling.observe(
         opened, feeds, plan, progress=lambda done, total: reporter.progress("passes", done, total)
     )
@@ -270,6 +279,14 @@ def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Ma
     ]
     if found:
         raise MeasurementError("a measurement cannot be true:\n  " + "\n  ".join(found))
+
+
+def _check_place(output: Path) -> None:
+    """Before minutes of measuring are lost."""
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder", hint=f"--output {output / 'calls.json'}")
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"there is no folder {output.parent} to write {output.name} to", hint=f"mkdir {output.parent}")
 
 
 def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -122,7 +122,8 @@ class Bundle:
         ]
         if not fitting:
             there = ", ".join(f"{engine.target} {engine.precision}" for engine in self.engines) or "none"
-            raise UnknownNameError(f"the bundle has no engine for {target or 'any target'}; it has {there}")
+            wanted = " ".join(name for name in (target, precision) if name)
+            raise UnknownNameError(f"the bundle has no engine for {wanted or 'any target'}; it has {there}")
         usable = [engine for engine in fitting if engine.status == "ready"]
         usable = usable or [engine for engine in fitting if engine.status == "built"]
         if not usable:
@@ -322,7 +323,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(text)
         as_written = isinstance(manifest, dict) and text == manifest_text(manifest)
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from None
+        why = f"it has no {MANIFEST}" if folder.exists() else "it is not there"
+        raise BundleError(f"{folder} is not a bundle: {why}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != 1:
@@ -415,6 +417,8 @@ def _check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None
     if key is not None:
         try:
             trusted = load_pem_public_key(key.read_bytes())
+        except FileNotFoundError:
+            raise BundleError(f"there is no public key {key}") from None
         except (OSError, ValueError) as error:
             raise BundleError(f"{key} is not a public key in PEM: {error}") from None
         if not isinstance(trusted, Ed25519PublicKey) or trusted.public_bytes_raw() != public:

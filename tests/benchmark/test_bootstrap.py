@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap, summary
 from edgetl.benchmark.bootstrap import Grouping, student_quantile, weighted_percentiles
-from edgetl.benchmark.summary import run_intervals, summarise
+from edgetl.benchmark.summary import independent_calls, run_intervals, summarise
 
 CASES, DRAWS, PER_BLOCK, BLOCKS = 1000, 100, 10, 8
 
@@ -79,9 +79,9 @@ def test_the_interval_of_a_99th_percentile_does_with_as_many_calls_as_a_bench_ma
     assert 0.92 <= hits / len(logs) <= 0.98  # of 500, at 95%: one point is a standard error
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.7])
-def test_the_intervals_of_one_run_hold_the_truth(memory: float) -> None:
-    logs = simulated(np.random.default_rng(18), 1, 100, memory=memory, between=0.0)[:400, 0]
+@pytest.mark.parametrize(("memory", "calls"), [(0.0, 1000), (0.7, 1000), (0.9, 5000)])
+def test_the_intervals_of_one_run_hold_the_truth(memory: float, calls: int) -> None:
+    logs = simulated(np.random.default_rng(18), 1, calls // PER_BLOCK, memory=memory, between=0.0)[:400, 0]
     truths = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
     hits = dict.fromkeys(truths, 0)
     for case in logs:
@@ -91,6 +91,31 @@ def test_the_intervals_of_one_run_hold_the_truth(memory: float) -> None:
             low, high = found[name]
             hits[name] += low <= 10 * np.exp(truth * 0.05) <= high
     assert all(0.92 <= count / len(logs) <= 0.985 for count in hits.values()), hits
+
+
+def test_a_run_whose_calls_are_alike_has_no_interval_of_what_it_hardly_saw() -> None:
+    """Of 1,000 calls with a memory of 0.9, worth some 55, half of one is above p99: its interval held in 87 of 100."""
+    logs = simulated(np.random.default_rng(19), 1, 100, memory=0.9, between=0.0)[:300, 0]
+    held = 0
+    for case in logs:
+        times = np.rint(np.exp(case) * 1e7).astype(np.int64)
+        assert 30 < independent_calls(times) < 100
+        found = run_intervals(times)
+        assert set(found) == {"p50", "p90"}
+        held += found["p90"][0] <= 10 * np.exp(1.2815515655446004 * 0.05) <= found["p90"][1]
+        alone = summarise(times, np.zeros(1000, np.int64), np.arange(1000) // PER_BLOCK, draws=10)
+        assert alone.p90_interval_ms is not None
+        assert (alone.p99_ms is not None, alone.p99_interval_ms) == (True, None)
+    assert 0.92 <= held / len(logs) <= 0.985
+
+
+def test_how_many_independent_calls_there_are() -> None:
+    random = np.random.default_rng(21)
+    assert independent_calls(random.integers(0, 10**6, 10_000)) == pytest.approx(10_000, rel=0.05)
+    assert independent_calls(np.repeat(random.integers(0, 10**6, 1000), 10)) == pytest.approx(530, rel=0.1)
+    assert independent_calls(np.full(100, 7)) == 100, "nothing varies"
+    assert independent_calls(np.arange(100)) < 4, "a drift"
+    assert independent_calls(np.tile([1, 2], 50)) == 100, "what changes to and fro is worth no more than it is"
 
 
 @pytest.mark.parametrize("count", [5000, 1_000_000])
@@ -106,7 +131,8 @@ def test_a_run_of_many_calls_is_resampled_exactly(count: int) -> None:
 
 def test_a_run_of_few_calls_has_no_intervals() -> None:
     assert run_intervals(np.arange(1, 12)) == {}
-    assert set(run_intervals(np.arange(1000, 1064))) == {"p50", "p90"}
+    times = np.random.default_rng(22).permutation(np.arange(1000, 1064))
+    assert set(run_intervals(times)) == {"p50", "p90"}
 
 
 def test_the_interval_of_one_process_holds_the_truth_of_that_process() -> None:

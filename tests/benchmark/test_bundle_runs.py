@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def test_every_scenario_of_a_bundle(bundle: Bundle, scenario: str) -> None:
     assert shown["samples per second"]
     assert ("p50" in shown) == (scenario != "offline")
     assert ("bound of 500 ms" in shown) == (scenario in ("server", "fixed-rate"))
+
+
+def test_a_percentile_of_queries_that_are_alike_is_told_to_have_no_interval(bundle: Bundle) -> None:
+    found = bench_scenario(bundle, plan("single-stream"), Drive(threads=1))
+    assert isinstance(found, ScenarioResult)
+    drifting = found.times.scheduled_ns + 1_000_000 + 1000 * np.arange(found.queries)
+    slow = ScenarioResult(plan=found.plan, times=replace(found.times, ended_ns=drifting))
+    assert set(slow.intervals_ms) <= {"p50"}
+    assert "(no interval: too few queries are independent of each other)" in dict(rows(slow))["p90"]
+    assert slow.to_json()["latency_ms"]["p90"] > 1
 
 
 def test_the_highest_rate(bundle: Bundle) -> None:

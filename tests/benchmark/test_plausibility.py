@@ -40,6 +40,11 @@ def test_outputs_that_do_not_depend_on_inputs() -> None:
     assert doubts(latency(), depends=False) == ("its outputs are the same whatever it is fed",)
 
 
+def test_outputs_that_are_no_numbers_are_told_as_such() -> None:
+    check = Check(depends_on_input=False, multiply_adds={}, finite=False)
+    assert implausible(latency(), check, timer_ns=60) == ("its outputs are NaN or infinite, all of them",)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [({"p50_ms": 1.3}, "its p50 (1.3000 ms) is above its p90 (1.2000 ms)"),

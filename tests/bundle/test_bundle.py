@@ -249,12 +249,20 @@ def test_another_key(make_bundle: MakeBundle, tmp_path: Path, signing_key: Path)
         open_bundle(folder, key=public(signing_key))
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\0", None])
-def test_a_public_key_that_is_none(make_bundle: MakeBundle, tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "k.pem").write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\0"])
+def test_a_public_key_that_is_none(make_bundle: MakeBundle, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "k.pem").write_bytes(content)
     with pytest.raises(BundleError, match="is not a public key in PEM"):
         open_bundle(make_bundle(), key=tmp_path / "k.pem")
+
+
+def test_a_public_key_and_a_bundle_that_are_not_there(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"^there is no public key .*nowhere\.pem$"):
+        open_bundle(make_bundle(), key=tmp_path / "nowhere.pem")
+    with pytest.raises(BundleError, match=r"nowhere is not a bundle: it is not there$"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
+        open_bundle(tmp_path)
 
 
 def test_a_private_key_given_as_the_public_one(make_bundle: MakeBundle, signing_key: Path) -> None:
@@ -291,6 +299,8 @@ def test_choosing_an_engine(make_bundle: MakeBundle) -> None:
         bundle.choose(target="jetson")
     with pytest.raises(UnknownNameError, match="no engine for fast-gpu; it has slow-cpu fp32, fast-cpu int8"):
         bundle.choose(target="fast-gpu")
+    with pytest.raises(UnknownNameError, match="no engine for int2; it has"):
+        bundle.choose(precision="int2")
     with pytest.raises(UnknownNameError):
         bundle.choose(target="fast-cpu", precision="fp32")
 

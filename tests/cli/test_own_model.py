@@ -295,6 +295,51 @@ def test_bench_of_any_graph_and_of_what_cannot_be_timed(command, tmp_path):
     assert "NoSuchProvider" in err
 
 
+def elementwise(*nodes, kind=TensorProto.FLOAT):
+    """A graph from x to y, of rows of four; the constant zero is 0."""
+    value = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
+    ports = [helper.make_tensor_value_info(name, kind, ["N", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node(*node) for node in nodes], "g", ports[:1], ports[1:],
+        [value] if kind == TensorProto.FLOAT else [],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_bench_of_graphs_that_answer_no_numbers_or_take_none(command, tmp_path):
+    quick = ("--samples", "20", "--processes", "1", "--no-roofline")
+    nan = elementwise(("Mul", ["x", "zero"], ["a"]), ("Div", ["a", "zero"], ["y"]))
+    code, _, err = command("bench", save(nan, tmp_path, "nan.onnx"), *quick)
+    assert code == 5
+    assert "nan.onnx: its outputs are NaN or infinite, all of them" in err
+    strings = elementwise(("Identity", ["x"], ["y"]), kind=TensorProto.STRING)
+    code, _, err = command("bench", save(strings, tmp_path, "strings.onnx"), *quick)
+    assert code == 2
+    assert "the input 'x' of" in err and "takes tensor(string), and only numbers can be made up" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--output", "nowhere/calls.json"], ["there is no folder nowhere to write calls.json to", "mkdir nowhere"]),
+        (["--output", "."], [". is a folder", "--output calls.json"]),
+        (["--target", "x86-64-cpu"], ["nothing here is a bundle", "leave out --target"]),
+        (["--precision", "int8"], ["nothing here is a bundle"]),
+        (["--threads", "10000"], ["--threads", "1024"]),
+        (["--samples", "99999999999"], ["--samples", "10000000"]),
+    ],
+)
+def test_bench_refuses_before_it_measures(command, tmp_path, monkeypatch, given, words):
+    monkeypatch.chdir(tmp_path)
+    graph = save(classifier(), tmp_path, "graph.onnx")
+    began = time.monotonic()
+    code, out, err = command("bench", graph, "--samples", "20", *given)
+    assert code == 2 and not out
+    assert all(word in err for word in words), err
+    assert time.monotonic() - began < 5
+
+
 def text_model():
     """Token identifiers and a mask, both int64: embedding, two products over rows, masked mean, three classes."""
     generator = np.random.default_rng(1)
