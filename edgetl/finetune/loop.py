@@ -132,9 +132,9 @@ def train_phase(
 
     Raises:
         MissingExtraError: torch or accelerate is not installed.
-        ModelError: The loss or weights became NaN or infinite, memory of the GPU ran out, or the phase selects
-            nothing.
-        DataError: There is no sample to learn from.
+        TrainingError: The loss or weights became NaN or infinite, or memory of the GPU ran out.
+        ModelError: The phase selects nothing.
+        DataError: There is no sample to learn from, or samples hold NaN.
     """
     try:
         import accelerate  # noqa: F401 - asked for here, where its absence can be explained

@@ -16,7 +16,7 @@ import torch
 
 from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
-from edgetl.errors import ModelError
+from edgetl.errors import TrainingError
 from edgetl.finetune.features import TorchExtractor
 from edgetl.finetune.loop import train_phase
 from edgetl.finetune.memory import kept_between_steps
@@ -124,16 +124,16 @@ def test_a_step_that_does_not_fit(
 ) -> None:
     monkeypatch.setattr(Trainer, "_one_step", out_of_memory)
     module, phase = network(), Phase.model_validate({**PHASE.model_dump(), "batchnorm": batchnorm})
-    with pytest.raises(ModelError, match=f"the GPU's memory does not hold {at_a_time} samples at a time") as caught:
+    with pytest.raises(TrainingError, match=f"the GPU's memory does not hold {at_a_time} samples at a time") as caught:
         train_phase(module, data, phase, Finetune(**settings), stages(module), seed=0)
-    assert caught.value.exit_code == 2 and hint in str(caught.value.hint)
+    assert caught.value.exit_code == 1 and hint in str(caught.value.hint)
     assert not isinstance(caught.value, torch.OutOfMemoryError) and caught.value.__suppress_context__
 
 
 def test_a_network_that_does_not_fit(data: Data, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     module = network()
     monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
-    with pytest.raises(ModelError, match=r"does not hold the network of 0\.1 million parameters") as caught:
+    with pytest.raises(TrainingError, match=r"does not hold the network of 0\.1 million parameters") as caught:
         train_phase(module, data, PHASE, Finetune(), stages(module), seed=0)
     assert caught.value.hint == 'finetune.device = "cpu"'
 
@@ -153,9 +153,11 @@ def test_features_that_do_not_fit(network: Network, monkeypatch: pytest.MonkeyPa
     extractor = TorchExtractor(network(), "classifier")
     images = np.zeros((2, 3, 32, 32), dtype=np.float32)
     monkeypatch.setattr(extractor, "_body", out_of_memory)
-    with pytest.raises(ModelError, match="does not hold 2 samples at a time, of which features are computed") as caught:
+    with pytest.raises(
+        TrainingError, match="does not hold 2 samples at a time, of which features are computed"
+    ) as caught:
         extractor(images)
     assert 'finetune.device = "cpu"' in str(caught.value.hint)
     monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
-    with pytest.raises(ModelError, match="does not hold the frozen backbone"):
+    with pytest.raises(TrainingError, match="does not hold the frozen backbone"):
         TorchExtractor(network(), "classifier")
