@@ -136,6 +136,11 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         ('"x86-64-cpu"\n', '"a"\nprecisions = ["int4"]\n', r":8: target\.0\.precisions\.0: .*'int4'"),
         ('"x86-64-cpu"\n', '"a"\n[export]\nbatch = { min = 4, max = 2 }\n', r":9: export\.batch: min is 4, max is 2"),
         ('"x86-64-cpu"\n', '"a"\n[model]\nbackbone = "resnet18"\n', r":8: model: .*timm:<model name>"),
+        (
+            '"x86-64-cpu"\n',
+            '"a"\n[model]\nbackbone = "tables:mlp"\n',
+            r':8: model: .*"hub", which has none of tables:mlp; write weights = "none"',
+        ),
         ('"x86-64-cpu"\n', '"a"\n[parity]\nmax_drop = nan\n', r":9: parity\.max_drop: "),
         ('"x86-64-cpu"\n', '"a"\n[finetune]\nphases = 3\n', r":9: finetune\.phases: .*\(it is 3\)"),
         ('"x86-64-cpu"\n', '"a"\n[data.mean]\n', r"data\.mean: "),

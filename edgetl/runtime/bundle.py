@@ -122,7 +122,11 @@ class Bundle:
         ]
         if not fitting:
             there = ", ".join(f"{engine.target} {engine.precision}" for engine in self.engines) or "none"
-            raise UnknownNameError(f"the bundle has no engine for {target or 'any target'}; it has {there}")
+            asked = f"{target or 'any target'}{f' in {precision}' if precision else ''}"
+            raise UnknownNameError(
+                f"the bundle has no engine for {asked}; it has {there}",
+                hint="one of these, by its target's name; `edgetl build` makes others",
+            )
         usable = [engine for engine in fitting if engine.status == "ready"]
         usable = usable or [engine for engine in fitting if engine.status == "built"]
         if not usable:

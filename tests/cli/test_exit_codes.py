@@ -100,7 +100,7 @@ def test_a_configuration_that_cannot_be_used(edgetl, variant, old, new, words, h
         (["build", "--nope"], ["--nope"]),
         (["biuld"], ["biuld"]),
         (["build", "nowhere"], ["nowhere"]),
-        (["build", "CONFIG", "--target", "nope"], ["no target nope", "x86-64-cpu"]),
+        (["build", "CONFIG", "--target", "nope"], ["no target nope", "x86-64-cpu", "try: --target x86-64-cpu"]),
         (["build", "CONFIG", "--set", "finetune.seed"], ["finetune.seed", "KEY=VALUE"]),
         (["build", "CONFIG", "--set", "finetune.sede=1"], ["finetune.sede", "'seed'?"]),
         (["build", "CONFIG", "--force", "finetun"], ["no stage 'finetun'", "'finetune'?"]),
@@ -123,6 +123,30 @@ def test_a_command_line_that_cannot_be_used(edgetl, variant, arguments, words):
     assert done.document["result"]["exit_code"] == 2
     assert done.document["result"]["message"]
     variant.assert_unpublished()
+
+
+def test_a_target_is_one_that_the_project_lists_by_name_or_by_file(edgetl, variant):
+    own, other = variant.folder / "boards" / "mine.toml", variant.folder / "other.toml"
+    own.parent.mkdir()
+    text = (Path(__file__).parents[2] / "targets" / "intel-cpu.toml").read_text(encoding="utf-8")
+    own.write_text(text, encoding="utf-8")
+    other.write_text(text, encoding="utf-8")
+    variant.edit(('"intel-cpu"', '"boards/mine.toml"'))
+
+    def plan(target, **where):
+        return edgetl("build", variant.config, "--target", target, "--dry-run", **where)
+
+    has = "; it has x86-64-cpu, mine, rtx-pc, jetson-orin-nano"
+    listed = "--target chooses among the targets that edgetl.toml lists"
+    done = plan("./other.toml", cwd=variant.folder)
+    done.failed(2, f"no target ./other.toml{has}", listed, hint=f'[[target]] with device = "{other}"')
+    done = plan("raspberry-pi-5")
+    done.failed(2, f"no target raspberry-pi-5{has}", listed, hint='[[target]] with device = "raspberry-pi-5"')
+    done = plan("./none.toml", cwd=variant.folder)
+    done.failed(2, f"no target ./none.toml{has}; and there is no file {variant.folder}/none.toml", hint="--target x86")
+    for name, where in (("mine", None), ("boards/mine.toml", variant.folder), ("./mine.toml", own.parent), (own, None)):
+        done = plan(name, cwd=where)
+        assert done.code == 0, done.err
 
 
 def test_an_environment_variable_is_checked_too(edgetl, variant):
