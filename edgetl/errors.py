@@ -6,9 +6,11 @@
     │   └── UnknownNameError          2  no such target, recipe, example, backend, stage
     ├── DataError                     3  the data set cannot be used as it is
     │   ├── ImageError                3  one image cannot be decoded, or is too large
-    │   └── LeakError                 3  the same content stands in two splits
-    ├── ModelError                    2  weights or a model do not fit what was asked of them, or training cannot go on
+    │   ├── LeakError                 3  the same content stands in two splits
+    │   └── TokenizerError            3  a tokenizer does not fit the network or the texts
+    ├── ModelError                    2  weights or a model do not fit what was asked of them
     │   └── ExportError               1  the exported graph is not the PyTorch model
+    ├── TrainingError                 1  a training cannot go on: it came to NaN, or the GPU's memory ran out
     ├── ParityError                   4  no engine of a target was shown to be as good as the reference
     ├── BudgetError                   5  a latency budget was missed, or something is slower than it may be
     ├── MeasurementError              5  a measurement that cannot be finished, or cannot be believed
@@ -69,15 +71,26 @@ class LeakError(DataError):
     """The same content stands in two splits."""
 
 
+class TokenizerError(DataError):
+    """A tokenizer makes numbers of texts that the network cannot take: it has more tokens than the network's
+    vocabulary, or gives words the id of the padding."""
+
+
 class ModelError(EdgetlError):
-    """Weights or a model do not fit what was asked of them, or training cannot go on: shapes and names, a tokenizer of
-    another model, a loss that became NaN, a step that the GPU's memory does not hold."""
+    """Weights or a model do not fit what was asked of them: shapes, names, a damaged file."""
 
     exit_code = 2
 
 
 class ExportError(ModelError):
     """The exported graph does not compute what the PyTorch model computes."""
+
+    exit_code = 1
+
+
+class TrainingError(EdgetlError):
+    """A training cannot go on: its loss or weights became NaN or infinite, or a GPU's memory does not hold a step. What
+    was kept before stays as it was."""
 
     exit_code = 1
 

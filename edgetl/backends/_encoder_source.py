@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.backends import huggingface
-from edgetl.errors import MissingExtraError, ModelError, SetupError
+from edgetl.errors import MissingExtraError, ModelError, SetupError, TokenizerError
 from edgetl.runtime.preprocessing.text import vocabulary_of
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
@@ -48,7 +48,8 @@ def read_source(weights: str, backbone: str) -> Source:
 
     Raises:
         ModelError: A file is missing or damaged; the weights are a pickle or in several parts; the config is of a kind
-            of network that transformers does not know; or the tokenizer has more tokens than the network.
+            of network that transformers does not know.
+        TokenizerError: The tokenizer has more tokens than the network's vocabulary.
         SetupError: A package is not installed, or the hub cannot be reached.
         MissingExtraError: tokenizers, transformers or huggingface_hub is not installed.
     """
@@ -122,7 +123,7 @@ def _checked(where: str, config: dict[str, Any], tokenizer: str, weights: Path |
     if not isinstance(size, int):
         raise ModelError(f"{where}: a network of model_type '{config['model_type']}' reads no texts", hint=_HINT)
     if vocabulary > size:
-        raise ModelError(
+        raise TokenizerError(
             f"{where}: the tokenizer has ids up to {vocabulary - 1}, the network's vocabulary has {size}: they do not"
             " belong together",
             hint=_HINT,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgetl.backends._encoder_source import Source as Source
 from edgetl.backends._encoder_source import read_source as read_source
 from edgetl.backends._encoder_source import transformers_config
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import MissingExtraError, ModelError, TokenizerError
 from edgetl.tomlfile import did_you_mean
 
 if TYPE_CHECKING:
@@ -75,8 +75,9 @@ def build(
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
-        ModelError: No such network, a wrong size, a tokenizer with more tokens than the network, one that cannot read
-            so long a text, or one that is no encoder of texts.
+        ModelError: No such network, a wrong size, one that cannot read so long a text, or one that is no encoder of
+            texts.
+        TokenizerError: The tokenizer has more tokens than the network's vocabulary.
     """
     if dropout is not None and not 0.0 <= dropout < 1.0:
         raise ModelError(f"dropout is {dropout}; it is a probability from 0 to below 1")
@@ -84,7 +85,7 @@ def build(
         if size < 1:
             raise ModelError(f"{backbone} was asked for {what} = {size}; it needs at least one")
     if not 0 <= pad < vocabulary:
-        raise ModelError(f"the padding has the id {pad}; the tokenizer has ids from 0 to {vocabulary - 1}")
+        raise TokenizerError(f"the padding has the id {pad}; the tokenizer has ids from 0 to {vocabulary - 1}")
     family = backbone.partition(":")[0]
     made = _classes()
     module: nn.Module
@@ -189,7 +190,7 @@ def _encoder(
     if getattr(values, "is_encoder_decoder", False) or not isinstance(size, int):
         raise ModelError(f"{backbone} is of model_type '{values.model_type}', which is no encoder of texts", hint=_HINT)
     if size < vocabulary:
-        raise ModelError(
+        raise TokenizerError(
             f"the tokenizer has {vocabulary} tokens and {backbone} a vocabulary of {size}: they do not belong together",
             hint=_HINT,
         )

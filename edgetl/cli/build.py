@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from edgetl.pipeline import Outcome
 
-Target = Annotated[list[str] | None, typer.Option("--target", help="Only this target of the project; may be repeated.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="Only this target of edgetl.toml, by name or file; may be repeated."),
+]
 Force = Annotated[list[str] | None, typer.Option("--force", metavar="STAGE", help="Make this stage again.")]
 
 _VERBS = {

@@ -97,6 +97,26 @@ class Phase(Section):
             raise ValueError(f'train = "{self.train}" caches no features: views are of train = "head"')
         return self
 
+    @model_validator(mode="after")
+    def _everything_counts(self) -> Phase:
+        """Values that would change nothing were meant to change something."""
+        usual = type(self).model_fields
+        if self.train == "head":
+            if self.batchnorm != usual["batchnorm"].default:
+                raise ValueError(
+                    f'train = "head" has no BatchNorm that batchnorm = "{self.batchnorm}" could be about: the head'
+                    " learns on features of the frozen backbone"
+                )
+            if self.layer_decay != 1.0:
+                raise ValueError(f'train = "head" trains one layer: layer_decay = {self.layer_decay} has no other one')
+            if self.views > self.epochs:
+                raise ValueError(f"views = {self.views} are cached, and epochs = {self.epochs} take one each")
+        for name in ("step_epochs", "gamma"):
+            value = getattr(self, name)
+            if value != usual[name].default and self.schedule != "step":
+                raise ValueError(f'{name} = {value} is of schedule = "step"; {self.schedule} has none')
+        return self
+
     @property
     def peak_lr(self) -> float:
         """The learning rate, where none was given its default."""
@@ -196,6 +216,11 @@ class Finetune(Section):
                 raise ValueError(f'focal_gamma of phase {number} is of the focal loss: loss = "focal" is missing')
         if self.momentum != momentum and self.optimizer != "sgd":
             raise ValueError(f'momentum = {self.momentum} is of optimizer = "sgd"; {self.optimizer} has none')
+        if self.dropout and self.phases and all(phase.train == "head" for phase in self.phases):
+            raise ValueError(f"dropout = {self.dropout} is of phases that train more than the head, and there is none")
+        longest = max((phase.epochs for phase in self.phases), default=0)
+        if self.average_last > max(1, longest):
+            raise ValueError(f"average_last = {self.average_last} epochs are more than a phase has: {longest} at most")
         return self
 
     @model_validator(mode="after")

@@ -165,7 +165,12 @@ def _explain(sources: _Sources, detail: ErrorDetails) -> str:
     where = sources.giver(key) or sources.place(key)
     name = ".".join(str(part) for part in key) or "the file"
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(key[:-1])
+        table = _table(key[:-1])
+        inner = [field for field, kind in _tables_of(table).items() if key[-1] in kind.model_fields]
+        if inner:  # finetune.lr, which is a phase's
+            place = ".".join(str(part) for part in (*key[:-1], inner[0]))
+            return f"{where}: unknown key '{name}'; '{key[-1]}' is a key of {place}"
+        known = [field.alias or name for name, field in table.model_fields.items()]
         return f"{where}: unknown key '{name}'; {tomlfile.did_you_mean(str(key[-1]), known)}"
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if detail["type"] in ("missing", "value_error") else f" (it is {detail['input']!r})"
@@ -176,16 +181,24 @@ def _explain(sources: _Sources, detail: ErrorDetails) -> str:
     return f"{where}:{named} {message}{given}{with_}"
 
 
-def _known_keys(key: list[str | int]) -> list[str]:
-    """The field names of the table that ``key`` leads to."""
-    model: Any = Config
+def _table(key: list[str | int]) -> type[BaseModel]:
+    """The table that ``key`` leads to."""
+    model: type[BaseModel] = Config
     for part in key:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        nested = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(kind for kind in nested if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return [field.alias or name for name, field in model.model_fields.items()]
+        if isinstance(part, str):
+            model = _tables_of(model)[part]
+    return model
+
+
+def _tables_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The tables, and lists of tables, right inside a table."""
+    found = {}
+    for name, info in model.model_fields.items():
+        nested = [info.annotation, *getattr(info.annotation, "__args__", ())]
+        kind = next((kind for kind in nested if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if kind is not None:
+            found[name] = kind
+    return found
 
 
 def _absolute(config: Config, folder: Path) -> Config:

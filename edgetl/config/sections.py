@@ -141,6 +141,11 @@ class Model(Section):
                 " as timm:tf_efficientnet_lite0, hf:<model name> or text:bilstm for texts, tables:mlp or tables:resnet"
                 " for tables"
             )
+        if self.weights == "hub" and (family == "tables" or self.backbone == "text:bilstm"):
+            raise ValueError(
+                f'weights is "hub", which has none of {self.backbone}; write weights = "none" for random ones, or the'
+                " folder of another run's checkpoint"
+            )
         return self
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgetl.errors import DataError, EdgetlError, ModelError
+from edgetl.errors import DataError, EdgetlError, TrainingError
 from edgetl.finetune.samplers import Key
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def check_weights(module: nn.Module, when: str) -> None:
         when: "in step 3 of the phase 'all'".
 
     Raises:
-        ModelError: One is NaN or infinite.
+        TrainingError: One is NaN or infinite.
     """
     import torch
 
@@ -53,8 +53,8 @@ def of_loss(loss: float, when: str, inputs: torch.Tensor, keys: Sequence[Key]) -
     )
 
 
-def _diverged(what: str, when: str) -> ModelError:
-    return ModelError(
+def _diverged(what: str, when: str) -> TrainingError:
+    return TrainingError(
         f"{what} {when}; what was kept before stays as it was",
         hint="a smaller lr in finetune.phases, or finetune.clip_norm = 1.0, or a look at the data",
     )

@@ -67,7 +67,7 @@ class TorchExtractor:
         device: cpu or cuda.
 
     Raises:
-        ModelError: The GPU's memory does not hold the network or, when it is called, the images.
+        TrainingError: The GPU's memory does not hold the network or, when it is called, the images.
     """
 
     def __init__(self, module: nn.Module, head: str, *, device: str = "cpu") -> None:

@@ -132,9 +132,9 @@ def train_phase(
 
     Raises:
         MissingExtraError: torch or accelerate is not installed.
-        ModelError: The loss or weights became NaN or infinite, memory of the GPU ran out, or the phase selects
-            nothing.
-        DataError: There is no sample to learn from.
+        TrainingError: The loss or weights became NaN or infinite, or memory of the GPU ran out.
+        ModelError: The phase selects nothing, or BatchNorm is to learn from one sample at a time.
+        DataError: There is no sample to learn from, or samples hold NaN.
     """
     try:
         import accelerate  # noqa: F401 - asked for here, where its absence can be explained
@@ -191,7 +191,7 @@ def _millions(module: nn.Module) -> str:
 
 def _smaller_parts(phase: Phase, finetune: Finetune, at_a_time: int) -> str:
     """What to change where so many samples at a time are too many for a GPU."""
-    if at_a_time == 1:
+    if at_a_time <= (2 if phase.batchnorm == "train" else 1):  # BatchNorm learns nothing from one sample
         return f"smaller inputs or a smaller backbone; or {_ON_CPU}"
     same = "" if phase.batchnorm == "train" else ", with the same result"
     return (

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgetl.errors import ModelError
+from edgetl.errors import TrainingError
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD = -1
@@ -49,14 +49,14 @@ def enough_on_gpu(what: str, hint: str) -> Iterator[None]:
         hint: What to change.
 
     Raises:
-        ModelError: It ran out.
+        TrainingError: It ran out.
     """
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError:
-        raise ModelError(f"the GPU's memory does not hold {what}", hint=hint) from None
+        raise TrainingError(f"the GPU's memory does not hold {what}", hint=hint) from None
 
 
 def _set(library: ctypes.CDLL, parameter: int, value: int) -> bool:

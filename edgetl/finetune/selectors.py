@@ -18,6 +18,9 @@ from edgetl.tomlfile import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+_SHOWN = 3
+"""Names of parameters in a message, of hundreds."""
+
 
 def selected(module: nn.Module, phase: Phase, stages: Sequence[Stage]) -> frozenset[str]:
     """Names of the parameters that a phase trains.
@@ -68,6 +71,11 @@ def prepare(module: nn.Module, chosen: frozenset[str], *, batchnorm: str) -> Non
             part.eval()
 
 
+def learns_statistics(module: nn.Module) -> bool:
+    """Whether a BatchNorm of a network that was prepared learns its statistics, which takes two samples at a time."""
+    return any(part.training and _has_statistics(part) for part in module.modules())
+
+
 def _of_stages(phase: Phase, body: Sequence[Stage]) -> set[str]:
     """The parameters of the stages that train, without the head."""
     count = phase.stages or 0
@@ -86,8 +94,10 @@ def _matching(everything: Sequence[str], patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         matched = {name for name in everything if fnmatchcase(name, pattern)}
         if not matched:
+            near = did_you_mean(pattern, everything)
+            listed = f"it has {', '.join(everything[:_SHOWN])} … {everything[-1]}, {len(everything)} in all"
             raise ModelError(
-                f"no parameter of the network matches '{pattern}'; {did_you_mean(pattern, everything)}",
+                f"no parameter of the network matches '{pattern}'; {near if near.startswith('did') else listed}",
                 hint='patterns are matched whole: "blocks.5.*" matches what begins with "blocks.5."',
             )
         chosen |= matched

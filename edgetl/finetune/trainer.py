@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends.backbones import Stage
 from edgetl.config import Finetune, Phase
+from edgetl.errors import ModelError
 from edgetl.finetune import averaging, compiling, divergence, losses, schedules, selectors, state
 from edgetl.finetune.feeding import fed
 from edgetl.finetune.groups import decaying, optimizer_of, parameter_groups, recorded
@@ -105,6 +106,9 @@ class Trainer:
         seed: Of everything random.
         place: Device, workers, state.
         accelerator: Of accelerate: device, precision, processes.
+
+    Raises:
+        ModelError: The phase selects nothing, or BatchNorm is to learn from one sample at a time.
     """
 
     def __init__(
@@ -147,6 +151,13 @@ class Trainer:
             world=accelerator.num_processes,
         )
         self._at_once = at_once(finetune, accelerator.num_processes)
+        self._together = 2 if selectors.learns_statistics(module) else 1
+        if self._at_once < self._together:
+            raise ModelError(
+                f"BatchNorm learns from at least two samples at a time; batch_size = {finetune.batch_size} on"
+                f" {accelerator.num_processes} process(es) with accumulate = {finetune.accumulate} leaves one",
+                hint='a larger batch_size or a smaller accumulate in [finetune], or batchnorm = "frozen-statistics"',
+            )
         self._step = 0
         self._best_weights: averaging.State = {}
         self._average = averaging.copied(module.state_dict()) if finetune.ema else None
@@ -199,8 +210,8 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         loss = torch.zeros((), device=self._accelerator.device)
-        parts = list(zip(*(part.tensor_split(self._finetune.accumulate) for part in (inputs, targets)), strict=True))
-        parts = [part for part in parts if len(part[0])]
+        count = max(1, min(self._finetune.accumulate, len(inputs) // self._together))
+        parts = list(zip(*(part.tensor_split(count) for part in (inputs, targets)), strict=True))
         for number, (piece, wanted) in enumerate(parts, 1):
             last = number == len(parts)
             with nullcontext() if last else self._accelerator.no_sync(model):

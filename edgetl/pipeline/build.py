@@ -70,7 +70,7 @@ def build(
         config: From :func:`edgetl.config.load`.
         store: Keeps the results of stages; what is there already is not made again.
         reporter: Is told how it goes.
-        targets: Of the configuration's targets, the ones to build for; all where empty.
+        targets: Of the configuration's targets, the ones to build for, by name or file; all where empty.
         until: The last stage to run, of :data:`STAGES`.
         force: Stages of the store to make again.
         dry_run: Make nothing; find out what would be made.

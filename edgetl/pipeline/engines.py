@@ -60,17 +60,13 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
 
     Args:
         config: The project's.
-        only: Targets to keep, by the name that the configuration uses; all where empty.
+        only: Targets of the configuration to keep, by name or by file; all where empty.
 
     Raises:
         ConfigError: A target is asked for a precision that it does not offer, or ``only`` names one that the
             configuration does not have.
         UnknownNameError: There is no such target.
     """
-    there = [entry.device for entry in config.target]
-    unknown = [name for name in only if name not in there]
-    if unknown:
-        raise ConfigError(f"the project has no target {', '.join(unknown)}; it has {', '.join(there)}")
     names = [catalog.target(entry.device).name for entry in config.target]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -78,6 +74,7 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
             f"more than one [[target]] is called {', '.join(twice)}: a target's name is its file's stem",
             hint="rename your own target file",
         )
+    kept = {_listed(text, config, names) for text in only} or set(names)
     found = []
     for entry in config.target:
         target = catalog.target(entry.device)
@@ -87,12 +84,35 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
                 f"the target {target.name} offers {', '.join(target.precisions)}, not {', '.join(refused)}",
                 hint=f"edgetl targets {target.name}",
             )
-        if not only or entry.device in only:
+        if target.name in kept:
             found += [
                 Candidate(target=target, precision=precision, entry=entry)
                 for precision in entry.precisions or target.precisions
             ]
     return found
+
+
+def _listed(text: str, config: Config, names: list[str]) -> str:
+    """The name of the configuration's target that a text means: its name, or its file.
+
+    Raises:
+        ConfigError: The configuration lists no such target, whether there is one or not.
+    """
+    if text in names:
+        return text
+    file = Path(text).resolve() if "/" in text or text.endswith(".toml") else None
+    for name, entry in zip(names, config.target, strict=True):
+        if file and ("/" in entry.device or entry.device.endswith(".toml")) and Path(entry.device).resolve() == file:
+            return name
+    message = f"the project has no target {text}; it has {', '.join(names)}"
+    if text in catalog.target_names() or (file and file.is_file()):
+        raise ConfigError(
+            f"{message}: --target chooses among the targets that edgetl.toml lists",
+            hint=f'list it there: [[target]] with device = "{file or text}"',
+        )
+    if file:
+        message = f"{message}; and there is no file {file}"
+    raise ConfigError(message, hint=f"--target {names[0]}; `edgetl targets` lists what can stand under [[target]]")
 
 
 def check_tools(config: Config, candidates: list[Candidate], *, exported: bool, compiled: bool) -> None:

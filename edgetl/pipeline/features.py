@@ -168,6 +168,7 @@ def features(
     Raises:
         UsageError: No split, or a device that is neither.
         ModelError: The head is not one that takes (n, width), or features are not finite.
+        TrainingError: The GPU's memory does not hold the network, or a batch of images.
         DataError: See :func:`edgetl.finetune.features.write`.
     """
     if not splits or device not in ("cpu", "cuda"):

@@ -20,7 +20,7 @@ from edgetl.data.augment import AugmentedSamples, mixed
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import KeyedSamples, Samples, batches
 from edgetl.errors import ModelError
-from edgetl.finetune import logs, losses
+from edgetl.finetune import logs, losses, selectors
 from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.copied import Copied
 from edgetl.finetune.oversampling import Rows, oversampled
@@ -75,6 +75,13 @@ def train(session: Session, dataset: Dataset) -> tuple[Artifact, list[dict[str, 
     checkpoint = _by_content(_pretrained(session, dataset))
     taken = copied(checkpoint)
     session.reporter.note(f"weights from {taken.source}: {taken.statement}")
+    config, task = session.config, tasks.task_of(session.config)
+    if not task.embeds and not taken.head_kept and not config.finetune.phases:
+        raise ModelError(
+            f"the weights bring no head for {len(tasks.outputs_of(config, dataset))} classes, and finetune.phases is"
+            " empty",
+            hint='phases = [{ train = "head" }] in [finetune]',
+        )
     history = []
     for number, phase in enumerate(session.config.finetune.phases, 1):
         checkpoint = _by_content(_phase(session, dataset, checkpoint, phase, number))
@@ -135,11 +142,6 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
 
         torch.manual_seed(config.finetune.seed)
         started = task.modality.start(config, dataset, outputs, embeds=task.embeds)
-        if not task.embeds and not started.copied.head_kept and not config.finetune.phases:
-            raise ModelError(
-                f"the weights bring no head for {len(outputs)} classes, and finetune.phases is empty",
-                hint='phases = [{ train = "head" }] in [finetune]',
-            )
         deploy = torch_backend.Deploy(
             backbone=config.model.backbone,
             classes=outputs,
@@ -200,6 +202,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         device = loop.pick_device(finetune.device)
         session.reporter.note(f"training on {device}")
         module, deploy = torch_backend.read_checkpoint(before.folder, dropout=finetune.dropout)
+        _check_selectors(module, config.finetune.phases, number)
         place = Place(
             device=device,
             workers=0 if on_features else loop.pick_workers(finetune.workers, device),
@@ -220,7 +223,12 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             metric=tasks.metric_of(config),
             progress=session.reporter.progress,
         )
-        if not result.best_epoch:
+        if not result.epochs:
+            session.reporter.note(
+                f"phase {number} trains nothing: val is at {result.best_val_score:.4f} before it, and until ="
+                f" {phase.until} asks for no more"
+            )
+        elif not result.best_epoch:
             session.reporter.note(f"phase {number} keeps the weights from before it: no epoch was as good on val")
         made_with = session.config_digest("data", "model", "finetune")
         torch_backend.write_checkpoint(folder, module, replace(deploy, config_digest=made_with))
@@ -234,6 +242,19 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
     if not rank():
         shutil.rmtree(unfinished, ignore_errors=True)
     return found
+
+
+def _check_selectors(module: nn.Module, phases: Sequence[Phase], number: int) -> None:
+    """Look at what this phase and those behind it select: hours of training are no time to find that it is nothing.
+
+    Raises:
+        ModelError: One selects nothing, or more stages than there are.
+    """
+    for place, phase in enumerate(phases[number - 1 :], number):
+        try:
+            selectors.selected(module, phase, networks.stages(module))
+        except ModelError as error:
+            raise ModelError(f"phase {place}: {error.message}", hint=error.hint) from None
 
 
 def _material(

@@ -123,7 +123,10 @@ class Bundle:
         if not fitting:
             there = ", ".join(f"{engine.target} {engine.precision}" for engine in self.engines) or "none"
             wanted = " ".join(name for name in (target, precision) if name)
-            raise UnknownNameError(f"the bundle has no engine for {wanted or 'any target'}; it has {there}")
+            raise UnknownNameError(
+                f"the bundle has no engine for {wanted or 'any target'}; it has {there}",
+                hint="one of these, by its target's name; `edgetl build` makes others",
+            )
         usable = [engine for engine in fitting if engine.status == "ready"]
         usable = usable or [engine for engine in fitting if engine.status == "built"]
         if not usable:

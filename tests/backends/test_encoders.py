@@ -21,7 +21,7 @@ from torch.nn import functional  # noqa: E402
 
 from edgetl.backends import backbones  # noqa: E402
 from edgetl.backends.encoders import Source, build, load_encoder, read_source  # noqa: E402
-from edgetl.errors import MissingExtraError, ModelError, SetupError  # noqa: E402
+from edgetl.errors import MissingExtraError, ModelError, SetupError, TokenizerError  # noqa: E402
 from edgetl.runtime.preprocessing.text import TextPreprocessing  # noqa: E402
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(36))]
@@ -204,9 +204,7 @@ class TestBuild:
             ({"hidden_size": 15}, {}, "not a multiple of the number of attention"),
             ({"hidden_size": "wide"}, {}, "wrong value: .*hidden_size"),
             ({"hidden_act": "nonsense"}, {}, "cannot be built from its config"),
-            ({}, {"vocabulary": 41}, "the tokenizer has 41 tokens and hf:tiny a vocabulary of 40"),
             ({}, {"pooling": "max"}, "pooling is 'max'"),
-            ({}, {"pad": 40}, "padding has the id 40; the tokenizer has ids from 0 to 39"),
             ({}, {"dropout": 1.0}, "dropout is 1.0"),
             ({}, {"length": 25}, "cannot read a text of 25 tokens"),
             ({"model_type": "roberta", "pad_token_id": 1}, {"pad": 1, "length": 24}, "cannot read a text of 24 tokens"),
@@ -215,6 +213,18 @@ class TestBuild:
     def test_what_cannot_be_built(self, config: dict[str, Any], fields: dict[str, Any], message: str) -> None:
         with pytest.raises(ModelError, match=message):
             network(config, **fields)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"vocabulary": 41}, "the tokenizer has 41 tokens and hf:tiny a vocabulary of 40"),
+            ({"pad": 40}, "padding has the id 40; the tokenizer has ids from 0 to 39"),
+        ],
+    )
+    def test_a_tokenizer_that_does_not_fit(self, fields: dict[str, Any], message: str) -> None:
+        with pytest.raises(TokenizerError, match=message) as caught:
+            network({}, **fields)
+        assert caught.value.exit_code == 3
 
     def test_the_longest_text_that_fits(self) -> None:
         assert logits(network(length=24), np.full((1, 24), 5)).shape == (1, 3)
@@ -338,7 +348,7 @@ class TestSource:
 
     def test_a_tokenizer_of_another_network(self, tmp_path: Path) -> None:
         folder_of(tmp_path, words=[*WORDS, "one", "more"])
-        with pytest.raises(ModelError, match=r"ids up to 41, the network's vocabulary has 40"):
+        with pytest.raises(TokenizerError, match=r"ids up to 41, the network's vocabulary has 40"):
             read_source(str(tmp_path), "hf:x")
 
     def test_the_padding(self, tmp_path: Path) -> None:

@@ -38,19 +38,6 @@ def distribution(name):
 metadata.distribution = distribution
 """
 
-FULL = """
-from edgetl.finetune.trainer import Trainer
-
-
-def full(*given, **more):
-    import torch
-
-    raise torch.OutOfMemoryError("CUDA out of memory.")
-
-
-Trainer._backward = full
-"""
-
 
 @pytest.fixture
 def without(tmp_path):
@@ -113,7 +100,7 @@ def test_a_configuration_that_cannot_be_used(edgetl, variant, old, new, words, h
         (["build", "--nope"], ["--nope"]),
         (["biuld"], ["biuld"]),
         (["build", "nowhere"], ["nowhere"]),
-        (["build", "CONFIG", "--target", "nope"], ["no target nope", "x86-64-cpu"]),
+        (["build", "CONFIG", "--target", "nope"], ["no target nope", "x86-64-cpu", "try: --target x86-64-cpu"]),
         (["build", "CONFIG", "--set", "finetune.seed"], ["finetune.seed", "KEY=VALUE"]),
         (["build", "CONFIG", "--set", "finetune.sede=1"], ["finetune.sede", "'seed'?"]),
         (["build", "CONFIG", "--force", "finetun"], ["no stage 'finetun'", "'finetune'?"]),
@@ -136,6 +123,30 @@ def test_a_command_line_that_cannot_be_used(edgetl, variant, arguments, words):
     assert done.document["result"]["exit_code"] == 2
     assert done.document["result"]["message"]
     variant.assert_unpublished()
+
+
+def test_a_target_is_one_that_the_project_lists_by_name_or_by_file(edgetl, variant):
+    own, other = variant.folder / "boards" / "mine.toml", variant.folder / "other.toml"
+    own.parent.mkdir()
+    text = (Path(__file__).parents[2] / "targets" / "intel-cpu.toml").read_text(encoding="utf-8")
+    own.write_text(text, encoding="utf-8")
+    other.write_text(text, encoding="utf-8")
+    variant.edit(('"intel-cpu"', '"boards/mine.toml"'))
+
+    def plan(target, **where):
+        return edgetl("build", variant.config, "--target", target, "--dry-run", **where)
+
+    has = "; it has x86-64-cpu, mine, rtx-pc, jetson-orin-nano"
+    listed = "--target chooses among the targets that edgetl.toml lists"
+    done = plan("./other.toml", cwd=variant.folder)
+    done.failed(2, f"no target ./other.toml{has}", listed, hint=f'[[target]] with device = "{other}"')
+    done = plan("raspberry-pi-5")
+    done.failed(2, f"no target raspberry-pi-5{has}", listed, hint='[[target]] with device = "raspberry-pi-5"')
+    done = plan("./none.toml", cwd=variant.folder)
+    done.failed(2, f"no target ./none.toml{has}; and there is no file {variant.folder}/none.toml", hint="--target x86")
+    for name, where in (("mine", None), ("boards/mine.toml", variant.folder), ("./mine.toml", own.parent), (own, None)):
+        done = plan(name, cwd=where)
+        assert done.code == 0, done.err
 
 
 def test_an_environment_variable_is_checked_too(edgetl, variant):
@@ -172,48 +183,6 @@ def test_weights_that_do_not_fit_or_could_run_code(edgetl, variant, tmp_path):
         edgetl("build", variant.folder).failed(2, *words, hint=hint)
         variant.assert_unpublished()
     assert not marker.exists()
-
-
-def test_a_tokenizer_of_another_model(edgetl, tmp_path):
-    pytest.importorskip("tokenizers", reason="pip install 'edgetl[text]'")
-    from safetensors.numpy import save_file
-
-    from edgetl.data.texts import train_tokenizer
-
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert", "vocab_size": 40}', encoding="utf-8")
-    save_file({"embeddings.word_embeddings.weight": np.zeros((40, 16))}, tmp_path / "bert" / "model.safetensors")
-    words = [f"{name} {number}" for number in range(90) for name in ("wonderful", "dreadful")]
-    (tmp_path / "bert" / "tokenizer.json").write_text(train_tokenizer(words, 60), encoding="utf-8")
-    rows = [f"{word},{word.split()[0]},{('train', 'val', 'test')[place // 2 % 3]}" for place, word in enumerate(words)]
-    (tmp_path / "texts.csv").write_text("\n".join(["text,label,split", *rows]), encoding="utf-8")
-    (tmp_path / "edgetl.toml").write_text(
-        'schema = 1\n[project]\nname = "x"\n[data]\ntask = "text-classification"\nmanifest = "texts.csv"\n'
-        'max_length = 16\n[model]\nbackbone = "hf:bert"\nweights = "./bert"\n[[target]]\ndevice = "x86-64-cpu"\n',
-        encoding="utf-8",
-    )
-    done = edgetl("train", tmp_path)
-    done.failed(2, "the tokenizer has ids up to 59, the network's vocabulary has 40", hint="model.weights")
-    assert not (tmp_path / ".edgetl" / "finetune").exists() and not list((tmp_path / ".edgetl" / "tmp").iterdir())
-
-
-def test_a_phase_that_comes_to_nan_or_runs_out_of_memory_leaves_the_one_before_it(edgetl, variant, tmp_path):
-    kept = {path: path.read_bytes() for path in variant.store.glob("finetune/*/*")}
-    assert sum(path.name == "model.safetensors" for path in kept) == 2
-    variant.edit(("lr = 5e-3", "lr = 1e30"))
-    done = edgetl("build", variant.folder)
-    done.failed(2, "in step ", " of the phase 'all'", "what was kept before stays", hint="a smaller lr in finetune.")
-    assert "finetune   phase 1: head, up to 2 epochs: cached" in done.err
-    # A process whose GPU, so it is told, is full: what PyTorch raises then, from the forward pass of a step.
-    place = tmp_path / "full"
-    place.mkdir()
-    (place / "sitecustomize.py").write_text(FULL, encoding="utf-8")
-    variant.edit(("lr = 1e30", "lr = 4e-3"))
-    full = {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
-    done = edgetl("build", variant.folder, env=full)
-    done.failed(2, "the GPU's memory does not hold 16 samples at a time", hint="finetune.accumulate = 2")
-    variant.assert_unpublished()
-    assert {path: path.read_bytes() for path in variant.store.glob("finetune/*/*")} == kept
 
 
 # 3: the data

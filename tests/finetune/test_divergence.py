@@ -13,7 +13,7 @@ import torch
 
 from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
-from edgetl.errors import DataError, ModelError
+from edgetl.errors import DataError, TrainingError
 from edgetl.finetune import losses, state
 from edgetl.finetune.loop import train_phase
 from edgetl.finetune.trainer import Data, Place
@@ -45,9 +45,9 @@ def finite(weights: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_learning_rate_beyond_measure(data: Data, network: Network) -> None:
-    with pytest.raises(ModelError, match=r"in step \d+ of the phase 'all'; what was kept before stays") as caught:
+    with pytest.raises(TrainingError, match=r"in step \d+ of the phase 'all'; what was kept before stays") as caught:
         train(network(), data, PHASE.model_copy(update={"lr": 1e30, "batchnorm": "train"}))
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 1
     assert "a smaller lr in finetune.phases" in str(caught.value.hint)
 
 
@@ -68,7 +68,7 @@ def test_weights_that_are_no_numbers_are_neither_kept_nor_gone_on_from(
 ) -> None:
     """Step 3 is in the middle of an epoch and would be saved, 6 is its last and would be validated."""
     place = Place(state=tmp_path)
-    with pytest.raises(ModelError, match=rf"weights became NaN or infinite in step {step} of the phase 'all'"):
+    with pytest.raises(TrainingError, match=rf"weights became NaN or infinite in step {step} of the phase 'all'"):
         train(network(), replace(data, loss=FlatAtLast(step)), place=place)
     kept = state.load(tmp_path)
     assert kept is not None and kept["step"] == step - 1
@@ -82,5 +82,5 @@ def test_weights_that_are_no_numbers_are_neither_kept_nor_gone_on_from(
 
 def test_weights_that_are_no_numbers_after_the_very_last_step(data: Data, network: Network) -> None:
     """No later step's loss tells: keep = "last" kept them."""
-    with pytest.raises(ModelError, match="weights became NaN or infinite in step 12"):
+    with pytest.raises(TrainingError, match="weights became NaN or infinite in step 12"):
         train(network(), replace(data, loss=FlatAtLast(12)))

@@ -16,7 +16,7 @@ import torch
 
 from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
-from edgetl.errors import ModelError
+from edgetl.errors import ModelError, TrainingError
 from edgetl.finetune.features import TorchExtractor
 from edgetl.finetune.loop import train_phase
 from edgetl.finetune.memory import kept_between_steps
@@ -111,6 +111,7 @@ def out_of_memory(*given: object, **more: object) -> None:
         ({"batch_size": 16, "accumulate": 4}, "train", 4, "finetune.accumulate = 8 computes a step in smaller parts; "),
         ({"batch_size": 16, "accumulate": 5}, "frozen", 4, "finetune.accumulate = 10 "),
         ({"batch_size": 16, "accumulate": 16}, "frozen", 1, 'a smaller backbone; or finetune.device = "cpu"'),
+        ({"batch_size": 16, "accumulate": 8}, "train", 2, 'a smaller backbone; or finetune.device = "cpu"'),
     ],
 )
 def test_a_step_that_does_not_fit(
@@ -124,16 +125,38 @@ def test_a_step_that_does_not_fit(
 ) -> None:
     monkeypatch.setattr(Trainer, "_one_step", out_of_memory)
     module, phase = network(), Phase.model_validate({**PHASE.model_dump(), "batchnorm": batchnorm})
-    with pytest.raises(ModelError, match=f"the GPU's memory does not hold {at_a_time} samples at a time") as caught:
+    with pytest.raises(TrainingError, match=f"the GPU's memory does not hold {at_a_time} samples at a time") as caught:
         train_phase(module, data, phase, Finetune(**settings), stages(module), seed=0)
-    assert caught.value.exit_code == 2 and hint in str(caught.value.hint)
+    assert caught.value.exit_code == 1 and hint in str(caught.value.hint)
     assert not isinstance(caught.value, torch.OutOfMemoryError) and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 16, "accumulate": 16}, {"batch_size": 2, "accumulate": 2}])
+def test_one_sample_at_a_time_is_too_few_for_a_batchnorm_that_learns(
+    settings: dict[str, Any], data: Data, network: Network
+) -> None:
+    module, phase = network(), PHASE.model_copy(update={"batchnorm": "train"})
+    with pytest.raises(ModelError, match=r"at least two samples at a time; batch_size = \d+ on 1 process") as caught:
+        train_phase(module, data, phase, Finetune(**settings), stages(module), seed=0)
+    assert "a smaller accumulate" in str(caught.value.hint)
+    assert train_phase(module, data, PHASE, Finetune(**settings), stages(module), seed=0).epochs  # its statistics rest
+
+
+def test_the_last_batch_of_an_epoch_is_cut_into_parts_that_batchnorm_can_learn_from(
+    data: Data, network: Network
+) -> None:
+    """Of 96 samples the last batch of 92 leaves four: four parts would have one each."""
+    module, phase = network(), PHASE.model_copy(update={"batchnorm": "train"})
+    sizes: list[int] = []
+    module.register_forward_pre_hook(lambda part, inputs: sizes.append(len(inputs[0])) if part.training else None)
+    train_phase(module, data, phase, Finetune(batch_size=92, accumulate=4), stages(module), seed=0)
+    assert len(data.labels) == 96 and sizes == [23, 23, 23, 23, 2, 2]
 
 
 def test_a_network_that_does_not_fit(data: Data, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     module = network()
     monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
-    with pytest.raises(ModelError, match=r"does not hold the network of 0\.1 million parameters") as caught:
+    with pytest.raises(TrainingError, match=r"does not hold the network of 0\.1 million parameters") as caught:
         train_phase(module, data, PHASE, Finetune(), stages(module), seed=0)
     assert caught.value.hint == 'finetune.device = "cpu"'
 
@@ -153,9 +176,11 @@ def test_features_that_do_not_fit(network: Network, monkeypatch: pytest.MonkeyPa
     extractor = TorchExtractor(network(), "classifier")
     images = np.zeros((2, 3, 32, 32), dtype=np.float32)
     monkeypatch.setattr(extractor, "_body", out_of_memory)
-    with pytest.raises(ModelError, match="does not hold 2 samples at a time, of which features are computed") as caught:
+    with pytest.raises(
+        TrainingError, match="does not hold 2 samples at a time, of which features are computed"
+    ) as caught:
         extractor(images)
     assert 'finetune.device = "cpu"' in str(caught.value.hint)
     monkeypatch.setattr(torch.nn.Module, "to", out_of_memory)
-    with pytest.raises(ModelError, match="does not hold the frozen backbone"):
+    with pytest.raises(TrainingError, match="does not hold the frozen backbone"):
         TorchExtractor(network(), "classifier")

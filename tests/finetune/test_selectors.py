@@ -79,6 +79,17 @@ class TestSelected:
         ):
             selected(module, Phase(train="names", names=("conv_stm.weight",)), stages(module))
 
+    def test_a_pattern_that_is_like_no_name(self, network: Network) -> None:
+        """Hundreds of names are no answer."""
+        module = network()
+        with pytest.raises(ModelError) as found:
+            selected(module, Phase(train="names", names=("99*",)), stages(module))
+        count = len(names(module))
+        assert "; it has conv_stem.weight, " in found.value.message and f" … classifier.bias, {count} in all" in (
+            found.value.message
+        )
+        assert len(found.value.message) < 160
+
     def test_nothing_is_left(self, network: Network) -> None:
         module = network()
         with pytest.raises(ModelError, match="leaves nothing to train"):
@@ -92,7 +103,7 @@ class TestPrepare:
         self, train: str, batchnorm: str, network: Network
     ) -> None:
         module = network()
-        phase = Phase.model_validate({"train": train, "batchnorm": batchnorm})
+        phase = Phase.model_validate({"train": train}).model_copy(update={"batchnorm": batchnorm})
         chosen = selected(module, phase, stages(module))
         prepare(module, chosen, batchnorm=batchnorm)
         first = training(module), {name for name, p in module.named_parameters() if p.requires_grad}

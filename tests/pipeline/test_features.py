@@ -20,7 +20,7 @@ from edgetl.backends.torch import Deploy  # noqa: E402
 from edgetl.config import Augment, Config, load  # noqa: E402
 from edgetl.data.dataset import Sample  # noqa: E402
 from edgetl.data.loader import Samples  # noqa: E402
-from edgetl.errors import DataError, ModelError, UsageError  # noqa: E402
+from edgetl.errors import DataError, ModelError, TrainingError, UsageError  # noqa: E402
 from edgetl.finetune import features as stage  # noqa: E402
 from edgetl.finetune.features import RunnerExtractor, TorchExtractor, difference, read  # noqa: E402
 from edgetl.pipeline import features as pipeline  # noqa: E402
@@ -159,9 +159,9 @@ def test_an_engine_with_other_weights_is_refused_for_the_reference(body: Path) -
 def test_what_does_not_fit_a_gpu_is_told_and_not_computed_elsewhere() -> None:
     class Full(TorchExtractor):
         def __call__(self, images: np.ndarray) -> np.ndarray:
-            raise ModelError("the GPU's memory does not hold 16 samples at a time", hint="a smaller batch")
+            raise TrainingError("the GPU's memory does not hold 16 samples at a time", hint="a smaller batch")
 
-    with pytest.raises(ModelError, match="the GPU's memory"):
+    with pytest.raises(TrainingError, match="the GPU's memory"):
         confirmed(Full(network(0), "head"), TorchExtractor(network(0), "head"), images(8))
 
 

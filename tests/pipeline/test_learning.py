@@ -285,7 +285,7 @@ def test_a_head_is_trained_anew_where_its_features_would_be(
 
 
 def test_mixing_and_changes_are_of_training_alone(manifest: Path, store: Store, tmp_path: Path) -> None:
-    phases = 'phases = [{ train = "head", epochs = 1, views = 2 }, { train = "all", epochs = 1 }]'
+    phases = 'phases = [{ train = "head", epochs = 2, views = 2 }, { train = "all", epochs = 1 }]'
     given, dataset = session(
         tmp_path, store, manifest, phases, augment="flip = 0.5, noise = 0.1, mixup = 0.4, cutmix = 1.0"
     )

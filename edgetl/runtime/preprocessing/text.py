@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import DataError, MissingExtraError, ModelError
+from edgetl.errors import DataError, MissingExtraError, ModelError, TokenizerError
 from edgetl.runtime.preprocessing.base import Array, Readable, digest_of_contract
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class TextPreprocessing:
             pad: See the field.
 
         Raises:
-            ModelError: It is no tokenizer, leaves no room for a word in ``max_length``, or puts the pad id into texts.
+            ModelError: It is no tokenizer, or leaves no room for a word in ``max_length``.
+            TokenizerError: It puts the pad id into texts.
             MissingExtraError: The package tokenizers is not installed.
         """
         values = {**_parsed(tokenizer), "truncation": None, "padding": None}
@@ -114,7 +115,8 @@ class TextPreprocessing:
 
         Raises:
             DataError: It cannot be read, is not UTF-8, or comes to no token at all.
-            ModelError: The tokenizer cannot be used, or gives the pad id to a token.
+            ModelError: The tokenizer cannot be used.
+            TokenizerError: It gives the pad id to a token.
             MissingExtraError: The package tokenizers is not installed.
         """
         return self.prepare(self.decode(raw))
@@ -130,7 +132,7 @@ class TextPreprocessing:
         if not len(ids):
             raise DataError(f"{name} has no token: it is empty, or of characters that the tokenizer leaves out")
         if (ids == self.pad).any():
-            raise ModelError(
+            raise TokenizerError(
                 f"the tokenizer gives a token of {name} the id {self.pad}, which is the padding's",
                 hint="take a tokenizer whose padding has an id of its own",
             )
@@ -215,7 +217,7 @@ def _opened(tokenizer: str, max_length: int, pad: int) -> Tokenizer:
     opened.enable_truncation(max_length)
     opened.encode_special_tokens = True  # else "[PAD]" in a text would be padding in the middle of it
     if pad in opened.encode("").ids:
-        raise ModelError(
+        raise TokenizerError(
             f"the tokenizer puts the token {opened.id_to_token(pad)!r} around every text, and its id {pad} is that of"
             " the padding",
             hint="take a tokenizer whose padding has an id of its own",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.errors import DataError, MissingExtraError, ModelError
+from edgetl.errors import DataError, MissingExtraError, ModelError, TokenizerError
 from edgetl.runtime.preprocessing import from_json
 from edgetl.runtime.preprocessing.text import TextPreprocessing, vocabulary_of
 
@@ -117,7 +117,7 @@ class TestBadTexts:
 
     def test_a_pad_id_inside_a_text(self) -> None:
         contract = TextPreprocessing.from_tokenizer(bare(), max_length=4, pad=2)
-        with pytest.raises(ModelError, match=r"gives a token of the text 'a x' the id 2, which is the padding's"):
+        with pytest.raises(TokenizerError, match=r"gives a token of the text 'a x' the id 2, which is the padding's"):
             contract("a x")
 
 
@@ -167,7 +167,7 @@ class TestContract:
             TextPreprocessing.from_tokenizer(bert(), max_length=2, pad=0)
 
     def test_a_pad_id_that_stands_around_every_text(self) -> None:
-        with pytest.raises(ModelError, match=r"puts the token '\[SEP\]' around every text"):
+        with pytest.raises(TokenizerError, match=r"puts the token '\[SEP\]' around every text"):
             TextPreprocessing.from_tokenizer(bert(), max_length=8, pad=3)
 
     def test_vocabulary(self, contract: TextPreprocessing) -> None:
