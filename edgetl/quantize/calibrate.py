@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,7 +73,8 @@ def calibrate(
         workers = stack.enter_context(ThreadPoolExecutor(max_workers=_workers()))
 
         def opened(feeds: Feeds) -> list[tuple[list[str], Runner]]:
-            groups = _groups(model, names, feeds, memory_mb * 1_000_000 // _COPIES)
+            known = sizes(model, feeds, names, open_runner=open_runner)
+            groups = _groups(names, known, memory_mb * 1_000_000 // _COPIES)
             paths = [
                 with_outputs(model, group, Path(folder) / f"group{number}.onnx", apart=names)
                 for number, group in enumerate(groups)
@@ -246,35 +248,58 @@ def _changes(value: ir.Value, axis: int) -> bool:
     return isinstance(size, ir.SymbolicDim) and size.value is not None
 
 
-def _groups(model: ir.Model, names: list[str], feeds: Feeds, budget: int) -> list[list[str]]:
-    """Activations in groups that each fit the budget for one step; one of unknown size is a group of its own."""
-    known = sizes(model, feeds)
+def _groups(names: list[str], known: Mapping[str, int], budget: int) -> list[list[str]]:
+    """Activations in groups that each fit the budget for one step."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name in names:
-        size = known.get(name, budget)
-        if groups[-1] and filled + size > budget:
+        if groups[-1] and filled + known[name] > budget:
             groups.append([])
             filled = 0
         groups[-1].append(name)
-        filled += size
+        filled += known[name]
     return groups
 
 
-def sizes(model: ir.Model, feeds: Feeds) -> dict[str, int]:
-    """Bytes of every activation whose shape follows from the inputs' as they are fed."""
+def sizes(
+    model: ir.Model, feeds: Feeds, names: Collection[str] | None = None, *, open_runner: OpenRunner
+) -> dict[str, int]:
+    """Bytes of activations as arrays of float32, inputs among them.
+
+    The model is run once, and puts out shapes alone. Inferring them would take no run, and fails where a shape is
+    computed in the graph, as in texts of any length: then nearly all would be unknown.
+
+    Args:
+        model: Not changed.
+        feeds: Of the shapes that are asked about.
+        names: Of the activations; None: all that are known to be floats.
+        open_runner: Opens an ONNX file.
+    """
     import onnx_ir as ir
-    import onnx_ir.passes.common as passes
 
     copy = model.clone()
-    for node in copy.graph:  # or what was inferred for other shapes would stay
-        for output in node.outputs:
-            output.shape = None
-    for value in copy.graph.inputs:
-        value.shape = ir.Shape(feeds[str(value.name)].shape)
-    passes.ShapeInferencePass()(copy)
-    found = {}
-    for value in [*copy.graph.inputs, *(output for node in copy.graph for output in node.outputs)]:
-        if value.shape is not None and all(isinstance(size, int) for size in value.shape):
-            found[str(value.name)] = 4 * int(np.prod([int(str(size)) for size in value.shape]))
-    return found
+    graph = copy.graph
+    outputs = [output for node in graph for output in node.outputs if output.name]
+    if names is None:
+        floats = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+        values = [output for output in outputs if output.dtype in floats]
+    else:
+        values = [output for output in outputs if output.name in names]
+    graph.outputs.clear()
+    shape_of = {}
+    for number, value in enumerate(values):
+        node = ir.node("Shape", [value], name=f"edgetl_shape_{number}")
+        output = node.outputs[0]
+        output.name, output.dtype, output.shape = f"edgetl_shape_{number}_of", ir.DataType.INT64, ir.Shape([None])
+        graph.append(node)
+        graph.outputs.append(output)
+        shape_of[output.name] = str(value.name)
+    found = {name: 4 * array.size for name, array in feeds.items() if names is None or name in names}
+    if not shape_of:
+        return found
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        path = Path(folder) / "shapes.onnx"
+        ir.save(copy, path)
+        with open_runner(path) as runner:
+            shapes = runner.run(feeds)
+    return found | {name: 4 * math.prod(int(size) for size in shapes[output]) for output, name in shape_of.items()}

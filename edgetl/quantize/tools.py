@@ -87,7 +87,7 @@ def room_for(model: ir.Model, tools: Tools) -> Room:
     if not parts:
         raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
     longest = max(parts, key=lambda feeds: sum(array.size for array in feeds.values()))
-    activations = sizes(model, longest).values()
+    activations = sizes(model, longest, open_runner=tools.open_runner).values()
     budget = tools.memory_mb * 1_000_000
     size = fixed or 1 if ragged else fixed or max(1, min(_STEP, budget // max(1, _GRAPHS * sum(activations))))
     copies = 1 if fixed else size

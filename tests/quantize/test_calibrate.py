@@ -169,8 +169,9 @@ class TestOnAGpu:
 class TestGroups:
     def test_a_small_budget_splits_the_activations(self, model: ir.Model) -> None:
         names = placement.points(model, list(SCHEMES.values()))
+        known = calibrate.sizes(model, {"input": images(1)}, names, open_runner=OnnxRuntimeRunner)
         for budget, several in ((10**9, False), (40_000, True), (1, True)):
-            groups = calibrate._groups(model, names, {"input": images(1)}, budget)
+            groups = calibrate._groups(names, known, budget)
             assert [name for group in groups for name in group] == names
             assert (len(groups) > 1) == several
 
@@ -181,12 +182,39 @@ class TestGroups:
         net.classify("b", 16)
         shape = ["batch", 3, "height", "width"]
         model = prepared(net.save(tmp_path / "m.onnx", inputs={"input": (TensorProto.FLOAT, shape)}))
-        small, large = (calibrate.sizes(model, {"input": images(1, size)}) for size in (8, 32))
+        small, large, larger = (
+            calibrate.sizes(model, {"input": images(1, size)}, open_runner=OnnxRuntimeRunner) for size in (8, 32, 64)
+        )
         assert small["a"] == 4 * 16 * 8 * 8 and large["a"] == 4 * 16 * 32 * 32
         names = placement.points(model, list(SCHEMES.values()))
-        assert len(calibrate._groups(model, names, {"input": images(1, 64)}, 500_000)) > 1
-        assert len(calibrate._groups(model, names, {"input": images(1, 8)}, 500_000)) == 1
+        assert len(calibrate._groups(names, larger, 500_000)) > 1
+        assert len(calibrate._groups(names, small, 500_000)) == 1
         assert_same(run(model, feeds(images(3, 64), 2), 1), run(model, feeds(images(3, 64), 3)))
+
+    def test_sizes_are_known_where_shapes_are_computed_in_the_graph(self, tmp_path: Path) -> None:
+        """Of a text encoder of any length nearly all shapes are: each activation then had a session of its own, with all
+        of the network's weights, and a hundred reviews took ten minutes."""
+        net = graphs.Net()
+        net.add("Shape", ["input"], "shape")
+        net.add("Slice", ["shape", net.constant("from", [2], np.int64), net.constant("to", [4], np.int64)], "sides")
+        net.add("Concat", [net.constant("first", [-1, 3], np.int64), "sides"], "wanted", axis=0)
+        net.add("Reshape", ["input", "wanted"], "same")
+        net.conv("same", "a", 16, 3, 3)
+        net.conv("a", "b", 16, 16)
+        net.classify("b", 16)
+        shape = ["batch", 3, "height", "width"]
+        model = prepared(net.save(tmp_path / "m.onnx", inputs={"input": (TensorProto.FLOAT, shape)}))
+        names = placement.points(model, list(SCHEMES.values()))
+        known = calibrate.sizes(model, {"input": images(1, 16)}, names, open_runner=OnnxRuntimeRunner)
+        assert set(known) == set(names) and known["b"] == 4 * 16 * 16 * 16
+        opened = []
+
+        def open_runner(path: Path) -> OnnxRuntimeRunner:
+            opened.append(path)
+            return OnnxRuntimeRunner(path)
+
+        calibrate.calibrate(model, names, feeds(images(2, 16), 1), open_runner=open_runner)
+        assert len(opened) == 2, "one for the shapes, and one for all activations"
 
     def test_the_float_graph_is_not_changed(self, model: ir.Model) -> None:
         before = ir.to_proto(model).SerializeToString()
