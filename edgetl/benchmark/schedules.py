@@ -83,8 +83,9 @@ class Plan:
             raise UsageError(f"there is no scenario '{self.scenario}'; there are {', '.join(SCENARIOS)}")
         if self.scenario in OPEN_LOOP:
             if self.rate_per_s is None or not 0.0 < self.rate_per_s < math.inf:
+                given = "none was given" if self.rate_per_s is None else f"given was {self.rate_per_s:g}"
                 raise UsageError(
-                    f"{self.scenario} needs a rate above 0 queries per second; given was {self.rate_per_s}",
+                    f"{self.scenario} needs a rate above 0 queries per second; {given}",
                     hint="--rate 30",
                 )
             if self.per_query != 1:

@@ -79,7 +79,11 @@ def thing_at(
         UnknownNameError: The bundle has no engine for that target and precision.
         TargetError: It has one that must first be built on its device.
     """
-    name, path = name or str(path), path.resolve()
+    name = name or str(path)
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError) as error:  # links that point at each other
+        raise UsageError(f"{name} cannot be opened: {error}") from None
     if not path.exists():
         raise UsageError(f"there is no {name}")
     if path.suffix == ".onnx" and path.is_file():

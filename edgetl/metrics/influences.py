@@ -52,12 +52,14 @@ def true_accept_influences(outputs: Floats, labels: NDArray[np.int64]) -> Influe
     own = (accepted - accepted.sum() / sizes.sum() * sizes) / sizes.mean()
 
     taken = pairs.impostors > refused
-    counts, there = (
-        np.bincount(places, minlength=people**2).reshape(people, people).astype(np.float64)
-        for places in (pairs.places[taken], pairs.places)
-    )
-    too_many = counts - taken.mean() * there  # of one half of the matrix: each two identities stand there once
-    shared = -_slope(pairs, allowed) * (too_many + too_many.T) / (everyone / (people * (people - 1) / 2.0))
+    rate = float(taken.mean())
+    counts = np.bincount(pairs.places[taken], minlength=people**2).reshape(people, people)
+    shared = (counts + counts.T).astype(np.float64)  # each two identities were counted in one half of it
+    samples = np.unique(labels, return_counts=True)[1]
+    for row, some in zip(shared, samples.tolist(), strict=True):  # in place: of thousands of people it is large
+        row -= rate * some * samples
+    np.fill_diagonal(shared, 0.0)
+    shared *= -_slope(pairs, allowed) / (everyone / (people * (people - 1) / 2.0))
     return Influences(own=own, shared=shared)
 
 

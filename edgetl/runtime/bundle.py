@@ -326,7 +326,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(text)
         as_written = isinstance(manifest, dict) and text == manifest_text(manifest)
     except (FileNotFoundError, NotADirectoryError):
-        why = f"it has no {MANIFEST}" if folder.exists() else "it is not there"
+        why = f"it has no {MANIFEST}" if folder.is_dir() else "it is a file" if folder.exists() else "it is not there"
         raise BundleError(f"{folder} is not a bundle: {why}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None

@@ -138,3 +138,9 @@ def test_more_queries_than_memory_should_hold() -> None:
 def test_a_closed_loop_has_no_arrivals() -> None:
     with pytest.raises(UsageError, match="no arrivals"):
         arrivals(Plan(scenario="single-stream"))
+
+
+@pytest.mark.parametrize(("rate", "words"), [(None, "none was given"), (0.0, "given was 0"), (-1.5, "given was -1.5")])
+def test_a_rate_that_is_none(rate: float | None, words: str) -> None:
+    with pytest.raises(UsageError, match=rf"server needs a rate above 0 queries per second; {words}$"):
+        server(rate_per_s=rate)

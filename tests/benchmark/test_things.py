@@ -85,6 +85,18 @@ def test_what_cannot_be_timed(tmp_path: Path) -> None:
         checkpoint_thing(tmp_path, name="c")
 
 
+def test_links_that_point_at_each_other_are_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UsageError, match=r"loop cannot be opened|there is no .*loop"):  # as Python's version has it
+        thing_at(tmp_path / "loop")
+
+
+def test_an_input_of_strings_is_not_made_up() -> None:
+    with pytest.raises(UsageError, match=r"the input 'x' of m takes tensor\(string\), and only numbers") as caught:
+        make_feeds(Feeds(), [TensorSpec(name="x", shape=("batch",), dtype="tensor(string)")], "m")
+    assert caught.value.hint
+
+
 def test_an_unknown_backend_is_refused_where_it_is_opened(tmp_path: Path) -> None:
     thing = engine_thing(engine_folder(tmp_path / "e", backend="magic"), name="e")
     with pytest.raises(BundleError, match="cannot open engines of 'magic'"):

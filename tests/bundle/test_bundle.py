@@ -258,11 +258,13 @@ def test_a_public_key_that_is_none(make_bundle: MakeBundle, tmp_path: Path, cont
 
 def test_a_public_key_and_a_bundle_that_are_not_there(make_bundle: MakeBundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"^there is no public key .*nowhere\.pem$"):
-        open_bundle(make_bundle(), key=tmp_path / "nowhere.pem")
+        open_bundle(folder := make_bundle(), key=tmp_path / "nowhere.pem")
     with pytest.raises(BundleError, match=r"nowhere is not a bundle: it is not there$"):
         open_bundle(tmp_path / "nowhere")
     with pytest.raises(BundleError, match=r"is not a bundle: it has no manifest\.json"):
         open_bundle(tmp_path)
+    with pytest.raises(BundleError, match=r"manifest\.json is not a bundle: it is a file$"):
+        open_bundle(folder / "manifest.json")
 
 
 def test_a_private_key_given_as_the_public_one(make_bundle: MakeBundle, signing_key: Path) -> None:
