@@ -192,8 +192,8 @@ class TestGroups:
         assert_same(run(model, feeds(images(3, 64), 2), 1), run(model, feeds(images(3, 64), 3)))
 
     def test_sizes_are_known_where_shapes_are_computed_in_the_graph(self, tmp_path: Path) -> None:
-        """Of a text encoder of any length nearly all shapes are: each activation then had a session of its own, with all
-        of the network's weights, and a hundred reviews took ten minutes."""
+        """Of a text encoder of any length nearly all are: each activation had a session of its own, with all weights of
+        the network, and a hundred reviews took ten minutes."""
         net = graphs.Net()
         net.add("Shape", ["input"], "shape")
         net.add("Slice", ["shape", net.constant("from", [2], np.int64), net.constant("to", [4], np.int64)], "sides")
