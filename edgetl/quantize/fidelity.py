@@ -68,10 +68,6 @@ class Fidelity:
         """The mean of the two, in dB: what is judged. NaN where a power overflowed."""
         return (self.total_db + self.typical_db) / 2
 
-    def in_both_above(self, other: Fidelity) -> bool:
-        """Whether both figures are more: what serves a few samples, or costs a few, serves one of them alone."""
-        return self.total_db > other.total_db and self.typical_db > other.typical_db  # NaN is above nothing
-
     def clearly_above(self, other: Fidelity) -> bool:
         """Whether it is more, and, from three samples on, more on a sample as such.
 
