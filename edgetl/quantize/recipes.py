@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CORRECTION_SAMPLES = 64
 """Of the calibration samples, for corrections: a mean per channel needs no more."""
 HELD_OUT = 1 / 2
-"""Of the samples looked at for corrections, the least share on which these must prove themselves and that they never saw.
+"""Of the samples looked at for corrections, the least share that they never saw, and have to prove themselves on.
 
 Nineteen samples find a correction that is as good as one of sixty; twenty do not tell whether it serves."""
 REPORT_SAMPLES = 16
