@@ -31,7 +31,9 @@ _ROUNDED_SHARE = 0.1
 _STEPS = 2
 """Of Gauss and Newton, each with the samples' weights of what the one before left."""
 _DAMPING = 0.01
-"""Of them: a channel of which a hundredth is let through goes half of the way."""
+"""Of them: a channel goes half of the way where a hundredth of it is let through of what is of the most open one."""
+_POSITIONS = 4096
+"""Of a sample that are looked at, at most: a mean over more is no surer, as samples differ by more."""
 _LEAST_ERROR = 1e-6
 """Of the mean over the samples: what none falls short of when they are weighed."""
 
@@ -188,7 +190,8 @@ def _best_shift(
     With f the function that follows, the float output y and the quantized graph's x, it is the shift s per channel that
     makes Σ w (f(y) - f(x + s))² least, by some steps of Gauss and Newton: the mean of y - x where nothing follows, and
     behind a ReLU6 the mean over positions that it lets through. The mean over all of them, which sequential bias
-    correction takes, is mostly made of what is cut off anyway.
+    correction takes, is mostly made of what is cut off anyway. It is what is left where f is flat at all x: of no
+    shift, that mean and the steps', each channel takes the best.
 
     The weights w are those of samples, and make them count as they do in
     :attr:`edgetl.quantize.fidelity.Fidelity.db`, by the slope of that figure over a sample's squared error: one that is
@@ -204,52 +207,81 @@ def _best_shift(
         layer: Of both.
         function: The function that follows, on a range of values.
     """
-    pairs = [(_channels_last(mine, layer), _channels_last(its, layer)) for mine, its in zip(target, found, strict=True)]
+    pairs = [(_positions(mine, layer), _positions(its, layer)) for mine, its in zip(target, found, strict=True)]
     ends = [(float(array.min()), float(array.max())) for pair in pairs for array in pair]
     following = function(min(low for low, _ in ends), max(high for _, high in ends))
     shift = np.zeros(layer.scales.size)
     for _ in range(_STEPS):
-        parts = [_slopes_and_errors(mine, its + shift.astype(np.float32), following) for mine, its in pairs]
-        slopes, squares, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
-        errors = np.maximum(errors, _LEAST_ERROR * errors.mean() + np.finfo(np.float64).tiny)
-        weights = 1.0 / errors.sum() + 1.0 / (len(errors) * errors)
-        weights /= weights.sum()
-        curvature = weights @ squares + _DAMPING
+        slopes, squares, errors = _slopes_and_errors(pairs, shift, following)
+        weights = _weights(errors.sum(axis=1))
+        curvature = weights @ squares
+        curvature += _DAMPING * curvature.max() + np.finfo(np.float64).tiny
         step = weights @ slopes / curvature
-        shift += step
-    if len(errors) < 2:
+        shift = shift + step
+    stepped = _shrunk(shift, weights, (slopes - squares * step) / curvature)
+    if following is None:
+        return stepped
+    means = np.concatenate([(mine - its).mean(axis=1, dtype=np.float64) for mine, its in pairs])
+    mean = weights @ means
+    tried = np.stack([stepped, _shrunk(mean, weights, means - mean), np.zeros_like(mean)])
+    left = np.stack([weights @ _slopes_and_errors(pairs, each, following)[2] for each in tried])
+    best: NDArray[np.float64] = np.take_along_axis(tried, left.argmin(axis=0)[None], axis=0)[0]
+    return best
+
+
+def _weights(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much each sample counts by its squared error, (n,); their sum is 1."""
+    errors = np.maximum(errors, _LEAST_ERROR * errors.mean() + np.finfo(np.float64).tiny)
+    weights = 1.0 / errors.sum() + 1.0 / (len(errors) * errors)
+    found: NDArray[np.float64] = weights / weights.sum()
+    return found
+
+
+def _shrunk(
+    shift: NDArray[np.float64], weights: NDArray[np.float64], departures: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A shift without what its samples do not bear out: departures of each from it, shape (n, channels)."""
+    if len(weights) < 2:
         return shift
-    scores = np.square(slopes - squares * step)
-    variance = np.square(weights) @ scores / curvature**2 * len(errors) / (len(errors) - 1)
+    variance = np.square(weights) @ np.square(departures) * len(weights) / (len(weights) - 1)
     kept: NDArray[np.float64] = shift * np.maximum(0.0, 1.0 - variance / np.maximum(shift * shift, 1e-300))
     return kept
 
 
 def _slopes_and_errors(
-    target: NDArray[np.float32], found: NDArray[np.float32], following: Following | None
+    pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    shift: NDArray[np.float64],
+    following: Following | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Of one batch, arrays of shape (b, positions, channels), means over positions.
+    """Of what follows y, and x with a shift: means over positions, each of shape (n, channels).
 
     Returns:
-        f' · (f(y) - f(x)) and f'², shape (b, channels), and the squared error in all channels, (b,).
+        f' · (f(y) - f(x + s)), f'² and (f(y) - f(x + s))².
     """
-    squares = np.ones((len(found), found.shape[2]))
-    if following is None:
-        difference = slopes = target - found
-    else:
-        places = following.places(found)
-        slope, difference = following.slopes[places], following.values[following.places(target)]
-        difference -= following.values[places]
-        slopes = slope * difference
-        squares = np.square(slope).mean(axis=1, dtype=np.float64)
-    errors: NDArray[np.float64] = np.square(difference).mean(axis=1, dtype=np.float64).sum(axis=1)
-    return slopes.mean(axis=1, dtype=np.float64), squares, errors
+    slopes, squares, errors = [], [], []
+    for target, found in pairs:
+        shifted = found + shift.astype(np.float32)
+        if following is None:
+            slope, difference = np.ones((1, 1, 1), dtype=np.float32), target - shifted
+        else:
+            places = following.places(shifted)
+            slope, difference = following.slopes[places], following.values[following.places(target)]
+            difference -= following.values[places]
+        slopes.append((slope * difference).mean(axis=1, dtype=np.float64))
+        square = np.square(slope).mean(axis=1, dtype=np.float64)
+        squares.append(np.broadcast_to(square, slopes[-1].shape))
+        errors.append(np.square(difference).mean(axis=1, dtype=np.float64))
+    return np.concatenate(slopes), np.concatenate(squares), np.concatenate(errors)
 
 
-def _channels_last(array: NDArray[np.generic], layer: Layer) -> NDArray[np.float32]:
-    """A layer's output as (b, positions, channels)."""
+def _positions(array: NDArray[np.generic], layer: Layer) -> NDArray[np.float32]:
+    """A layer's output as (b, positions, channels); of many positions some, always the same of a layer."""
     rows = np.moveaxis(np.asarray(array, dtype=np.float32), 1 if layer.operator == "Conv" else -1, -1)
-    return rows.reshape(len(rows), -1, layer.scales.size)
+    rows = rows.reshape(len(rows), -1, layer.scales.size)
+    if rows.shape[1] <= _POSITIONS:
+        return rows
+    drawn = np.random.default_rng(0).choice(rows.shape[1], _POSITIONS, replace=False)
+    return rows[:, np.sort(drawn)]
 
 
 def _learn_rounding(graph: ir.Graph, stop: _Stop, scheme: Scheme, inputs: Arrays, *, centred: bool) -> float:

@@ -103,7 +103,7 @@ def tabulate(
         path = Path(folder) / "function.onnx"
         ir.save(ir.Model(graph, ir_version=model.ir_version), path)
         with open_runner(path) as runner:
-            values = np.asarray(runner.run({str(value.name): points})[str(end.name)], dtype=np.float32)
+            values = np.asarray(runner.run({str(value.name): points})[str(end.name)], dtype=np.float32).reshape(-1)
     step = (high - low) / _STEPS
     slopes = np.gradient(values.astype(np.float64), step).astype(np.float32)
     if not np.isfinite(slopes).all():
@@ -112,8 +112,11 @@ def tabulate(
 
 
 def _is_elementwise(node: ir.Node, values: list[ir.Value]) -> bool:
-    """Whether a node computes one of its operands, element by element, of values and of constants of one element."""
+    """Whether a node of the values' own graph, no branch's, computes of them, and of constants of one element."""
+    producer = values[0].producer()
     if node.domain or node.op_type not in _ELEMENTWISE or len(node.outputs) != 1:
+        return False
+    if producer is None or node.graph is not producer.graph:
         return False
     for operand in node.inputs:
         if operand is not None and operand not in values:

@@ -141,11 +141,12 @@ def _static(
     report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     corrected: dict[str, Any] = {}
     if chosen.bias_correction == "sequential" or chosen.rounding == "adaround":
-        # The means of inputs tell what rounding adds to a layer's own output, and cost nothing: the rest is corrected.
-        means = "input-mean" if chosen.bias_correction == "sequential" else chosen.bias_correction
-        behind_means = replace(chosen, bias_correction=means)
-        plain = insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
-        done = insertion.quantize(model.clone(), statistics.sketches, scheme, behind_means, known)
+        plain = done
+        if chosen.bias_correction == "sequential":
+            # The means of inputs tell what rounding adds to a layer's output, and cost nothing; the rest is corrected.
+            means = replace(chosen, bias_correction="input-mean")
+            plain = insertion.quantize(model.clone(), statistics.sketches, scheme, means, known)
+        done = replace(plain, model=plain.model.clone())
         corrected = _corrected(model, done, plain, scheme, chosen, report, tools)
         if "correction_left_out" in corrected:
             done = plain

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,24 @@ def convolution(channels: int) -> Layer:
     )
 
 
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0.0)
+
+
+def relu6(x: np.ndarray) -> np.ndarray:
+    return np.clip(x, 0.0, 6.0)
+
+
+def table(function: Function) -> Following:
+    points = np.linspace(-12, 12, 24001)
+    values = function(points)
+    slopes = np.gradient(values, 1e-3).astype(np.float32)
+    return Following(low=-12.0, step=1e-3, values=values.astype(np.float32), slopes=slopes)
+
+
 class TestBiases:
     @pytest.mark.parametrize("scheme", ALL)
     @pytest.mark.parametrize("bias", ["none", "zeros", "normal"])
@@ -209,19 +228,44 @@ class TestBiases:
         """EfficientNet-Lite0 on digits: 31 dB with the mean over all positions, 39 with what its ReLU6 lets through."""
         target = np.random.default_rng(4).normal(size=(16, 4, 8, 8)).astype(np.float32)
         found = np.where(target < 0, target - 0.5, target + 0.1).astype(np.float32)
-        points = np.linspace(-8, 8, 16001, dtype=np.float32)
-        relu = Following(low=-8.0, step=1e-3, values=np.maximum(points, 0), slopes=(points > 0).astype(np.float32))
-        by_function = correction._best_shift([target], [found], convolution(4), lambda *_: relu)
+        by_function = correction._best_shift([target], [found], convolution(4), lambda *_: table(relu))
         np.testing.assert_allclose(by_function, -0.1, atol=0.01)
         by_mean = correction._best_shift([target], [found], convolution(4), lambda *_: None)
         assert (by_mean > 0.1).all(), "the other way"
 
     def test_a_channel_that_lets_nothing_through_stays(self) -> None:
         target = np.full((8, 2, 4, 4), -3.0, np.float32)
-        points = np.linspace(-8, 8, 161, dtype=np.float32)
-        relu = Following(low=-8.0, step=0.1, values=np.maximum(points, 0), slopes=(points > 0).astype(np.float32))
-        shift = correction._best_shift([target], [target + 1], convolution(2), lambda *_: relu)
+        shift = correction._best_shift([target], [target + 1], convolution(2), lambda *_: table(relu))
         assert not shift.any()
+
+    @pytest.mark.parametrize(
+        ("function", "offset"),
+        [(relu, 2.5), (relu, 4.0), (relu6, -7.0), (np.exp, 2.0), (lambda x: 1 / (1 + np.exp(-x)), 6.0)],
+    )
+    def test_a_shift_is_found_where_the_function_is_flat_or_steep(self, function: Function, offset: float) -> None:
+        """Steps by the slope alone leave a channel dead that lies where a ReLU lets nothing through, and behind an
+        exponential go so far that the error grows."""
+        target = np.random.default_rng(0).normal(1.0, 0.4, size=(48, 4, 8, 8)).astype(np.float32)
+        found = target - np.float32(offset)
+        shift = correction._best_shift([target], [found], convolution(4), lambda *_: table(function))
+        np.testing.assert_allclose(shift, offset, atol=0.02)
+
+    @given(factor=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+    def test_how_large_what_follows_is_does_not_matter(self, factor: float, seed: int) -> None:
+        target = np.random.default_rng(seed).normal(size=(6, 3, 8, 8)).astype(np.float32)
+        found = target - np.float32(0.4) * np.random.default_rng(seed + 1).uniform(size=target.shape).astype(np.float32)
+        one, other = (
+            correction._best_shift([target], [found], convolution(3), lambda *_, by=by: table(lambda x: by * relu(x)))
+            for by in (1.0, factor)
+        )
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+    def test_of_many_positions_some_are_enough(self) -> None:
+        random = np.random.default_rng(2)
+        target = random.normal(size=(6, 2, 96, 96)).astype(np.float32)
+        found = target - 0.3 + 0.1 * random.normal(size=target.shape).astype(np.float32)
+        shift = correction._best_shift([target], [found], convolution(2), lambda *_: table(relu))
+        np.testing.assert_allclose(shift, 0.3, atol=0.02)
 
     def test_a_sample_that_is_far_off_does_not_shift_all_others(self, tmp_path: Path) -> None:
         """On photographs few samples reach 30 times as far as others; with equal weights a correction by means took 10

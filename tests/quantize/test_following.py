@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from edgetl.quantize import graph
 from edgetl.quantize.following import end_of_function, tabulate
@@ -47,7 +49,13 @@ def squared(net: graphs.Net) -> str:
     return net.add("Mul", ["y", "y"], "end")
 
 
+def scaled_by_an_image(net: graphs.Net) -> str:
+    net.add("Mul", ["y", net.constant("three", np.full((1, 1, 1, 1), 3.0))], "scaled")
+    return net.add("Relu", ["scaled"], "end")
+
+
 KNOWN: list[tuple[Build, Function]] = [
+    (scaled_by_an_image, lambda x: np.maximum(3 * x, 0)),
     (lambda net: net.add("Relu", ["y"], "end"), lambda x: np.maximum(x, 0)),
     (lambda net: net.add("HardSwish", ["y"], "end"), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
     (relu6, lambda x: np.clip(x, 0, 6)),
@@ -119,6 +127,22 @@ def test_none_follows_where_more_than_one_value_counts(build: Callable[[graphs.N
     model, value = network(tmp_path, build)
     assert end_of_function(value) is None
     assert tabulate(model, value, -1.0, 1.0, open_runner=OnnxRuntimeRunner) is None
+
+
+def test_none_follows_where_a_branch_reads_the_value(tmp_path: Path) -> None:
+    def branch(kind: str, read: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, None)
+        return helper.make_graph([helper.make_node(kind, [read], [f"{kind}_out"])], kind, [], [output])
+
+    def build(net: graphs.Net) -> None:
+        net.conv("input", "other", 8, 3)
+        net.add("ReduceMax", ["input"], "largest", keepdims=0)
+        net.add("Greater", ["largest", net.constant("zero", 0.0)], "which")
+        net.add("If", ["which"], "end", then_branch=branch("Tanh", "y"), else_branch=branch("Relu", "other"))
+
+    _, value = network(tmp_path, build)
+    assert {node.op_type for node in value.consumers()} == {"Tanh"}, "nothing folded the branch away"
+    assert end_of_function(value) is None
 
 
 def test_none_follows_a_value_that_is_an_output_itself(tmp_path: Path) -> None:
