@@ -277,13 +277,9 @@ def _rows(rows: dict[str, dict[str, Any]], times: dict[quality.Engine, dict[str,
 
 
 def _nearest(rows: dict[str, dict[str, Any]], engine: quality.Engine) -> list[str]:
-    """edgetl's graph and the other tool's that agree best with the float graph on an engine, sample by sample.
-
-    Of edgetl's, those made for the engine where there are any: it has graphs of its own for OpenVINO.
-    """
+    """edgetl's graph and the other tool's that agree best with the float graph on an engine, sample by sample."""
     measured = {tool: facts[engine] for tool, facts in rows.items() if "differs" in facts.get(engine, {})}
     ours = [tool for tool in measured if tool.startswith("edgetl")]
-    ours = [tool for tool in ours if engine in tool] or ours
     theirs = [tool for tool in measured if not tool.startswith("edgetl")]
     if not ours or not theirs:
         return []

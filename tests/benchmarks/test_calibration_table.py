@@ -53,7 +53,7 @@ def test_the_nearest_graphs_of_both_sides_are_told_apart_by_their_samples(tmp_pa
     facts = {"seconds": 1, "extra_peak_mb": 1}
     written(tmp_path, "ort-minmax", **facts, onnxruntime=engine(0.7, 1, 2, 3), openvino=engine(0.8, 1, 2))
     written(tmp_path, "ort-entropy", **facts, onnxruntime=engine(0.6, 1, 2, 3, 4), openvino=engine(0.6, 1, 2, 3, 4))
-    written(tmp_path, "edgetl-int8-mse", **facts, onnxruntime=engine(0.8, 3, 5), openvino=engine(1.0))
+    written(tmp_path, "edgetl-int8-mse", **facts, onnxruntime=engine(0.8, 3, 5), openvino=engine(0.8, 1, 5))
     written(tmp_path, "edgetl-openvino-int8-mse", **facts, openvino=engine(0.9, 7))
     table = calibration.table(tmp_path, {})
     assert "Nearest on ONNX Runtime: edgetl-int8-mse (0.800) and ort-minmax (0.700). 2 samples are" in table
