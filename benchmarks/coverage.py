@@ -25,9 +25,9 @@ import numpy as np
 
 from edgetl.benchmark.summary import PERCENTILES, summarise
 from edgetl.metrics import metric, resample_weights
+from edgetl.metrics.identities import linear_drop
 from edgetl.metrics.influences import true_accept_influences
 from edgetl.parity.bootstrap import paired_drop
-from edgetl.parity.identities import linear_drop
 from edgetl.parity.paired import interval, upper_bound
 from edgetl.parity.sequential import Sequential
 
@@ -155,7 +155,8 @@ def faces(cases: int) -> None:
             models = [measured.weighted(each, labels) for each in (reference, outputs)]
             once, drawn = np.ones((len(labels), 1)), resample_weights(random, labels, 200)
             drop = float((models[0](once) - models[1](once))[0])
-            parts = [true_accept_influences(each, labels) for each in (reference, outputs)]
+            told = [true_accept_influences(each, labels) for each in (reference, outputs)]
+            parts = [each for each in told if each is not None]  # all: the fewest are 30 people
             own, shared = parts[0].own - parts[1].own, parts[0].shared - parts[1].shared
             whole, corrected = own + 2 * shared.sum(1) / (people - 2), linear_drop(drop, *parts).influence
             errors = [np.square(each).sum() / (people * (people - 1)) for each in (whole, corrected)]

@@ -155,7 +155,7 @@ def _import(thing: Thing) -> None:
 
 
 def _depends(runner: Runner, feeds: Arrays) -> bool | None:
-    """Whether any output changes with the inputs; None where the engine takes no others."""
+    """Whether any output changes with the inputs; None where the engine takes no others, or puts out nothing."""
     import numpy as np
 
     before = {name: np.array(found) for name, found in runner.run(feeds).items()}
@@ -163,16 +163,22 @@ def _depends(runner: Runner, feeds: Arrays) -> bool | None:
         after = runner.run(other_feeds(feeds))
     except EdgetlError:  # a library's refusal of made-up identifiers proves nothing
         return None
+    if not any(found.size for found in (*before.values(), *after.values())):  # a detector without a hit in either
+        return None
     return any(
         not np.array_equal(found, after[name], equal_nan=found.dtype.kind == "f") for name, found in before.items()
     )
 
 
 def _finite(runner: Runner, feeds: Arrays) -> bool:
-    """Whether any output is a number; what is no float is one."""
+    """Whether any output is a number, or there is none at all, as of a detector without a hit.
+
+    What is no float is a number.
+    """
     import numpy as np
 
-    return any(found.dtype.kind != "f" or np.isfinite(found).any() for found in runner.run(feeds).values())
+    outputs = [found for found in runner.run(feeds).values() if found.size]
+    return not outputs or any(found.dtype.kind != "f" or bool(np.isfinite(found).any()) for found in outputs)
 
 
 def _layers(runner: Runner, feeds: Arrays) -> list[dict[str, Any]]:

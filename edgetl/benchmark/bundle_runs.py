@@ -20,6 +20,7 @@ from edgetl.benchmark.scenarios import Issue, ScenarioResult, run
 from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.stability import BlockUse, Stability, judge_machine
 from edgetl.benchmark.stages import Stages, measure_stages
+from edgetl.benchmark.summary import too_alike
 from edgetl.benchmark.usage import Usage
 from edgetl.benchmark.waiting import Clock, SensingClock
 from edgetl.errors import UsageError
@@ -181,9 +182,10 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
     if result.plan.scenario == "offline":  # a latency there is how long ago the run began
         return (*told, *(("note", problem) for problem in result.problems))
     intervals = result.intervals_ms if isinstance(result, ScenarioResult) else {}
+    alike = too_alike(result.times.latency_ns) if isinstance(result, ScenarioResult) else frozenset()
     for name, value in values["latency_ms"].items():
         span = " (95% {:.3f} to {:.3f})".format(*intervals[name]) if name in intervals else ""
-        if isinstance(result, ScenarioResult) and not span:
+        if name in alike and not span:
             span = " (no interval: too few queries are independent of each other)"
         told.append(("p99.9" if name == "p999" else name, f"{value:.3f} ms{span}"))
     if values["estimate_ms"] is not None:

@@ -69,13 +69,14 @@ class Check:
     """What tells whether a measurement is plausible."""
 
     depends_on_input: bool | None
-    """Whether outputs change with inputs; None where the engine took no other inputs than the timed ones."""
+    """Whether outputs change with inputs; None where the engine took no other inputs than the timed ones, or
+    its outputs are empty."""
     multiply_adds: dict[str, int]
     """Precision → multiply-adds of one inference; empty where the engine does not tell."""
     layers: tuple[Layer, ...] = ()
     """Nodes of the engine's optimised graph, with what each takes; empty where the engine does not tell."""
     finite: bool = True
-    """Whether any output is a number on the inputs that are timed: neither NaN nor infinite."""
+    """Whether any output is a number on the timed inputs, neither NaN nor infinite; also where they are empty."""
     reason: str = ""
     """Why ``layers`` is empty, where that is an engine's failure."""
 

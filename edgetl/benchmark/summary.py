@@ -159,14 +159,12 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
         confidence: Of the two-sided intervals.
 
     Returns:
-        Of each percentile that there are enough calls for (see :func:`summarise`), unless calls in a row are so much
-        alike that less than one independent call is above it: such intervals held in 80 to 90 of 100 cases.
+        Of each percentile that there are enough calls for (see :func:`summarise`), but for those that are
+        :func:`too_alike`: their intervals held in 80 to 90 of 100 cases. None of fewer than 16 calls.
     """
-    count, independent = len(times_ns), independent_calls(times_ns)
+    count, alike = len(times_ns), too_alike(times_ns)
     backed = {
-        name: share
-        for name, share in PERCENTILES.items()
-        if count >= queries_needed(share) and independent * (1.0 - share) >= _LEAST_ABOVE
+        name: share for name, share in PERCENTILES.items() if count >= queries_needed(share) and name not in alike
     }
     blocks = min(_RUN_BLOCKS, count // 8)
     if not backed or blocks < 2:
@@ -183,6 +181,16 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
         for (name, share), factor in zip(backed.items(), factors.tolist(), strict=True)
     }
     return {name: found for name, found in ends.items() if found is not None}
+
+
+def too_alike(times_ns: NDArray[np.integer]) -> frozenset[str]:
+    """Those of :data:`PERCENTILES` above which there is less than one independent call of a run: they have no interval.
+
+    Args:
+        times_ns: (n,) in the order in which the calls were made.
+    """
+    independent = independent_calls(times_ns)
+    return frozenset(name for name, share in PERCENTILES.items() if independent * (1.0 - share) < _LEAST_ABOVE)
 
 
 def independent_calls(times_ns: NDArray[np.integer]) -> float:

@@ -19,7 +19,8 @@ from edgetl.errors import DataError, MissingExtraError, ProviderError
 from edgetl.finetune import logs
 from edgetl.finetune.groups import Group
 from edgetl.finetune.memory import enough_on_gpu, kept_between_steps
-from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer, at_once
+from edgetl.finetune.parts import at_once
+from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer
 from edgetl.metrics import metric as metric_of
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def train_phase(
     Raises:
         MissingExtraError: torch or accelerate is not installed.
         TrainingError: The loss or weights became NaN or infinite, or memory of the GPU ran out.
-        ModelError: The phase selects nothing, or BatchNorm is to learn from one sample at a time.
+        ModelError: The phase selects nothing, or a BatchNorm is to learn from one value per channel.
         DataError: There is no sample to learn from, or samples hold NaN.
     """
     try:
@@ -191,7 +192,7 @@ def _millions(module: nn.Module) -> str:
 
 def _smaller_parts(phase: Phase, finetune: Finetune, at_a_time: int) -> str:
     """What to change where so many samples at a time are too many for a GPU."""
-    if at_a_time <= (2 if phase.batchnorm == "train" else 1):  # BatchNorm learns nothing from one sample
+    if at_a_time <= (2 if phase.batchnorm == "train" else 1):  # one may be too few for BatchNorm
         return f"smaller inputs or a smaller backbone; or {_ON_CPU}"
     same = "" if phase.batchnorm == "train" else ", with the same result"
     return (

@@ -72,7 +72,7 @@ def prepare(module: nn.Module, chosen: frozenset[str], *, batchnorm: str) -> Non
 
 
 def learns_statistics(module: nn.Module) -> bool:
-    """Whether a BatchNorm of a network that was prepared learns its statistics, which takes two samples at a time."""
+    """Whether a BatchNorm of a network that was prepared learns its statistics."""
     return any(part.training and _has_statistics(part) for part in module.modules())
 
 

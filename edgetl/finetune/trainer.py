@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from edgetl.backends.backbones import Stage
 from edgetl.config import Finetune, Phase
-from edgetl.errors import ModelError
 from edgetl.finetune import averaging, compiling, divergence, losses, schedules, selectors, state
 from edgetl.finetune.feeding import fed
 from edgetl.finetune.groups import decaying, optimizer_of, parameter_groups, recorded
 from edgetl.finetune.losses import Loss
+from edgetl.finetune.parts import at_once, cut, enough_for_batchnorm
 from edgetl.finetune.samplers import Batches
 from edgetl.metrics import metric
 
@@ -108,7 +107,7 @@ class Trainer:
         accelerator: Of accelerate: device, precision, processes.
 
     Raises:
-        ModelError: The phase selects nothing, or BatchNorm is to learn from one sample at a time.
+        ModelError: The phase selects nothing.
     """
 
     def __init__(
@@ -151,13 +150,7 @@ class Trainer:
             world=accelerator.num_processes,
         )
         self._at_once = at_once(finetune, accelerator.num_processes)
-        self._together = 2 if selectors.learns_statistics(module) else 1
-        if self._at_once < self._together:
-            raise ModelError(
-                f"BatchNorm learns from at least two samples at a time; batch_size = {finetune.batch_size} on"
-                f" {accelerator.num_processes} process(es) with accumulate = {finetune.accumulate} leaves one",
-                hint='a larger batch_size or a smaller accumulate in [finetune], or batchnorm = "frozen-statistics"',
-            )
+        self._learns = selectors.learns_statistics(module)
         self._step = 0
         self._best_weights: averaging.State = {}
         self._average = averaging.copied(module.state_dict()) if finetune.ema else None
@@ -174,7 +167,13 @@ class Trainer:
         return f"in step {self._step} of the phase '{self._phase.train}'"
 
     def run(self) -> None:
-        """All epochs, or those that are left of them; then the best weights are the network's."""
+        """All epochs, or those that are left of them; then the best weights are the network's.
+
+        Raises:
+            TrainingError: The loss or weights became NaN or infinite.
+            DataError: Samples hold NaN.
+            ModelError: A BatchNorm is to learn from one value per channel.
+        """
         if not self._resume():
             self.best = self._validate(self._module.state_dict())
             self._best_weights = averaging.copied(self._module.state_dict())
@@ -210,8 +209,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         loss = torch.zeros((), device=self._accelerator.device)
-        count = max(1, min(self._finetune.accumulate, len(inputs) // self._together))
-        parts = list(zip(*(part.tensor_split(count) for part in (inputs, targets)), strict=True))
+        parts = cut(inputs, targets, self._at_once, learns=self._learns)
         for number, (piece, wanted) in enumerate(parts, 1):
             last = number == len(parts)
             with nullcontext() if last else self._accelerator.no_sync(model):
@@ -232,7 +230,7 @@ class Trainer:
         self, model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor, *, penalise: bool
     ) -> torch.Tensor:
         """Add the gradients of a part of a step's samples; the sum of their losses."""
-        with self._accelerator.autocast():
+        with self._accelerator.autocast(), enough_for_batchnorm(self._when):
             logits = model(inputs)
         summed = self._loss(logits, targets).sum()
         # Losses are added up over the step's samples; gradients are averaged over processes.
@@ -404,11 +402,6 @@ class Trainer:
 
     def _here(self, weights: averaging.State) -> averaging.State:
         return {name: tensor.to(self._accelerator.device) for name, tensor in weights.items()}
-
-
-def at_once(finetune: Finetune, processes: int) -> int:
-    """Samples that a process computes at a time: its share of a step, in ``finetune.accumulate`` parts."""
-    return math.ceil(math.ceil(finetune.batch_size / processes) / finetune.accumulate)
 
 
 def _mixed(*numbers: int) -> int:

@@ -56,9 +56,9 @@ class Metric:
     by_identity: bool = False
     """Of pairs: the labels are identities, all samples of an identity have one weight, and identities are drawn."""
     prepare: Callable[[Floats, NDArray[np.int64]], Weighted] = field(repr=False)
-    influences: Callable[[Floats, NDArray[np.int64]], Influences] | None = field(default=None, repr=False)
-    """Of outputs and labels, of a metric of identities: how much each of these, and each two, move it; None of others,
-    whose samples can be drawn."""
+    influences: Callable[[Floats, NDArray[np.int64]], Influences | None] | None = field(default=None, repr=False)
+    """Of outputs and labels, of a metric of identities: how much each of these, and each two, move it, or None where
+    there are too few pairs to tell. None of others, whose samples can be drawn."""
 
     def weighted(self, outputs: NDArray[np.floating], labels: NDArray[Any]) -> Weighted:
         """The metric of these samples as a function of their weights.

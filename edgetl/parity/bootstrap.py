@@ -19,7 +19,8 @@ below that of top-1 for n samples without a single difference (:func:`edgetl.par
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
-the metric but its linear part: :mod:`edgetl.parity.identities` says why.
+the metric but its linear part: :mod:`edgetl.metrics.identities` says why, and where there are too few pairs
+for one, it is the metric.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
-from edgetl.parity.identities import linear_drop
+from edgetl.metrics.identities import linear_drop
 from edgetl.parity.paired import least_bound
 
 _Drops = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -107,13 +108,12 @@ def paired_drop(
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     random = np.random.default_rng(seed)
     units = _units(metric, np.asarray(labels), groups)
-    if metric.influences is None:
-        drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
-    else:
+    drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
+    if metric.influences is not None:
         marks = np.asarray(labels, dtype=np.int64)
-        influences = (metric.influences(each.astype(np.float64), marks) for each in (reference, outputs))
-        drops = linear_drop(drop, *influences)
-        units = np.arange(int(units.max()) + 1)
+        before, after = (metric.influences(each.astype(np.float64), marks) for each in (reference, outputs))
+        if before is not None and after is not None:
+            drops, units = linear_drop(drop, before, after), np.arange(int(units.max()) + 1)
     found = _resampled(drops, _gathered(units, random), resamples, random)
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (

@@ -74,7 +74,8 @@ def build(
         until: The last stage to run, of :data:`STAGES`.
         force: Stages of the store to make again.
         dry_run: Make nothing; find out what would be made.
-        config_file: Where the configuration was read from: reports point at its lines.
+        config_file: Where the configuration was read from: reports point at its lines, and files of targets may be
+            named relative to its folder.
         on_report: Is called with the folder of the reports, of a published bundle as of one that is refused.
 
     Raises:
@@ -87,7 +88,8 @@ def build(
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
     tasks.task_of(config)
     gates.check_gate(config)
-    candidates = engines.candidates(config, targets)
+    folder = config_file.resolve().parent if config_file else None
+    candidates = engines.candidates(config, targets, folder=folder)
     last = STAGES.index(until)
     reached = {stage: last >= STAGES.index(stage) for stage in STAGES}
     engines.check_tools(config, candidates, exported=reached["export"], compiled=reached["compile"])

@@ -55,12 +55,13 @@ class Engine:
         return sum((self.artifact / name).stat().st_size for name in self.record.files)
 
 
-def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
+def candidates(config: Config, only: tuple[str, ...] = (), *, folder: Path | None = None) -> list[Candidate]:
     """The engines that a configuration asks for.
 
     Args:
         config: The project's.
         only: Targets of the configuration to keep, by name or by file; all where empty.
+        folder: Of edgetl.toml: a file may be named as it is there, too. None: relative to the working folder alone.
 
     Raises:
         ConfigError: A target is asked for a precision that it does not offer, or ``only`` names one that the
@@ -74,7 +75,7 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
             f"more than one [[target]] is called {', '.join(twice)}: a target's name is its file's stem",
             hint="rename your own target file",
         )
-    kept = {_listed(text, config, names) for text in only} or set(names)
+    kept = {_listed(text, config, names, folder) for text in only} or set(names)
     found = []
     for entry in config.target:
         target = catalog.target(entry.device)
@@ -92,8 +93,8 @@ def candidates(config: Config, only: tuple[str, ...] = ()) -> list[Candidate]:
     return found
 
 
-def _listed(text: str, config: Config, names: list[str]) -> str:
-    """The name of the configuration's target that a text means: its name, or its file.
+def _listed(text: str, config: Config, names: list[str], folder: Path | None) -> str:
+    """The name of the configuration's target that a text means: its name, or its file, from here or as it is written.
 
     Raises:
         ConfigError: The configuration lists no such target, whether there is one or not.
@@ -101,9 +102,14 @@ def _listed(text: str, config: Config, names: list[str]) -> str:
     if text in names:
         return text
     file = Path(text).resolve() if "/" in text or text.endswith(".toml") else None
-    for name, entry in zip(names, config.target, strict=True):
-        if file and ("/" in entry.device or entry.device.endswith(".toml")) and Path(entry.device).resolve() == file:
-            return name
+    listed = {
+        Path(entry.device).resolve(): name
+        for name, entry in zip(names, config.target, strict=True)
+        if "/" in entry.device or entry.device.endswith(".toml")
+    }
+    for meant in (file, (folder / text).resolve() if file and folder else None):
+        if meant in listed:
+            return listed[meant]
     message = f"the project has no target {text}; it has {', '.join(names)}"
     if text in catalog.target_names() or (file and file.is_file()):
         raise ConfigError(

@@ -97,6 +97,28 @@ def test_a_percentile_of_queries_that_are_alike_is_told_to_have_no_interval(bund
     assert slow.to_json()["latency_ms"]["p90"] > 1
 
 
+@pytest.mark.parametrize("count", [12, 200, 20_000])
+def test_what_never_has_an_interval_is_not_told_why(bundle: Bundle, count: int) -> None:
+    """Of 12 queries there are no intervals at all, however independent they are."""
+    found = bench_scenario(bundle, plan("single-stream"), Drive(threads=1))
+    assert isinstance(found, ScenarioResult)
+    began = np.arange(count) * 10_000_000
+    took = np.random.default_rng(count).integers(1_000_000, 2_000_000, count)
+    times = replace(found.times, scheduled_ns=began, begun_ns=began, ended_ns=began + took, samples=count)
+    shown = dict(rows(steady := ScenarioResult(plan=found.plan, times=times)))
+    assert steady.intervals_ms.keys() == {12: set(), 200: {"p50", "p90"}}.get(count, {"p50", "p90", "p99", "p999"})
+    assert all(
+        ("95%" in value) == (name.replace("p99.9", "p999") in steady.intervals_ms)
+        for name, value in shown.items()
+        if name in {"mean", "min", "max", "p50", "p90", "p95", "p99", "p99.9"}
+    )
+    assert {"mean", "min", "max", "p50"} <= shown.keys() and ("p95" in shown) == (count > 12)
+    assert not [name for name, value in shown.items() if "no interval" in value]
+    drifting = replace(times, ended_ns=began + 1_000_000 + 1000 * np.arange(count))
+    told = dict(rows(ScenarioResult(plan=found.plan, times=drifting)))
+    assert not [name for name in ("mean", "min", "max", "p95") if "no interval" in told.get(name, "")]
+
+
 def test_the_highest_rate(bundle: Bundle) -> None:
     wanted = plan("server", min_queries=459, min_duration_s=0.0, rate_per_s=2000.0)
     found = bench_scenario(bundle, wanted, Drive(threads=1, find_rate=True))

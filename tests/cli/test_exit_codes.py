@@ -144,7 +144,14 @@ def test_a_target_is_one_that_the_project_lists_by_name_or_by_file(edgetl, varia
     done.failed(2, f"no target raspberry-pi-5{has}", listed, hint='[[target]] with device = "raspberry-pi-5"')
     done = plan("./none.toml", cwd=variant.folder)
     done.failed(2, f"no target ./none.toml{has}; and there is no file {variant.folder}/none.toml", hint="--target x86")
-    for name, where in (("mine", None), ("boards/mine.toml", variant.folder), ("./mine.toml", own.parent), (own, None)):
+    for name, where in (
+        ("mine", None),
+        ("boards/mine.toml", variant.folder),
+        ("./mine.toml", own.parent),
+        (own, None),
+        ("boards/mine.toml", None),
+        ("./boards/mine.toml", own.parent),
+    ):
         done = plan(name, cwd=where)
         assert done.code == 0, done.err
 

@@ -319,6 +319,16 @@ def test_bench_of_graphs_that_answer_no_numbers_or_take_none(command, tmp_path):
     assert "Traceback" not in err
 
 
+def test_bench_of_a_graph_without_an_answer(command, tmp_path):
+    """As of a detector without a hit: its boxes are no rows of four."""
+    none = elementwise(("Slice", ["x", "none", "none"], ["y"]))
+    none.graph.initializer.append(helper.make_tensor("none", TensorProto.INT64, [1], [0]))
+    arguments = ("--samples", "20", "--processes", "1", "--no-roofline")
+    code, _, err = command("bench", save(none, tmp_path, "none.onnx"), *arguments)
+    assert code == 0, err
+    assert not [words for words in ("NaN", "the same whatever") if words in err]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

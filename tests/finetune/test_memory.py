@@ -8,13 +8,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from edgetl.backends.backbones import stages
+from edgetl.backends.backbones import Stage, stages
 from edgetl.config import Finetune, Phase
 from edgetl.errors import ModelError, TrainingError
 from edgetl.finetune.features import TorchExtractor
@@ -131,26 +132,65 @@ def test_a_step_that_does_not_fit(
     assert not isinstance(caught.value, torch.OutOfMemoryError) and caught.value.__suppress_context__
 
 
+TRAINED = PHASE.model_copy(update={"batchnorm": "train"})
+
+
 @pytest.mark.parametrize("settings", [{"batch_size": 16, "accumulate": 16}, {"batch_size": 2, "accumulate": 2}])
-def test_one_sample_at_a_time_is_too_few_for_a_batchnorm_that_learns(
+def test_one_sample_at_a_time_is_enough_for_batchnorm_where_maps_have_several_pixels(
     settings: dict[str, Any], data: Data, network: Network
 ) -> None:
-    module, phase = network(), PHASE.model_copy(update={"batchnorm": "train"})
-    with pytest.raises(ModelError, match=r"at least two samples at a time; batch_size = \d+ on 1 process") as caught:
-        train_phase(module, data, phase, Finetune(**settings), stages(module), seed=0)
+    few, module = first(data, 18, scale=2), network()
+    sizes = seen(module)
+    assert train_phase(module, few, TRAINED, Finetune(**settings), stages(module), seed=0).epochs
+    assert sizes == [1] * 18
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 16, "accumulate": 16}, {"batch_size": 2, "accumulate": 3}])
+def test_one_value_per_channel_is_too_few_for_a_batchnorm_that_learns(settings: dict[str, Any], data: Data) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 4), torch.nn.BatchNorm1d(4))
+    parameters = tuple(name for name, _ in module.named_parameters())
+    few = replace(first(data, 18), classes=4)
+    whole = [Stage(name="head", parameters=parameters)]
+    with pytest.raises(ModelError, match="a single one in step 0 of the phase 'all'") as caught:
+        train_phase(module, few, TRAINED, Finetune(**settings), whole, seed=0)
     assert "a smaller accumulate" in str(caught.value.hint)
-    assert train_phase(module, data, PHASE, Finetune(**settings), stages(module), seed=0).epochs  # its statistics rest
+    phase = TRAINED.model_copy(update={"batchnorm": "frozen-statistics"})
+    assert train_phase(module, few, phase, Finetune(**settings), whole, seed=0).epochs
 
 
-def test_the_last_batch_of_an_epoch_is_cut_into_parts_that_batchnorm_can_learn_from(
-    data: Data, network: Network
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "batchnorm", "expected"),
+    [
+        (92, 4, "train", [23, 23, 23, 23, 4]),
+        (65, 33, "train", [2] * 31 + [3] + [2] * 14 + [3]),
+        (65, 33, "frozen", [2] * 32 + [1] + [2] * 15 + [1]),
+        (93, 2, "train", [47, 46, 3]),
+        (16, 5, "train", [4] * 24),
+    ],
+)
+def test_no_part_is_larger_than_accumulate_says(
+    batch: int, accumulate: int, batchnorm: str, expected: list[int], data: Data, network: Network
 ) -> None:
-    """Of 96 samples the last batch of 92 leaves four: four parts would have one each."""
-    module, phase = network(), PHASE.model_copy(update={"batchnorm": "train"})
+    """But for a single sample that is left over where BatchNorm learns: it goes with the part before it."""
+    module = network()
+    sizes = seen(module)
+    phase = PHASE.model_copy(update={"batchnorm": batchnorm})
+    train_phase(module, data, phase, Finetune(batch_size=batch, accumulate=accumulate), stages(module), seed=0)
+    assert len(data.labels) == 96 and sizes == expected
+
+
+def first(data: Data, count: int, *, scale: int = 1) -> Data:
+    """Training samples as many, and larger by a factor; those of val are the same."""
+    images = data.train.images[:count].repeat(scale, axis=2).repeat(scale, axis=3)
+    train = type(data.train)(images, data.train.labels[:count])
+    return replace(data, train=train, labels=train.labels.tolist(), val=train, val_labels=train.labels.tolist())
+
+
+def seen(module: torch.nn.Module) -> list[int]:
+    """How many samples the network is given at a time in training."""
     sizes: list[int] = []
     module.register_forward_pre_hook(lambda part, inputs: sizes.append(len(inputs[0])) if part.training else None)
-    train_phase(module, data, phase, Finetune(batch_size=92, accumulate=4), stages(module), seed=0)
-    assert len(data.labels) == 96 and sizes == [23, 23, 23, 23, 2, 2]
+    return sizes
 
 
 def test_a_network_that_does_not_fit(data: Data, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

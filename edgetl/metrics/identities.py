@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.metrics import Influences
+from edgetl.metrics.influences import Influences
 
 _LEAST_LEFT = 0.5
 """Of the variance: were there nothing but what pairs have for themselves, half would be left."""
