@@ -12,7 +12,7 @@ by the standard error over seeds (Student 1908, Biometrika 6, 1-25). docs/metric
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, UnknownNameError
-from edgetl.metrics import CELLS, Metric, Weighted, resample_weights
+from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_weights
+from edgetl.metrics.identities import linear_drop
 from edgetl.tomlfile import did_you_mean
 
 Outcome = Literal["helped", "neutral", "negative"]
@@ -130,8 +131,8 @@ def verdict(scores: Mapping[str, NDArray[Any]], confidence: float, *, seed: int 
     """
     values = {name: _scores(name, each) for name, each in scores.items()}
     samples = _same_shape({name: each.shape for name, each in values.items()})
-    weighted = {name: [_mean(row) for row in each] for name, each in values.items()}
-    return _verdict(weighted, np.arange(samples), confidence, seed)
+    runs = {name: _Runs([_mean(row) for row in each]) for name, each in values.items()}
+    return _verdict(runs, np.arange(samples), confidence, seed)
 
 
 def verdict_by(
@@ -140,7 +141,7 @@ def verdict_by(
     """Whether transfer helped, by a metric that is no mean over samples, as AUC.
 
     Args:
-        metric: Which; one of identities is resampled by identity.
+        metric: Which; one of identities is resampled by identity, by its linear part where there are pairs enough.
         outputs: As :func:`verdict`'s scores, but outputs (seeds, n, k).
         labels: Of the test samples, as the metric takes them.
         confidence: Of the two-sided intervals.
@@ -156,10 +157,10 @@ def verdict_by(
     samples = _same_shape({name: each.shape[:2] for name, each in outputs.items()})
     if samples != len(labels):
         raise DataError(f"there are {len(labels)} labels for {samples} test samples")
-    weighted = {name: [metric.weighted(run, labels) for run in each] for name, each in outputs.items()}
+    runs = {name: _runs(metric, each, labels) for name, each in outputs.items()}
     _ = [metric(run, labels) for each in outputs.values() for run in each[:1]]  # an error where it has no value
     units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else np.arange(samples)
-    return _verdict(weighted, units.astype(np.int64), confidence, seed)
+    return _verdict(runs, units.astype(np.int64), confidence, seed)
 
 
 def forgetting(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.95, *, seed: int = 0) -> Forgetting:
@@ -178,7 +179,8 @@ def forgetting(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.
     first, second = _scores("before", np.atleast_2d(before)), _scores("after", np.atleast_2d(after))
     if len(first) != 1 or first.shape[1] != second.shape[1]:
         raise DataError(f"scores before {list(np.shape(before))} and after {list(np.shape(after))} do not fit together")
-    return _forgetting(_mean(first[0]), [_mean(row) for row in second], np.arange(first.shape[1]), confidence, seed)
+    pair = _Runs([_mean(first[0])]), _Runs([_mean(row) for row in second])
+    return _forgetting(*pair, np.arange(first.shape[1]), confidence, seed)
 
 
 def forgetting_by(
@@ -193,7 +195,7 @@ def forgetting_by(
     """The change on the source task, by a metric that is no mean over samples, as AUC.
 
     Args:
-        metric: Which; one of identities is resampled by identity.
+        metric: Which; one of identities is resampled by identity, by its linear part where there are pairs enough.
         before: Outputs for the source test samples before fine-tuning, (n, k).
         after: And after it, (seeds, n, k).
         labels: Of the samples, as the metric takes them.
@@ -210,7 +212,7 @@ def forgetting_by(
         )
     metric(before, labels)  # an error where it has no value
     units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else np.arange(len(labels))
-    pair = metric.weighted(before, labels), [metric.weighted(run, labels) for run in after]
+    pair = _runs(metric, before[None], labels), _runs(metric, after, labels)
     return _forgetting(*pair, units.astype(np.int64), confidence, seed)
 
 
@@ -250,21 +252,41 @@ def _same_shape(shapes: Mapping[str, tuple[int, ...]]) -> int:
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of a method, one of each seed."""
+
+    weighted: list[Weighted]
+    """What each scores, as a function of the samples' weights."""
+    influences: Influences | None = None
+    """Of a metric of identities: how much each of them moves the mean over runs; None of others, and of few pairs."""
+
+
+def _runs(metric: Metric, outputs: NDArray[Any], labels: NDArray[Any]) -> _Runs:
+    """Of outputs (seeds, n, k)."""
+    weighted = [metric.weighted(run, labels) for run in outputs]
+    if metric.influences is None or not np.isfinite(outputs).all():
+        return _Runs(weighted)
+    marks = np.asarray(labels, dtype=np.int64)
+    parts = [metric.influences(np.asarray(run, dtype=np.float64), marks) for run in outputs]
+    told = [each for each in parts if each is not None]
+    if len(told) < len(parts):
+        return _Runs(weighted)
+    return _Runs(weighted, Influences(*(np.mean(each, axis=0) for each in zip(*told, strict=True))))
+
+
 def _mean(scores: NDArray[np.float64]) -> Weighted:
     return lambda weights: (scores @ weights) / weights.sum(0)
 
 
-def _verdict(
-    weighted: Mapping[str, Sequence[Weighted]], units: NDArray[np.int64], confidence: float, seed: int
-) -> Verdict:
+def _verdict(runs: Mapping[str, _Runs], units: NDArray[np.int64], confidence: float, seed: int) -> Verdict:
     once = np.ones((len(units), 1))
-    seeds, samples = len(weighted[TUNED]), len(units)
-    means = {name: float(np.mean([run(once)[0] for run in runs])) for name, runs in weighted.items()}
+    seeds, samples = len(runs[TUNED].weighted), len(units)
+    means = {name: float(np.mean([run(once)[0] for run in each.weighted])) for name, each in runs.items()}
     differences = []
     for first, second in ((TUNED, SCRATCH), (TUNED, PROBE), (PROBE, SCRATCH)):
-        if first in weighted and second in weighted:
-            pairs = list(zip(weighted[first], weighted[second], strict=True))
-            value, lower, upper = _interval(pairs, units, confidence, seed)
+        if first in runs and second in runs:
+            value, lower, upper = _interval(runs[first], runs[second], units, confidence, seed)
             outcome: Outcome = "helped" if lower > 0 else "negative" if upper < 0 else "neutral"
             differences.append(
                 Difference(
@@ -289,12 +311,10 @@ def _verdict(
     )
 
 
-def _forgetting(
-    before: Weighted, after: Sequence[Weighted], units: NDArray[np.int64], confidence: float, seed: int
-) -> Forgetting:
+def _forgetting(before: _Runs, after: _Runs, units: NDArray[np.int64], confidence: float, seed: int) -> Forgetting:
     once = np.ones((len(units), 1))
-    first, second = float(before(once)[0]), float(np.mean([run(once)[0] for run in after]))
-    change, lower, upper = _interval([(run, before) for run in after], units, confidence, seed)
+    first, second = (float(np.mean([run(once)[0] for run in each.weighted])) for each in (before, after))
+    change, lower, upper = _interval(after, before, units, confidence, seed)
     sure = f"with {100 * confidence:g}% confidence"
     if upper < 0:
         found = f"something was forgotten: {sure} the score on the source task falls by {_range(-upper, -lower)} points"
@@ -312,34 +332,42 @@ def _forgetting(
         lower=lower,
         upper=upper,
         confidence=confidence,
-        seeds=len(after),
+        seeds=len(after.weighted),
         samples=len(units),
-        statement=f"{found} ({_counted(len(after), len(units))})",
+        statement=f"{found} ({_counted(len(after.weighted), len(units))})",
     )
 
 
 def _interval(
-    pairs: Sequence[tuple[Weighted, Weighted]], units: NDArray[np.int64], confidence: float, seed: int
+    first: _Runs, second: _Runs, units: NDArray[np.int64], confidence: float, seed: int
 ) -> tuple[float, float, float]:
     """The mean over seeds of first minus second, and the ends of its two-sided interval.
 
     Args:
-        pairs: Of each seed, the two as functions of the samples' weights.
+        first: One of each seed.
+        second: Likewise, or a single one for all.
         units: Which unit of the draw a sample belongs to, (n,).
         confidence: Of the interval.
         seed: Of the draws.
     """
     if not 0.5 <= confidence < 1.0:
         raise DataError(f"an interval needs a confidence from 0.5 to 1, not {confidence}")
-    random, seeds = np.random.default_rng(seed), len(pairs)
+    random, seeds = np.random.default_rng(seed), len(first.weighted)
+    pairs = list(zip(first.weighted, second.weighted * (seeds // len(second.weighted)), strict=True))
     once = np.ones((len(units), 1))
-    each = np.array([first(once)[0] - second(once)[0] for first, second in pairs])
+    each = np.array([one(once)[0] - other(once)[0] for one, other in pairs])
     value = float(each.mean())
+    linear = None
+    if first.influences is not None and second.influences is not None:  # people drawn again would spread too much
+        linear = linear_drop(value, first.influences, second.influences)
+        units = np.arange(len(linear.influence))
     drawn: list[NDArray[np.float64]] = []
     block = max(1, CELLS // len(units))
     for start in range(0, _RESAMPLES, block):
         weights = resample_weights(random, units, min(block, _RESAMPLES - start))
-        drawn.append(np.mean([first(weights) - second(weights) for first, second in pairs], axis=0))
+        drawn.append(
+            linear(weights) if linear else np.mean([one(weights) - other(weights) for one, other in pairs], axis=0)
+        )
     resampled = np.concatenate(drawn)
     # A resample without a second class has no value; it is left out, as if another had been drawn.
     resampled = resampled[~np.isnan(resampled)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,46 @@ def test_the_interval_holds_as_often_as_it_says() -> None:
         found = verdict({"fine-tuned": right[0], "scratch": right[1]}, 0.9, seed=trial).differences[0]
         held += found.lower <= 0.1 <= found.upper
     assert held / 120 >= 0.82  # 0.9 less three standard errors
+
+
+def faces(random: np.random.Generator, people: int, each: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings from before, those of one run, and whose they are."""
+    labels = np.repeat(np.arange(people), each)
+    before = 1.2 * random.normal(size=(people, 16))[labels] + random.normal(size=(len(labels), 16))
+    return before, (before + 0.5 * random.normal(size=before.shape))[None], labels
+
+
+class TestFaces:
+    def test_the_interval_is_as_wide_as_changes_of_test_sets_are_apart(self) -> None:
+        """100 test sets of 30 people; with people drawn again it was 1.5 times as wide, and always held."""
+        random, tar = np.random.default_rng(30), metric("tar")
+        found = [forgetting_by(tar, *faces(random, 30), seed=seed) for seed in range(100)]
+        half = np.mean([(each.upper - each.lower) / 2 for each in found])
+        assert half / (1.96 * np.std([each.change for each in found])) == pytest.approx(1.05, abs=0.15)
+        samples = (faces(np.random.default_rng([7, part]), 200) for part in range(20))
+        true = np.mean([tar(after[0], labels) - tar(before, labels) for before, after, labels in samples])
+        assert np.mean([each.lower <= true <= each.upper for each in found]) >= 0.9
+
+    def test_a_verdict_is_narrower_than_of_people_drawn_again(self) -> None:
+        random, tar = np.random.default_rng(0), metric("tar")
+        before, after, labels = faces(random, 30)
+        outputs = {"fine-tuned": np.stack([before] * 3), "scratch": np.concatenate([after] * 3)}
+        found, plain = (
+            verdict_by(each, outputs, labels, 0.95).differences[0] for each in (tar, replace(tar, influences=None))
+        )
+        assert found.value == plain.value == pytest.approx(tar(before, labels) - tar(after[0], labels))
+        assert found.upper - found.lower < 0.85 * (plain.upper - plain.lower)
+
+    @pytest.mark.parametrize(("people", "each", "value"), [(8, 3, 0.0), (30, 6, np.nan)])
+    def test_of_few_pairs_and_of_outputs_that_are_no_numbers_people_are_drawn_again(
+        self, people: int, each: int, value: float
+    ) -> None:
+        tar = metric("tar")
+        before, after, labels = faces(np.random.default_rng(0), people, each)
+        after[0, 0] += value
+        assert forgetting_by(tar, before, after, labels) == forgetting_by(
+            replace(tar, influences=None), before, after, labels
+        )
 
 
 class TestByMetric:
