@@ -323,7 +323,7 @@ batch_size = 20
         ('task = "face-verification"\ndecision = "best-threshold"', ["best-threshold", "face-verification"]),
         ('task = "multi-label-images"\n[finetune]\nbalance = "sampler"', ["needs samples of one class", '"loss"']),
         ('[finetune]\nmargin_on = "angle"', ["finetune.margin_on is of face-verification", "leave out margin_on"]),
-        ('[finetune]\nphases = [{ train = "head", views = 3 }]', ["phase 1 has 3 views", "[data.augment]"]),
+        ('[finetune]\nphases = [{ train = "head", epochs = 3, views = 3 }]', ["phase 1 has 3 views", "[data.augment]"]),
         ('task = "face-verification"\naugment = { mixup = 0.2 }', ["MixUp and CutMix", "face-verification has none"]),
     ],
 )
