@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -34,8 +35,10 @@ _DAMPING = 0.01
 """Of them: a channel goes half of the way where a hundredth of it is let through of what is of the most open one."""
 _POSITIONS = 4096
 """Of a sample that are looked at, at most: a mean over more is no surer, as samples differ by more."""
-_LEAST_ERROR = 1e-6
-"""Of the mean over the samples: what none falls short of when they are weighed."""
+_FAR = 8.0
+"""Times as far as half of the samples reach: what is beyond counts as if it were there."""
+_LEAST_ERROR = 0.1
+"""Of half of the samples' errors: one without any, a blank image, is not to decide for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +211,10 @@ def _best_shift(
         function: The function that follows, on a range of values.
     """
     pairs = [(_positions(mine, layer), _positions(its, layer)) for mine, its in zip(target, found, strict=True)]
-    ends = [(float(array.min()), float(array.max())) for pair in pairs for array in pair]
-    following = function(min(low for low, _ in ends), max(high for _, high in ends))
+    low, high = _ends([array for pair in pairs for array in pair])
+    following = function(low, high)
+    if following is not None:  # beyond, it is what it is at the ends
+        pairs = [(np.clip(mine, low, high), np.clip(its, low, high)) for mine, its in pairs]
     shift = np.zeros(layer.scales.size)
     for _ in range(_STEPS):
         slopes, squares, errors = _slopes_and_errors(pairs, shift, following)
@@ -229,9 +234,20 @@ def _best_shift(
     return best
 
 
+def _ends(arrays: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """The range that a function is looked at on: of all values, but for those far beyond what samples usually reach.
+
+    A table that has to hold one sample of 1e30 has no step left for the others.
+    """
+    reach = np.median(np.concatenate([np.abs(array).max(axis=(1, 2)) for array in arrays]))
+    limit = _FAR * float(reach) if reach > 0 else math.inf
+    low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
+    return max(low, -limit), min(high, limit)
+
+
 def _weights(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much each sample counts by its squared error, (n,); their sum is 1."""
-    errors = np.maximum(errors, _LEAST_ERROR * errors.mean() + np.finfo(np.float64).tiny)
+    errors = np.maximum(errors, _LEAST_ERROR * float(np.median(errors)) + np.finfo(np.float64).tiny)
     weights = 1.0 / errors.sum() + 1.0 / (len(errors) * errors)
     found: NDArray[np.float64] = weights / weights.sum()
     return found

@@ -260,6 +260,23 @@ class TestBiases:
         )
         np.testing.assert_allclose(one, other, atol=1e-3)
 
+    @pytest.mark.parametrize("size", [1e3, 1e30])
+    def test_a_sample_of_any_size_leaves_the_function_its_steps(self, size: float) -> None:
+        """A table from -1e30 to 1e30 has one point between 0 and 6."""
+        target = np.random.default_rng(0).normal(0, 2, size=(24, 4, 8, 8)).astype(np.float32)
+        found = np.where(target < 0, target - 0.5, target + 0.1).astype(np.float32)
+        target[3] *= np.float32(size)
+        found[3] = np.clip(target[3], -8, 8)
+
+        def tabulated(low: float, high: float) -> Following:
+            points, step = np.linspace(low, high, 16385), (high - low) / 16384
+            values = relu6(points)
+            slopes = np.gradient(values, step).astype(np.float32)
+            return Following(low=low, step=step, values=values.astype(np.float32), slopes=slopes)
+
+        shift = correction._best_shift([target], [found], convolution(4), tabulated)
+        np.testing.assert_allclose(shift, -0.1, atol=0.02)
+
     def test_of_many_positions_some_are_enough(self) -> None:
         random = np.random.default_rng(2)
         target = random.normal(size=(6, 2, 96, 96)).astype(np.float32)
