@@ -29,7 +29,7 @@ from edgetl import catalog
 from edgetl.backends import tensorrt_rtx
 from edgetl.errors import EdgetlError
 from edgetl.parity.numeric import sqnr_db
-from edgetl.quantize import changes, fusion, graph, recipes
+from edgetl.quantize import changes, emulation, fusion, graph, recipes
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
 from edgetl.quantize.tools import Tools
@@ -40,17 +40,18 @@ TRANSFORMER = ("int8-smoothquant",)
 INT8_SCHEMES = ("tensorrt", "tensorrt-dla")
 FP16 = ("tensorrt", "fp16")
 """Scheme and recipe: an fp16 graph is the same for the GPU and for the DLA."""
-_COMPARED = 32
+TEST = 1000
+"""Samples at most: those of benchmarks/calibration.py."""
 _NONE = "-"
 _PREFACE = """# What TensorRT's parser says of edgetl's graphs
 
 Written by `python benchmarks/tensorrt_graphs.py`; the models are those of `benchmarks/zoo.py`, with {count}
 calibration samples. Every graph was given to the ONNX parser of TensorRT-RTX {version}, as a strongly typed network: it
 is TensorRT's parser, and needs no GPU. "int8" and "fp16" are the shares of the multiply-adds that the parsed network
-has in these types; the rest is fp32. "SQNR dB" is that of the first output on {compared} test samples against the float
-graph, on ONNX Runtime, node by node, without its optimizer (which computes such graphs wrongly:
-[schemes.md](schemes.md)). What the parser accepts a builder may still refuse, and which layers it fuses only an engine
-can tell.
+has in these types; the rest is fp32. "SQNR dB" is that of the first output on the test samples of
+[calibration.md](calibration.md) against the float graph: computed by ONNX Runtime in float32, node by node, and rounded
+behind every node that computes in float16 (`edgetl/quantize/emulation.py`; ONNX Runtime by itself drops such roundings
+on a CPU). What the parser accepts a builder may still refuse, and which layers it fuses only an engine can tell.
 """
 
 
@@ -82,16 +83,18 @@ def ask(item: zoo.Item, count: int, results: Path) -> None:
     tools = Tools(samples=lambda: samples, open_runner=partial(OnnxRuntimeRunner, threads=1))
     model = graph.prepare(graph.load(item.model))
     statistics = recipes.calibrate(model, tools)
-    test = {name: array[:_COMPARED] for name, array in item.test.items()}
+    test = {name: array[:TEST] for name, array in item.test.items()}
     reference = outputs(item.model, test)
     with tempfile.TemporaryDirectory() as folder:
         for scheme, recipe in wanted:
             found = {"version": tensorrt_rtx.TensorRTRTXBackend().version(), "calibration": count}
             try:
-                file = Path(folder) / "model.onnx"
-                ir.save(made(model, statistics, scheme, recipe, tools), file)
+                file, emulated = Path(folder) / "model.onnx", Path(folder) / "emulated.onnx"
+                done = made(model, statistics, scheme, recipe, tools)
+                ir.save(done, file)
                 found |= asked(file)
-                found["sqnr_db"] = sqnr_db(reference, outputs(file, test))
+                ir.save(emulation.in_float32(done), emulated)
+                found["sqnr_db"] = sqnr_db(reference, outputs(emulated, test))
             except EdgetlError as error:
                 found["error"] = error.message
             _place(results, item.name, scheme, recipe).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -107,7 +110,7 @@ def made(model: ir.Model, statistics: Statistics, scheme: str, recipe: str, tool
     """The finished graph: int8 and fp16, or fp16 alone."""
     chosen = catalog.recipe(recipe)
     if chosen.kind == "float16":
-        return recipes.make_half(model, statistics, chosen).model
+        return recipes.make_half(model, chosen, tools).model
     if recipes.changes_graph(chosen):
         changed = changes.change(model, statistics, chosen, tools)
         model, statistics = changed.model, changed.statistics
@@ -149,7 +152,7 @@ def table(results: Path) -> str:
     heading = ["model", "scheme", "recipe", "parser", "int8", "fp16", "SQNR dB", "refusals"]
     versions = sorted({str(facts["version"]) for facts in seen})
     counts = sorted({str(facts["calibration"]) for facts in seen})
-    preface = _PREFACE.format(version=" and ".join(versions), count=" or ".join(counts), compared=_COMPARED)
+    preface = _PREFACE.format(version=" and ".join(versions), count=" or ".join(counts))
     return "\n".join([preface, *(_line(row) for row in [heading, ["---"] * len(heading), *rows]), ""])
 
 

@@ -22,7 +22,8 @@ _FEW, _MANY = 5, 1_000_000
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    app.command(name="quantize", help="Quantize any ONNX model to int8 for a target; no training.")(_quantize)
+    what = "Quantize any ONNX model to int8, or put it into float16, for a target; no training."
+    app.command(name="quantize", help=what)(_quantize)
 
 
 def _quantize(
@@ -83,9 +84,10 @@ def _quantize(
         return
     print_text(f"wrote {done.output}: {_mb(done.size_before_bytes)} → {_mb(done.size_after_bytes)}")
     print_text(f"scheme {done.scheme}, recipe {done.recipe}, {done.samples} samples")
-    print_text("in int8: " + ", ".join(f"{count} {name}" for name, count in done.quantized.items()))
-    if done.left_in_float:
-        print_text("in float: " + ", ".join(f"{count} {name}" for name, count in done.left_in_float.items()))
+    fewer, rest = ("float16", "float32") if done.scheme == "float16" else ("int8", "float")
+    for bits, counts in ((fewer, done.quantized), (rest, done.left_in_float)):
+        if counts:
+            print_text(f"in {bits}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     print_text(f"against the float graph: SQNR {done.sqnr_db:.1f} dB, top-1 agreement {done.agreement:.3f}")
     _print_layers(done, _MANY if layers else _FEW)
 
@@ -123,6 +125,8 @@ def _decibel(value: float | None) -> str:
 
     if value is None:
         return ""
+    if math.isnan(value):
+        return "overflow"
     return f"{value:.1f}" if value < NO_NOISE_DB else "no loss"
 
 

@@ -181,8 +181,7 @@ def _route(
 
     prepared = precisions.equalize(session, dataset, checkpoint, exported, statistics) if statistics else None
     graphs = {
-        item.name: precisions.graph_for(session, dataset, checkpoint, item, exported, prepared, statistics)
-        for item in candidates
+        item.name: precisions.graph_for(session, dataset, checkpoint, item, exported, prepared) for item in candidates
     }
     made = [engines.compile_engine(session, checkpoint, item, graphs[item.name]) for item in candidates]
     artifacts.update({f"compile {engine.candidate.name}": engine.artifact.folder for engine in made})

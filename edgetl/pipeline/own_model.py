@@ -25,9 +25,10 @@ from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.engines import open_graph
+from edgetl.pipeline.precisions import is_halved
 from edgetl.pipeline.quantized import without_nan
 from edgetl.pipeline.session import Reporter, Silent
-from edgetl.quantize import graph, placement, recipes, schemes
+from edgetl.quantize import emulation, graph, placement, recipes, schemes
 from edgetl.quantize.changes import change
 from edgetl.quantize.tools import Tools
 from edgetl.quantize.walk import batches_of
@@ -78,14 +79,14 @@ def quantize_model(
     preprocessing: dict[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> QuantizedModel:
-    """Quantize an ONNX model for a target.
+    """Quantize an ONNX model for a target, or put it into float16.
 
     Args:
         model: Not changed. With images for data, it has one float32 input of shape (N, 3, H, W).
         data: Images: a folder at any depth, or a manifest. Or an .npz file of arrays by input name, of any dtypes and
             one length, fed as they are: for models of text, tables or anything else.
         output: Of the quantized graph. Written whole or not at all.
-        target: Name or file; its scheme is used.
+        target: Name or file; its scheme is used, of a recipe of kind "float16" none.
         recipe: Name or file.
         samples: How many samples to calibrate with, at most.
         seed: Of their draw.
@@ -95,13 +96,14 @@ def quantize_model(
 
     Raises:
         ModelError: Not such a model.
-        TargetError: The target has no int8 scheme, or cannot run such a recipe.
+        TargetError: The target has no int8 scheme, takes no graph in float16, or cannot run such a recipe.
         UnknownNameError: No such target or recipe, or the recipe keeps something in float that the model does not have.
         DataError: No usable sample.
         StorageError: The output cannot be written.
     """
     reporter = reporter or Silent()
-    scheme, chosen = _scheme_of(target), catalog.recipe(recipe)
+    chosen = catalog.recipe(recipe)
+    scheme = _scheme_of(target, chosen)
     _check_output(model, output)
     loaded = graph.load(model)
     _check_quantizable(model, loaded, images=data.suffix != ".npz")
@@ -120,10 +122,10 @@ def quantize_model(
         import onnx_ir as ir
 
         ir.save(made.model, draft)
-        quality, agreement = _compare(model, draft, source, graph.fixed_batch(prepared))
+        quality, agreement = _compare(model, made.model, source, graph.fixed_batch(prepared))
     return QuantizedModel(
         output=output,
-        scheme=scheme.name,
+        scheme=scheme.name if scheme is not None else "float16",
         recipe=chosen.name,
         samples=source.count,
         quantized=dict(made.quantized),
@@ -137,9 +139,18 @@ def quantize_model(
     )
 
 
-def _scheme_of(target: str) -> schemes.Scheme:
-    """The int8 scheme of a target, given by name or file."""
+def _scheme_of(target: str, recipe: Recipe) -> schemes.Scheme | None:
+    """The int8 scheme of a target, given by name or file; None for float16, which needs none."""
     wanted = catalog.target(target)
+    if recipe.kind == "float16":
+        if not is_halved(wanted, "fp16"):
+            how = "converts to float16 by itself" if "fp16" in wanted.precisions else "takes no float16"
+            raise TargetError(
+                f"the recipe {recipe.name} puts float16 into the graph, and the target {wanted.name} {how}: "
+                f"it offers {', '.join(wanted.precisions)} on {wanted.backend}",
+                hint="edgetl targets; or an int8 recipe: edgetl recipes",
+            )
+        return None
     if not wanted.scheme:
         raise TargetError(
             f"the target {wanted.name} takes no int8 graph: it offers {', '.join(wanted.precisions)}",
@@ -149,9 +160,12 @@ def _scheme_of(target: str) -> schemes.Scheme:
 
 
 def _made(
-    prepared: ir.Model, scheme: schemes.Scheme, recipe: Recipe, tools: Tools, reporter: Reporter, samples: str
+    prepared: ir.Model, scheme: schemes.Scheme | None, recipe: Recipe, tools: Tools, reporter: Reporter, samples: str
 ) -> tuple[recipes.Made, dict[str, Any]]:
     """Calibrate, change the float graph where the recipe wants it, quantize; the graph, and what was changed."""
+    if scheme is None:
+        reporter.started("half", f"{recipe.name}, by {samples}")
+        return recipes.make_half(prepared, recipe, tools), {}
     reporter.started("calibrate", samples)
     statistics = recipes.calibrate(prepared, tools, [scheme])
     changes: dict[str, Any] = {}
@@ -308,15 +322,20 @@ def preprocessing_of(model: ir.Model, given: dict[str, Any]) -> ImagePreprocessi
     return ImagePreprocessing.from_json(values)
 
 
-def _compare(model: Path, quantized: Path, source: _Source, fixed: int | None) -> tuple[float, float]:
-    """SQNR in dB and top-1 agreement of two graphs on some of the samples."""
+def _compare(model: Path, quantized: ir.Model, source: _Source, fixed: int | None) -> tuple[float, float]:
+    """SQNR in dB and top-1 agreement of two graphs on some of the samples; float16 is rounded to as an engine does."""
+    import onnx_ir as ir
+
     results: tuple[list[NDArray[np.float64]], ...] = ([], [])
     parts = batches_of(source.feeds(), size=fixed or min(_BATCH, source.count), most=_CHECKED)
-    with open_graph(model) as before, open_graph(quantized) as after:
-        name = before.outputs[0].name
-        for feeds in parts:
-            for runner, outputs in zip((before, after), results, strict=True):
-                outputs.append(np.asarray(runner.run(feeds)[name], dtype=np.float64))
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(emulation.in_float32(quantized), path)
+        with open_graph(model) as before, open_graph(path) as after:
+            name = before.outputs[0].name
+            for feeds in parts:
+                for runner, outputs in zip((before, after), results, strict=True):
+                    outputs.append(np.asarray(runner.run(feeds)[name], dtype=np.float64))
     first, second = (np.concatenate(outputs) for outputs in results)
     flat = [array.reshape(len(array), -1) for array in (first, second)]
     return sqnr_db(first, second), float((flat[0].argmax(1) == flat[1].argmax(1)).mean())

@@ -17,7 +17,7 @@ from edgetl.errors import ProviderError
 from edgetl.pipeline import tasks
 from edgetl.pipeline.engines import RUN_PACKAGES, Candidate, open_graph
 from edgetl.pipeline.session import Session
-from edgetl.specs import Recipe
+from edgetl.specs import Precision, Recipe, Target
 from edgetl.store import Artifact, code_digest, digest_of, versions_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def check_device(config: Config) -> None:
             f"quantize.device is {device}, and {reason}",
             hint='edgetl doctor; or quantize.device = "cpu" in edgetl.toml',
         )
+
+
+def is_halved(target: Target, precision: Precision) -> bool:
+    """Whether a target's engine of that precision is built of a graph in float16; OpenVINO converts by itself."""
+    return precision == "fp16" and precision in target.precisions and target.backend != "openvino"
 
 
 def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported: Artifact) -> Artifact:
@@ -170,7 +175,6 @@ def graph_for(
     candidate: Candidate,
     exported: Artifact,
     prepared: FloatGraph | None,
-    statistics: Artifact | None,
 ) -> Artifact:
     """The graph with the candidate's precision in it; the float graph where the engine converts by itself.
 
@@ -181,15 +185,14 @@ def graph_for(
         candidate: Target and precision.
         exported: The float graph.
         prepared: As the recipe for int8 wants it; None where no candidate is int8.
-        statistics: Of the float graph; None where no candidate is int8.
     """
     if candidate.precision == "int8":
         assert prepared is not None  # the pipeline calibrates for int8
         recipe = catalog.recipe(session.config.quantize.recipe)
         samples = calibration_samples(session, dataset, checkpoint)
         return _quantized(session, candidate.target.scheme, recipe, prepared, samples, checkpoint)
-    if candidate.precision == "fp16" and candidate.target.backend != "openvino":
-        return _half(session, exported, statistics)
+    if is_halved(candidate.target, candidate.precision):
+        return _half(session, exported, calibration_samples(session, dataset, checkpoint), checkpoint)
     return exported
 
 
@@ -246,26 +249,23 @@ def facts_of(made: Made) -> dict[str, Any]:
     }
 
 
-def _half(session: Session, exported: Artifact, statistics: Artifact | None) -> Artifact:
+def _half(session: Session, exported: Artifact, samples: tuple[Sample, ...], checkpoint: Artifact) -> Artifact:
     recipe = catalog.recipe(session.config.quantize.fp16_recipe)
     inputs = {
         "model": exported.digest,
         "recipe": asdict(recipe),
-        "statistics": statistics.digest if statistics is not None else None,
-        "code": code_digest("quantize", "specs.py", "pipeline/precisions.py", "pipeline/engines.py"),
-        "versions": versions_of("onnx-ir", "onnxscript", "safetensors", "numpy"),
+        **_calibration_inputs(session, samples, checkpoint),
     }
 
     def make(folder: Path) -> None:
         import onnx_ir as ir
 
         from edgetl.quantize import graph, recipes
-        from edgetl.quantize import statistics as artifact
 
         model = graph.prepare(graph.load(exported / "model.onnx"))
-        done = recipes.make_half(model, artifact.load(statistics.folder) if statistics is not None else None, recipe)
+        done = recipes.make_half(model, recipe, _tools(session, samples, checkpoint))
         ir.save(done.model, folder / "model.onnx")
-        facts = {"recipe": recipe.name, **facts_of(done)}
+        facts = {"scheme": "float16", "recipe": recipe.name, **facts_of(done)}
         (folder / "half.json").write_text(json.dumps(facts), encoding="utf-8")
 
     return session.stage("half", f"the graph in float16, by {recipe.name}", inputs, make)

@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from edgetl.pipeline import fused
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize.layers import NO_NOISE_DB
@@ -18,35 +18,47 @@ from edgetl.store import Artifact
 
 SCHEMA = 1
 """Of quantization.json."""
+_NAMED = 3
+_QUANTIZED, _HALF = "quantize.json", "half.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A quantized graph of a build."""
+    """A quantized graph of a build, or one in float16."""
 
     facts: dict[str, Any]
-    """Content of ``quantize.json``."""
+    """Content of ``quantize.json`` or ``half.json``."""
     artifact: Artifact
     targets: tuple[str, ...]
     """That have engines of it."""
 
+    @property
+    def is_half(self) -> bool:
+        """Whether nothing in it is an integer."""
+        return (self.artifact / _HALF).exists()
+
 
 def graphs(record: Record) -> tuple[Graph, ...]:
-    """The quantized graphs of a build, each once."""
+    """The graphs of a build with a precision in them, each once."""
     found: dict[str, tuple[Artifact, list[str]]] = {}
     for item in record.decisions:
         candidate = item.proven.engine.candidate
         artifact = record.graphs[candidate.name]
-        if (artifact / "quantize.json").exists():
+        if any((artifact / name).exists() for name in (_QUANTIZED, _HALF)):
             found.setdefault(artifact.digest, (artifact, []))[1].append(candidate.target.name)
     return tuple(
-        Graph(facts=fused.facts_of(artifact) or {}, artifact=artifact, targets=tuple(targets))
-        for artifact, targets in found.values()
+        Graph(facts=_facts(artifact), artifact=artifact, targets=tuple(targets)) for artifact, targets in found.values()
     )
 
 
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    path = artifact / (_HALF if (artifact / _HALF).exists() else _QUANTIZED)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
 def operators(record: Record) -> tuple[model.Quantization, ...]:
-    """Operators by what became of them, per graph."""
+    """Operators by what became of them, per graph with integers."""
     return tuple(
         model.Quantization(
             scheme=graph.facts["scheme"],
@@ -61,6 +73,7 @@ def operators(record: Record) -> tuple[model.Quantization, ...]:
             ),
         )
         for graph in graphs(record)
+        if not graph.is_half
     )
 
 
@@ -110,7 +123,7 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
     """What searches, changes of the float graph and corrections did, a sentence each.
 
     Args:
-        notes: Of ``quantize.json``.
+        notes: Of ``quantize.json`` or ``half.json``.
         changes: Of ``equalize.json``: "equalized", "separated" and "smoothed"; empty where the graph was not changed.
     """
     said = []
@@ -142,6 +155,13 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
             " they did not clearly serve the output"
             f" (fidelity {left['before_db']:.1f} dB without, {left['after_db']:.1f} dB with them)."
         )
+    if kept := notes.get("kept_in_float32"):
+        named = ", ".join(f"{node} ({reason})" for node, reason in list(kept.items())[:_NAMED])
+        more = ", …" if len(kept) > _NAMED else ""
+        said.append(f"{_plural(len(kept), 'node')} {'stays' if len(kept) == 1 else 'stay'} in float32: {named}{more}.")
+    if lost := notes.get("vanished_weights"):
+        weights, where = _plural(sum(lost.values()), "weight"), _plural(len(lost), "constant")
+        said.append(f"{weights} of {where} {'is' if sum(lost.values()) == 1 else 'are'} zero in float16.")
     return (*said, *_corrections(notes.get("corrected", ())))
 
 
@@ -212,12 +232,13 @@ def _fusion(name: str, found: Mapping[str, Any]) -> values.Fusion:
 
 def _layers(graph: Graph, said: tuple[str, ...]) -> values.LayerReport:
     found = graph.facts["layers"]
-    order = {name: place for place, name in enumerate(fused.weighted_nodes(graph.artifact / "model.onnx"))}
+    order = _order(graph.artifact / "model.onnx")
     before = graph.facts["notes"].get("before_corrections", {})
     return values.LayerReport(
         scheme=graph.facts["scheme"],
         recipe=graph.facts["recipe"],
         targets=graph.targets,
+        half=graph.is_half,
         samples=found["samples"],
         layers=tuple(
             values.LayerLoss(
@@ -243,6 +264,13 @@ def _layers(graph: Graph, said: tuple[str, ...]) -> values.LayerReport:
         ),
         notes=said,
     )
+
+
+def _order(path: Path) -> dict[str, int]:
+    """Node → its place in an ONNX file."""
+    import onnx_ir as ir
+
+    return {str(node.name): place for place, node in enumerate(ir.load(path).graph)}
 
 
 def _ratio(value: float) -> float:

@@ -50,7 +50,7 @@ _HEAVY = frozenset(
 """What does not stay in float32 only to save a Cast."""
 _MANY = 4096
 """Constants with more values neither: reading them in float32 costs more than the Cast."""
-_MOVES = frozenset(
+MOVES = frozenset(
     {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Split", "Expand"}
     | {"Gather", "Tile", "Pad", "QuantizeLinear", "DequantizeLinear"}
 )
@@ -241,7 +241,7 @@ def _carry(node: ir.Node, ports: _Ports, beyond: dict[ir.Value, str], largest: M
     source = next((beyond[value] for value in node.inputs if value in beyond), None)
     if source is None and node.op_type in _ARITHMETIC | _BOUNDS:
         source = _constant_reason(node, ports)
-    if source is None or node.domain or node.op_type not in _MOVES | _ARITHMETIC | _BOUNDS:
+    if source is None or node.domain or node.op_type not in MOVES | _ARITHMETIC | _BOUNDS:
         return
     for output in node.outputs:
         if output.name not in largest:  # measured: known better

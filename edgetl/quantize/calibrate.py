@@ -27,6 +27,9 @@ _COPIES = 3
 """Of every activation alive at once: the engine's own buffer, the array that it hands over, and the one that is being
 counted meanwhile."""
 
+_LONGER = 1.25
+"""How many times as large as the sample that the groups were made for another one may be without new groups."""
+
 Feeds = Mapping[str, NDArray[np.generic]]
 """Input name → array; the leading dimension is the batch."""
 OpenRunner = Callable[[Path], Runner]
@@ -54,7 +57,7 @@ def calibrate(
         batches: Arrays of shape (N, ...) for every input, N arbitrary and changing.
         open_runner: Opens an ONNX file that outputs the activations.
         memory_mb: How many MB of activations may be alive at once. Where a single sample has more, the activations
-            are computed in several groups.
+            are computed in several groups; of samples of different shapes, a longer one makes more groups.
         progress: Called with the number of samples after each step.
         describe: Names the sample of an index, for the message about a bad one.
 
@@ -71,17 +74,25 @@ def calibrate(
     seen = 0
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder, ExitStack() as stack:
         workers = stack.enter_context(ThreadPoolExecutor(max_workers=_workers()))
+        sessions = stack.enter_context(ExitStack())
+        there: list[tuple[list[str], Runner]] = []
 
         def opened(feeds: Feeds) -> list[tuple[list[str], Runner]]:
             known = sizes(model, feeds, names, open_runner=open_runner)
             groups = _groups(names, known, memory_mb * 1_000_000 // _COPIES)
-            paths = [
-                with_outputs(model, group, Path(folder) / f"group{number}.onnx", apart=names)
-                for number, group in enumerate(groups)
-            ]
-            return [(group, stack.enter_context(open_runner(path))) for group, path in zip(groups, paths, strict=True)]
+            if groups != [group for group, _ in there]:
+                sessions.close()
+                paths = [
+                    with_outputs(model, group, Path(folder) / f"group{number}.onnx", apart=names)
+                    for number, group in enumerate(groups)
+                ]
+                there[:] = [
+                    (group, sessions.enter_context(open_runner(path)))
+                    for group, path in zip(groups, paths, strict=True)
+                ]
+            return list(there)
 
-        for feeds, count, group, values, last in _computed(_steps(model, batches, fixed or 1), opened):
+        for feeds, count, group, values, last in _computed(steps(model, batches, fixed or 1), opened):
             # The model's own outputs come of every group, and are counted with one.
             arrays = [values[name] if name in values else feeds[name] for name in group]
             bad = workers.map(
@@ -120,15 +131,25 @@ def _computed(
 ) -> Iterator[tuple[Feeds, int, list[str], Feeds, bool]]:
     """What each group of activations is on each step, one ahead: the engine computes while the caller counts.
 
+    Args:
+        steps: Feeds, and how many of their samples are real.
+        opened: Gives the groups for feeds of such shapes, each with its session; those of before are closed.
+
     Yields:
         The step's feeds and its number of real samples; the group's names, their values and the model's outputs; and
         whether the group is the step's last.
     """
     runners: list[tuple[list[str], Runner]] = []
+    planned = 0
     ready: tuple[Feeds, int, list[str], Future[dict[str, NDArray[np.generic]]], bool] | None = None
     with ThreadPoolExecutor(max_workers=1) as pool:
         for feeds, count in steps:
-            runners = runners or opened(feeds)
+            size = sum(array.size for array in feeds.values())
+            if not runners or size > _LONGER * planned:
+                if ready is not None:
+                    yield *ready[:3], ready[3].result(), ready[4]
+                    ready = None
+                runners, planned = opened(feeds), size
             for place, (group, runner) in enumerate(runners):
                 future = pool.submit(runner.run, feeds)
                 if ready is not None:
@@ -188,8 +209,12 @@ def _keep_apart(graph: ir.Graph, value: ir.Value) -> None:
     graph.outputs.append(node.outputs[0])
 
 
-def _steps(model: ir.Model, batches: Iterable[Feeds], size: int) -> Iterator[tuple[Feeds, int]]:
-    """Samples in steps of a size, and how many of each step are real: the last is filled up with copies."""
+def steps(model: ir.Model, batches: Iterable[Feeds], size: int) -> Iterator[tuple[Feeds, int]]:
+    """Samples in steps of a size, and how many of each step are real: the last is filled up with copies.
+
+    Raises:
+        ModelError: The samples are for other inputs than the model has, or of different numbers.
+    """
     wanted = [str(value.name) for value in model.graph.inputs]
     waiting: dict[str, NDArray[np.generic]] | None = None
     for batch in batches:

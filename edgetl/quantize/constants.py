@@ -82,7 +82,20 @@ def set_bias(graph: ir.Graph, node: ir.Node, bias: np.ndarray, scales: np.ndarra
     node.replace_input_with(2, new)
 
 
-def add_to_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64], scheme: Scheme) -> None:
+def held(bias: NDArray[np.float64], scheme: Scheme) -> NDArray[np.float64]:
+    """A float bias as the finished graph holds it: in float16 where the rest of the scheme is, and it fits.
+
+    A background of one colour sends one value through a layer. Rounding its bias, by a hundredth of a step of the
+    quantizer behind it, can take all of that background to the next integer: what is fitted has to know of it.
+    """
+    if scheme.rest != "float16":
+        return bias
+    with np.errstate(over="ignore"):
+        halved = bias.astype(np.float16).astype(np.float64)
+    return halved if np.isfinite(halved).all() else bias
+
+
+def add_to_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64], scheme: Scheme) -> NDArray[np.float64]:
     """Add a vector to a layer's bias, which may be an Add, float, int32, of zeros, or not there yet.
 
     Args:
@@ -90,33 +103,41 @@ def add_to_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64], sche
         node: A weighted node whose input and weights come from a DequantizeLinear each.
         shift: Shape (channels,).
         scheme: Says what a bias is made of.
+
+    Returns:
+        What was added, as far as :func:`held` rounds; steps of an int32 bias are too small to tell.
     """
     addition = bias_add(node, shift.size)
     if addition is not None:
         place = next(index for index, value in enumerate(addition.inputs) if graphs.array_of(value) is not None)
-        corrected = np.asarray(graphs.array_of(addition.inputs[place])) + shift
-        constant = graphs.add_initializer(graph, f"{addition.name}_bias", corrected.astype(np.float32))
+        before = np.asarray(graphs.array_of(addition.inputs[place]), dtype=np.float64)
+        after = held(before + shift, scheme)
+        constant = graphs.add_initializer(graph, f"{addition.name}_bias", after.astype(np.float32))
         addition.replace_input_with(place, constant)
-        return
+        return (after - before).reshape(-1) if after.size == shift.size else shift
     if node.op_type == "MatMul":
-        _append_bias(graph, node, shift)
-        return
+        after = held(shift, scheme)
+        _append_bias(graph, node, after)
+        return after
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         scales = None
         if scheme.bias == "int32":
             scales = np.atleast_1d(_scale_of(node.inputs[0]) * _scale_of(node.inputs[1])).astype(np.float32)
-        set_bias(graph, node, shift, scales)
-        return
+        after = held(shift, scheme) if scales is None else shift
+        set_bias(graph, node, after, scales)
+        return after
     bias = graphs.array_of(value)
     if bias is not None:
-        set_bias(graph, node, bias + shift, None)
-        return
+        after = held(bias + shift, scheme)
+        set_bias(graph, node, after, None)
+        return np.asarray(after - bias, dtype=np.float64)
     dequantize = value.producer()
     integers = graphs.array_of(dequantize.inputs[0]) if dequantize is not None else None
     if integers is not None:  # else it is computed in the graph, and not ours to change
         scales = np.atleast_1d(_scale_of(value)).astype(np.float32)
         set_bias(graph, node, integers * scales.astype(np.float64) + shift, scales)
+    return shift
 
 
 def _append_bias(graph: ir.Graph, node: ir.Node, shift: NDArray[np.float64]) -> None:

@@ -172,7 +172,7 @@ def _shift_output(
         got: The walk.
         found: The layer's output before.
     """
-    constants.add_to_bias(graph, stop.node, shift, scheme)
+    shift = constants.add_to_bias(graph, stop.node, shift, scheme)
     if stop.node.op_type != "MatMul" or stop.addition is not None:  # an Add that is new is computed by the walk
         shape = _channel_shape(stop.layer, found[0].ndim)
         got.replace(stop.output, [array + shift.reshape(shape).astype(np.float32) for array in found])

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetl.errors import ModelError
 from edgetl.quantize import graph as graphs
-from edgetl.quantize.constants import dequantized, set_bias
+from edgetl.quantize.constants import dequantized, held, set_bias
 from edgetl.quantize.placement import (
     Plan,
     channel_axis,
@@ -346,7 +346,9 @@ def _quantize_weights(
             shape = [-1 if index == axis else 1 for index in range(weights.ndim)]
             rounding = integers * scales.reshape(shape).astype(np.float64) - weights
             bias = bias - _response(node, rounding, axis, draft.input_means)
-        if scheme.bias == "int32" or draft.input_means is not None:
+        if scheme.bias == "float":
+            bias = held(bias, scheme)
+        if scheme.bias == "int32" or scheme.rest == "float16" or draft.input_means is not None:
             set_bias(graph, node, bias, scales * np.float32(input_scale) if scheme.bias == "int32" else None)
     producer = new.producer()
     assert producer is not None and producer.inputs[0] is not None  # _dequantized made it

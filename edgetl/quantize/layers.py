@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.quantize import emulation
 from edgetl.quantize import graph as graphs
+from edgetl.quantize._half_plan import MOVES
 from edgetl.quantize.dynamic import Dynamic, Product
 from edgetl.quantize.insertion import Quantized
 from edgetl.quantize.ranges import noise_power
@@ -156,6 +158,52 @@ def report_dynamic(
     )
 
 
+def report_half(
+    original: ir.Model,
+    halved: ir.Model,
+    batches: Sequence[Mapping[str, NDArray[np.generic]]],
+    *,
+    open_runner: Callable[[Path], Runner],
+) -> LayerReport:
+    """As :func:`report`, of a graph in float16: of every node that computes in it, and does not only move values.
+
+    Rounding is that of :mod:`edgetl.quantize.emulation`. A node by itself has its inputs, its constants and its output
+    rounded. A ratio is NaN where float16 overflows; these come first.
+
+    Args:
+        original: The float graph that was converted, as :func:`edgetl.quantize.graph.prepare` left it.
+        halved: From :func:`edgetl.quantize.half.to_half` of a copy of it.
+        batches: Feeds of the model.
+        open_runner: Opens an ONNX file.
+    """
+    import onnx_ir as ir
+
+    named = {node.name for node in original.graph}
+    computing = [
+        node
+        for node in halved.graph
+        if node.name in named and node.op_type not in MOVES and node.outputs[0].dtype == ir.DataType.FLOAT16
+    ]
+    joined = _Joined(original, emulation.in_float32(halved))
+    for node in computing:
+        joined.probe_rounded(str(node.name))
+    found = joined.measure(batches, open_runner) if computing else {}
+    losses = [
+        LayerLoss(
+            node=str(node.name),
+            operator=node.op_type,
+            isolated_db=found["isolated", str(node.name)],
+            accumulated_db=found["layer", str(node.name)],
+        )
+        for node in computing
+    ]
+    return LayerReport(
+        layers=tuple(sorted(losses, key=lambda loss: (not math.isnan(loss.isolated_db), loss.isolated_db))),
+        tensors=(),
+        samples=_count(batches),
+    )
+
+
 class _Joined:
     """The float graph, the quantized graph and every layer by itself, in one, with probes between them."""
 
@@ -165,6 +213,7 @@ class _Joined:
         self._probes: list[tuple[str, str]] = []
         self._signals: list[ir.Value] = []
         self._noises: list[ir.Value] = []
+        self._rounded: dict[ir.Value, ir.Value] = {}
         self._float = {str(value.name): value for node in self._graph for value in node.outputs}
         self._float.update((str(value.name), value) for value in self._graph.inputs)
         self._float_nodes = {node.name: node for node in self._graph}
@@ -272,6 +321,35 @@ class _Joined:
             copies[node] = copy
         return copies[node].outputs[list(node.outputs).index(value)]
 
+    def probe_rounded(self, name: str) -> None:
+        """A node that computes in float16: in the graph, and alone on what the float graph feeds it, rounded."""
+        import onnx_ir as ir
+
+        mine, its = self._float_nodes[name], self._other_nodes[name]
+        self._probe("layer", name, mine.outputs[0], self._round(its.outputs[0]))
+        inputs = [
+            self._round(source) if source is not None and _is_activation(source) else same
+            for source, same in zip(mine.inputs, its.inputs, strict=True)
+        ]
+        copy = ir.Node(
+            mine.domain,
+            mine.op_type,
+            inputs,
+            mine.attributes.values(),
+            num_outputs=len(mine.outputs),
+            name=f"{name}@isolated",
+        )
+        for number, (value, like) in enumerate(zip(copy.outputs, mine.outputs, strict=True)):
+            value.name, value.type, value.shape = f"{name}@isolated_{number}", like.type, like.shape
+        self._graph.append(copy)
+        self._probe("isolated", name, mine.outputs[0], self._round(copy.outputs[0]))
+
+    def _round(self, value: ir.Value) -> ir.Value:
+        """As float16 holds it, in float32; once for each value."""
+        if value not in self._rounded:
+            self._rounded[value] = emulation.rounded(self._graph, value)
+        return self._rounded[value]
+
     def probe_tensor(self, name: str) -> None:
         """An activation: as the float graph computes it, and behind its pair."""
         dequantize = self._other_nodes.get(f"{name}_dequantize")
@@ -296,6 +374,13 @@ class _Joined:
             flat.outputs[0].name = f"{place}@{what}_flat_output"
             self._graph.extend([power, flat])
             kept.append(flat.outputs[0])
+
+
+def _is_activation(value: ir.Value) -> bool:
+    """Of float32; else a constant, or an index."""
+    import onnx_ir as ir
+
+    return value.dtype == ir.DataType.FLOAT and not value.is_initializer()
 
 
 def _powers(runner: Runner, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:

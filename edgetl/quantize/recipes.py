@@ -12,6 +12,7 @@ from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import correction, dynamic, half, insertion, layers, zero_points
 from edgetl.quantize.fidelity import Fidelity, FloatOutput
 from edgetl.quantize.layers import LayerReport
+from edgetl.quantize.magnitudes import magnitudes
 from edgetl.quantize.placement import is_kept, points, refuse_unknown
 from edgetl.quantize.schemes import SCHEMES, Scheme
 from edgetl.quantize.sketch import Sketch
@@ -48,7 +49,7 @@ class Made:
     params: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Activation → scale, zero point, smallest and largest value that is represented; of a static recipe."""
     report: LayerReport | None = None
-    """Of a static or dynamic recipe."""
+    """None of a graph in float16 that was made without samples."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What corrections and searches did: plain JSON values."""
 
@@ -162,7 +163,7 @@ def _static(
         notes["zero_points_in_biases"] = list(folded)
     finished = done.model
     if scheme.rest == "float16":
-        finished = half.to_half(done.model, largest=_largest(statistics)).model
+        finished = half.to_half(done.model, largest=magnitudes(model, tools)).model
     return Made(
         model=finished,
         quantized=done.quantized,
@@ -173,13 +174,14 @@ def _static(
     )
 
 
-def make_half(model: ir.Model, statistics: Statistics | None, recipe: Recipe) -> Made:
+def make_half(model: ir.Model, recipe: Recipe, tools: Tools | None) -> Made:
     """Carry out a recipe of kind "float16".
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`; not changed.
-        statistics: Of it: what overflowed float16 in calibration stays in float32. None: weights alone decide.
         recipe: Of that kind.
+        tools: What to do it with: what reaches beyond float16 on the samples stays in float32. None where there are no
+            samples: weights alone decide, and there is no layer report.
 
     Raises:
         TargetError: The recipe is of another kind.
@@ -191,13 +193,18 @@ def make_half(model: ir.Model, statistics: Statistics | None, recipe: Recipe) ->
             f"the recipe {recipe.name} is of kind {recipe.kind}; fp16 engines are made by one of kind float16",
             hint='quantize.fp16_recipe = "fp16"',
         )
-    largest = _largest(statistics) if statistics is not None else None
+    largest = magnitudes(model, tools) if tools is not None else None
     named = {str(node.name) for node in model.graph if is_kept(node, recipe.keep_float)}
     done = half.to_half(model.clone(), keep=half.SENSITIVE | named, largest=largest)
+    report = None
+    if tools is not None:
+        few = feeds_of(model, tools, REPORT_SAMPLES)
+        report = layers.report_half(model, done.model, few, open_runner=tools.open_runner)
     return Made(
         model=done.model,
         quantized=done.converted,
         left_in_float=done.kept,
+        report=report,
         notes={
             "kept_in_float32": dict(done.reasons),
             "vanished_weights": dict(done.vanished),
@@ -347,7 +354,3 @@ def _accumulated(unchanged: Unchanged, scheme: Scheme, recipe: Recipe, tools: To
     few = feeds_of(unchanged.model, tools, REPORT_SAMPLES)
     found = layers.report(unchanged.model, done, unchanged.statistics.sketches, few, open_runner=tools.open_runner)
     return {loss.node: loss.accumulated_db for loss in found.layers}
-
-
-def _largest(statistics: Statistics) -> dict[str, float]:
-    return {name: max(abs(sketch.low), abs(sketch.high)) for name, sketch in statistics.sketches.items()}

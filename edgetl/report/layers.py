@@ -50,9 +50,12 @@ def _graph(found: LayerReport) -> Markup:
     for_targets = f" for {', '.join(found.targets)}" if found.targets else ""
     head = el("h3", "Scheme ", el("code", found.scheme), escaped(for_targets))
     activations = _count(len(found.tensors), "activation") if found.tensors else "activations quantized as they come"
+    what = f"{_count(len(found.layers), 'layer')} and {activations}"
+    if found.half:
+        head = el("h3", "float16", escaped(for_targets))
+        what = f"{_count(len(found.layers), 'node')} whose inputs, constants and outputs are rounded to float16"
     intro = el(
-        "p", "Recipe ", el("code", found.recipe), f", {_count(len(found.layers), 'layer')} and "
-        f"{activations}, on {_count(found.samples, 'calibration sample')}.",
+        "p", "Recipe ", el("code", found.recipe), f", {what}, on {_count(found.samples, 'calibration sample')}.",
     )  # fmt: skip
     notes = el("ul", join([el("li", note) for note in found.notes]), class_="remarks") if found.notes else Markup()
     parts = [head, intro, notes]
@@ -199,6 +202,8 @@ def _tip(each: LayerLoss) -> str:
 
 
 def _db(value: float) -> str:
+    if math.isnan(value):
+        return "overflow"
     return "no loss" if value == math.inf else fixed(value, 1)
 
 

@@ -157,7 +157,7 @@ class LayerReport:
     scheme: str
     recipe: str
     targets: tuple[str, ...]
-    """The targets whose int8 engines come from this graph."""
+    """The targets whose engines come from this graph."""
     samples: int
     """Calibration samples that it was measured on."""
     layers: tuple[LayerLoss, ...]
@@ -166,3 +166,5 @@ class LayerReport:
     """Those that lose most by themselves first."""
     notes: tuple[str, ...] = ()
     """What corrections and searches did, a sentence each."""
+    half: bool = False
+    """Whether the graph is in float16, and has no integers."""

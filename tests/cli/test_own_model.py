@@ -540,3 +540,47 @@ def test_the_worst_five_layers_are_shown_and_all_where_asked(quantize, tmp_path)
     assert len(all_[all_.index("layer  ") :].splitlines()) == 10
     assert "before corrections" in all_
     assert "Corrections were left out: on" in all_, "they serve nothing in a network of noise"
+
+
+def test_float16_for_an_engine_that_takes_it_from_the_graph(quantize, tmp_path):
+    path = save(classifier(), tmp_path)
+    code, out, err = quantize(path, "--recipe", "fp16", target="jetson-orin-nano")
+    assert code == 0, err
+    assert "scheme float16, recipe fp16" in out
+    assert "in float16: 2 Conv" in out
+    assert "all layers, SQNR in dB on" in out or "layers of" in out
+    found = float(out.split("SQNR ")[1].split()[0])
+    assert 40 < found < 90, "rounded to eleven bits, and not to 24"
+    types = {item.data_type for item in onnx.load(quantize.output).graph.initializer}
+    assert TensorProto.FLOAT16 in types
+    assert TensorProto.INT8 not in types
+
+
+def test_float16_for_an_engine_that_does_not_take_it_from_the_graph(quantize, tmp_path):
+    path = save(classifier(), tmp_path)
+    code, _, err = quantize(path, "--recipe", "fp16", target="x86-64-cpu")
+    assert code == 6
+    assert "takes no float16" in err
+    assert "edgetl targets" in err
+    own = tmp_path / "intel-gpu.toml"
+    own.write_text(
+        'schema = 1\ndescription = "mine"\nbackend = "openvino"\nprovider = "GPU"\nscheme = ""\n'
+        'precisions = ["fp16", "fp32"]\nbuilt_on_device = false\n'
+        '[hardware]\narchitecture = "x86-64"\nprocessor = "mine"\n'
+        '[[sources]]\nfact = "it is mine"\nurl = "https://example.org"\n'
+    )
+    code, _, err = quantize(path, "--recipe", "fp16", target=str(own))
+    assert code == 6
+    assert "converts to float16 by itself" in err
+
+
+def test_what_overflows_float16_in_calibration_stays_in_float32_and_is_named(quantize, tmp_path):
+    model = classifier()
+    for item in model.graph.initializer:
+        if item.name in ("w1", "w2"):
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item) * 500, item.name))
+    code, out, err = quantize(save(model, tmp_path), "--recipe", "fp16", target="jetson-orin-nano")
+    assert code == 0, err
+    assert "in float32: " in out
+    assert "in float32: " in out[out.index("SQNR") :], out
+    assert float(out.split("SQNR ")[1].split()[0]) > 40

@@ -124,7 +124,7 @@ def test_the_dla_graph_without_quantizers_for_tensorrt_10(exported: Path, tmp_pa
 
 
 def test_an_engine_is_built_from_the_fp16_graph(exported: Path, tmp_path: Path) -> None:
-    done = recipes.make_half(graph.prepare(graph.load(exported)), None, catalog.recipe("fp16"))
+    done = recipes.make_half(graph.prepare(graph.load(exported)), catalog.recipe("fp16"), None)
     ir.save(done.model, tmp_path / "half.onnx")
     folder = tmp_path / "engine"
     folder.mkdir()
@@ -179,7 +179,7 @@ class TestTexts:
     """An encoder for texts of any length: the optimization profile has two dynamic dimensions."""
 
     def test_an_engine_takes_every_length(self, encoder: Path, tmp_path: Path) -> None:
-        done = recipes.make_half(graph.prepare(graph.load(encoder)), None, catalog.recipe("fp16"))
+        done = recipes.make_half(graph.prepare(graph.load(encoder)), catalog.recipe("fp16"), None)
         ir.save(done.model, tmp_path / "half.onnx")
         request = CompileRequest(
             model=tmp_path / "half.onnx",

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,32 @@ class TestGroups:
         assert len(calibrate._groups(names, larger, 500_000)) > 1
         assert len(calibrate._groups(names, small, 500_000)) == 1
         assert_same(run(model, feeds(images(3, 64), 2), 1), run(model, feeds(images(3, 64), 3)))
+
+    def test_a_longer_sample_has_groups_of_its_own(self, tmp_path: Path) -> None:
+        """They were made for the first sample: of a text of five words, and then the longest came whole."""
+        net = graphs.Net()
+        net.conv("input", "a", 16, 3, 3)
+        for last, name in pairwise("abcdefg"):
+            net.conv(last, name, 16, 16)
+        net.classify("g", 16)
+        shape = ["batch", 3, "height", "width"]
+        model = prepared(net.save(tmp_path / "m.onnx", inputs={"input": (TensorProto.FLOAT, shape)}))
+        alive: list[int] = []
+
+        class Watched(OnnxRuntimeRunner):
+            def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+                found = super().run(inputs)
+                alive.append(sum(array.nbytes for array in found.values()))
+                return found
+
+        one = 4 * 16 * 64 * 64  # bytes of an activation of the longest
+        lengths = [8, 9, 8, 64, 70, 8, 64]
+        batches = [{"input": images(1, size)} for size in lengths]
+        found = run(model, batches, 1, Watched)
+        assert max(alive) <= max(1_000_000 // 3, one) * 1.3, "70 pixels are not worth a third plan"
+        assert_same(found, run(model, batches))
+        assert_same(found, run(model, [batches[place] for place in (3, 5, 0, 1, 6, 4, 2)], 1))
+        assert found.samples == len(lengths)
 
     def test_sizes_are_known_where_shapes_are_computed_in_the_graph(self, tmp_path: Path) -> None:
         """Of a text encoder of any length nearly all are: each activation had a session of its own, with all weights of

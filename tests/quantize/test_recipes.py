@@ -57,7 +57,7 @@ class TestKeepFloat:
         done = made(model, X86, "int8-minmax", "stem_conv")
         assert not dequantizes(done.model, "stem_conv") and dequantizes(done.model, "expand_conv")
         assert done.left_in_float["Conv"] == 1 and done.notes["keep_float_without_effect"] == []
-        half = recipes.make_half(model, None, replace(HALF, keep_float=("stem_conv",)))
+        half = recipes.make_half(model, replace(HALF, keep_float=("stem_conv",)), None)
         assert dict(half.notes["kept_in_float32"])["stem_conv"]
 
     @pytest.mark.parametrize("recipe", ["int8-minmax", "int8-dynamic"])
@@ -65,7 +65,7 @@ class TestKeepFloat:
         with pytest.raises(UnknownNameError, match=r"'stem-conv'.*near it: stem_conv"):
             made(network(tmp_path), X86, recipe, "stem-conv")
         with pytest.raises(UnknownNameError, match="'stem-conv'"):
-            recipes.make_half(network(tmp_path), None, replace(HALF, keep_float=("stem-conv",)))
+            recipes.make_half(network(tmp_path), replace(HALF, keep_float=("stem-conv",)), None)
 
     @pytest.mark.parametrize("recipe", ["int8-minmax", "int8-dynamic"])
     def test_an_operator_that_this_model_does_not_have_is_noted(self, recipe: str, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_float_graph_is_the_callers_to_keep(scheme: str, recipe: str, tmp_pa
     model = network(tmp_path)
     before = ir.to_proto(model).SerializeToString()
     made(model, scheme, recipe)
-    recipes.make_half(model, None, HALF)
+    recipes.make_half(model, HALF, TOOLS)
     assert ir.to_proto(model).SerializeToString() == before
 
 
