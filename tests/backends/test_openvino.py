@@ -69,6 +69,52 @@ def test_arrays_of_any_layout_are_read_and_left_as_they_are(small_graph: SmallGr
         assert runner.run({"x": plain})["y"][0, 0] == 6
 
 
+def test_what_was_checked_once_is_checked_again_where_anything_changed(small_graph: SmallGraph) -> None:
+    x = np.ones((2, 3), np.float32)
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        expected = runner.run({"x": x})["y"]
+        for wrong in ({"x": x, "z": x}, {}, {"z": x}):
+            with pytest.raises(UsageError, match="given were"):
+                runner.run(wrong)
+        np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+        x.shape = (3, 2)
+        with pytest.raises(UsageError, match=r"given was float32\[3, 2\]"):
+            runner.run({"x": x})
+        x.shape = (2, 3)
+        np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+        x.dtype = np.int32
+        with pytest.raises(UsageError, match=r"given was int32\[2, 3\]"):
+            runner.run({"x": x})
+        x.dtype = np.float32
+        np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+        first = x[:1]  # of another request, which was compiled for a single sample
+        for _ in range(2):
+            np.testing.assert_array_equal(runner.run({"x": first})["y"], expected[:1])
+            np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+
+
+def test_several_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
+    import openvino as ov
+    from openvino import opset13
+
+    given = {name: opset13.parameter([1, 2], np.float32, name=name) for name in ("b", "a", "c")}
+    for name, node in given.items():
+        node.output(0).set_names({name})
+    two = opset13.constant(np.float32(2))
+    made = {"z": opset13.multiply(given["a"], two), "y": opset13.negative(given["b"]), "x": opset13.relu(given["c"])}
+    for name, node in made.items():
+        node.output(0).set_names({name})
+    ov.save_model(ov.Model([*made.values()], [*given.values()]), tmp_path / "m.xml", compress_to_fp16=False)
+    feeds = {name: np.full((1, 2), value, np.float32) for name, value in (("a", 1), ("b", 2), ("c", 3))}
+    with OpenVinoRunner(tmp_path / "m.xml", threads=1) as runner:
+        for _ in range(2):  # the arrays of before, too
+            found = runner.run(feeds)
+            assert {name: array[0, 0] for name, array in found.items()} == {"x": 3, "y": -2, "z": 2}
+        feeds["b"] = np.full((1, 2), 7, np.float32)
+        assert runner.run(feeds)["y"][0, 0] == -7
+        assert runner.run(dict(reversed(feeds.items())))["z"][0, 0] == 2
+
+
 def test_an_array_that_was_refused_is_not_taken_for_lent(tmp_path: Path) -> None:
     import openvino as ov
     from openvino import opset13
