@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
 from edgetl.runtime import products
-from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
+from edgetl.runtime.runner import EngineNode, FeedsCheck, Placement, Tensors, TensorSpec, check_feeds
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -99,6 +99,7 @@ class OnnxRuntimeRunner:
         self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self._outputs]
+        self._check = FeedsCheck(self._inputs)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -116,7 +117,7 @@ class OnnxRuntimeRunner:
 
     def run(self, feeds: Tensors) -> dict[str, NDArray[np.generic]]:
         """One synchronous inference; see :meth:`edgetl.runtime.runner.Runner.run`."""
-        check_feeds(feeds, self._inputs)
+        self._check(feeds)
         return dict(zip(self._names, self._infer(self._session, feeds), strict=True))
 
     def placement(self) -> Placement:
@@ -160,7 +161,8 @@ class OnnxRuntimeRunner:
 
     def _infer(self, session: Any, feeds: Tensors) -> list[NDArray[np.generic]]:
         try:
-            return list(session.run(self._names, dict(feeds)))
+            found: list[NDArray[np.generic]] = session.run(self._names, feeds if type(feeds) is dict else dict(feeds))
+            return found
         except Exception as error:  # its errors have no base of their own, and no public names
             raise ModelError(f"ONNX Runtime failed on {self._model.name}: {error}") from error
 

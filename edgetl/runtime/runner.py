@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -237,6 +239,37 @@ def check_feeds(feeds: Tensors, inputs: tuple[TensorSpec, ...]) -> None:
                 f"input '{spec.name}' is {spec.dtype}{list(spec.shape)}; "
                 f"given was {array.dtype.name}{list(array.shape)}"
             )
+
+
+class FeedsCheck:
+    """:func:`check_feeds` of an engine's inputs, but for the arrays that the inference before had, too.
+
+    Right after an inference, which swept the caches, a check takes several times what it takes by itself: 6 µs of a
+    call of 0.26 ms. Weak references remember what was checked: no array lives longer for it.
+    """
+
+    def __init__(self, inputs: tuple[TensorSpec, ...]) -> None:
+        """Of an engine with these inputs."""
+        self._inputs = inputs
+        self._known: dict[str, _Known] = {}
+
+    def __call__(self, feeds: Tensors) -> None:
+        """Check them; see :func:`check_feeds`."""
+        if len(feeds) == len(self._known):
+            for name, (known, shape, dtype) in self._known.items():
+                array = feeds.get(name)
+                if array is None or known() is not array or array.shape != shape or array.dtype is not dtype:
+                    break
+            else:
+                if self._known:
+                    return
+        self._known = {}
+        check_feeds(feeds, self._inputs)
+        with contextlib.suppress(TypeError):  # a scalar of NumPy cannot be referred to weakly
+            self._known = {name: (weakref.ref(array), array.shape, array.dtype) for name, array in feeds.items()}
+
+
+_Known = tuple["weakref.ref[NDArray[np.generic]]", tuple[int, ...], np.dtype[np.generic]]
 
 
 def _fits(given: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
