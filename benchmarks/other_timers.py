@@ -7,9 +7,10 @@ after the other, round by round; printed are medians over the rounds, and the me
 the interval between the two of them that hold the median of all rounds there could be with 95% confidence (by their
 ranks alone: David and Nagaraja 2003, Order statistics, section 7.1). One process is up to a tenth faster than the next
 of the same tool: few rounds say little.
-benchmark_app comes with OpenVINO's wheel. onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and
-outputs once and then calls Run, is made with IOBinding here, as ONNX Runtime's documentation of its Python interface
-describes it.
+benchmark_app comes with OpenVINO's wheel, and tells what OpenVINO's own clock says of each call, without the call from
+Python. The lines "own clock" are what it says of calls through edgetl's runner, in a process of their own.
+onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and outputs once and then calls Run, is made with
+IOBinding here, as ONNX Runtime's documentation of its Python interface describes it.
 """
 
 from __future__ import annotations
@@ -61,6 +62,25 @@ ORT_LOOP = textwrap.dedent(
     print(json.dumps(1e3 * statistics.median(times)))
     """
 )
+OWN_CLOCK = textwrap.dedent(
+    """
+    import statistics, sys, time
+    from pathlib import Path
+    from edgetl.benchmark.feeds import Feeds, make_feeds
+    from edgetl.runtime.openvino import OpenVinoRunner
+
+    model, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    with OpenVinoRunner(Path(model), threads=threads) as runner:
+        feeds = make_feeds(Feeds(), runner.inputs, "OpenVINO")
+        for _ in range(20):
+            runner.run(feeds)
+        times, end = [], time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            runner.run(feeds)
+            times.append(runner.latency_ms)
+    print(statistics.median(times))
+    """
+)
 SECONDS = 2.0
 
 
@@ -78,19 +98,19 @@ def main() -> None:
         for engine, target in (("onnxruntime", "x86-64-vnni"), ("openvino", "intel-cpu-vnni")):
             graphs["int8"][engine] = folder / f"{target}.onnx"
             quantize_model(model, imagenet.photographs(folder), graphs["int8"][engine], target=target, samples=64)
-        found = {
-            f"{engine} {precision}": compared(engine, path, given.rounds, given.threads)
-            for precision, files in graphs.items()
-            for engine, path in files.items()
-            if given.only in (None, f"{engine} {precision}")
-        }
+        found: dict[str, tuple[list[float], list[float]]] = {}
+        for precision, files in graphs.items():
+            for engine, path in files.items():
+                name = f"{engine} {precision}"
+                if given.only in (None, name):
+                    found |= compared(name, engine, path, given.rounds, given.threads)
     facts = {"environment": environment.environment(), "threads": given.threads, "load": environment.load_average()}
     print(f"\n{facts['environment']['cpu']}, {given.threads} threads, {given.rounds} rounds, load {facts['load']}")
-    print(f"{'':20} {'edgetl ms':>10} {'other ms':>10}  edgetl / other, median of rounds (95% interval)")
+    print(f"{'':24} {'edgetl ms':>10} {'other ms':>10}  edgetl / other, median of rounds (95% interval)")
     for name, (ours, theirs) in found.items():
         ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
         print(
-            f"{name:20} {statistics.median(ours):10.3f} {statistics.median(theirs):10.3f}"
+            f"{name:24} {statistics.median(ours):10.3f} {statistics.median(theirs):10.3f}"
             f"  {statistics.median(ratios):.3f} ({interval(ratios)})"
         )
     if given.output:
@@ -108,16 +128,22 @@ def interval(ratios: list[float]) -> str:
     return f"{ordered[below - 1]:.3f} to {ordered[-below]:.3f}"
 
 
-def compared(engine: str, model: Path, rounds: int, threads: int) -> tuple[list[float], list[float]]:
+def compared(
+    name: str, engine: str, model: Path, rounds: int, threads: int
+) -> dict[str, tuple[list[float], list[float]]]:
     """Medians in ms of edgetl and of the other tool, round by round; who begins changes."""
     other = {"onnxruntime": ort_loop, "openvino": benchmark_app}[engine]
     tools: list[Callable[[], float]] = [lambda: edgetl(engine, model, threads), lambda: other(model, threads)]
-    found: tuple[list[float], list[float]] = ([], [])
+    if engine == "openvino":
+        tools.append(lambda: own_clock(model, threads))
+    found: list[list[float]] = [[] for _ in tools]
     for number in range(rounds):
-        for index in (0, 1) if number % 2 == 0 else (1, 0):
+        for turn in range(len(tools)):
+            index = (number + turn) % len(tools)
             found[index].append(tools[index]())
-        print(f"{engine} {model.name}: {found[0][-1]:.3f} and {found[1][-1]:.3f} ms", flush=True)
-    return found
+        print(f"{name}: {', '.join(f'{times[-1]:.3f}' for times in found)} ms", flush=True)
+    pairs = {name: (found[0], found[1])}
+    return pairs if len(found) == 2 else pairs | {f"{name}, own clock": (found[2], found[1])}
 
 
 def edgetl(engine: str, model: Path, threads: int) -> float:
@@ -126,7 +152,7 @@ def edgetl(engine: str, model: Path, threads: int) -> float:
     if engine == "openvino":
         imports = ("numpy", "openvino", "edgetl.runtime.openvino")
         thing = Thing(name=engine, opener="openvino", path=model.resolve(), imports=imports)
-    (sampled,) = measure([thing], Feeds(), Plan(samples=int(SECONDS * 100), processes=1, threads=threads))
+    (sampled,) = measure([thing], Feeds(), Plan(samples=int(SECONDS * 300), processes=1, threads=threads))
     return latency_of(sampled).p50_ms
 
 
@@ -143,6 +169,12 @@ def benchmark_app(model: Path, threads: int) -> float:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return float(re.findall(r"Median:\s+([\d.]+) ms", done.stdout)[0])
+
+
+def own_clock(model: Path, threads: int) -> float:
+    """Median in ms that OpenVINO's own clock says of calls through edgetl's runner."""
+    arguments = [sys.executable, "-c", OWN_CLOCK, model, str(threads), str(SECONDS)]
+    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
 def ort_loop(model: Path, threads: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_runs_what_the_graph_says(small_graph: SmallGraph) -> None:
         x = np.array([[1, 2, 3], [-1, -2, -3]], np.float32)
         np.testing.assert_allclose(runner.run({"x": x})["y"], [[4, 6], [0, 0]])
         np.testing.assert_allclose(runner.run({"x": x[:1]})["y"], [[4, 6]])
+
+
+def test_openvino_s_own_clock_is_within_the_call(small_graph: SmallGraph) -> None:
+    with OpenVinoRunner(small_graph(), threads=1) as runner:
+        assert np.isnan(runner.latency_ms)
+        for size in (1, 2, 1):
+            x = np.ones((size, 3), np.float32)
+            began = time.perf_counter()
+            runner.run({"x": x})
+            assert 0 < runner.latency_ms < 1e3 * (time.perf_counter() - began)
 
 
 def test_the_caller_owns_the_outputs(small_graph: SmallGraph) -> None:
