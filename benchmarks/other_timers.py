@@ -9,8 +9,8 @@ ranks alone: David and Nagaraja 2003, Order statistics, section 7.1). One proces
 of the same tool: few rounds say little.
 benchmark_app comes with OpenVINO's wheel, and tells what OpenVINO's own clock says of each call, without the call from
 Python. The lines "own clock" are what it says of calls through edgetl's runner, in a process of their own.
-onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and outputs once and then calls Run, is made with
-IOBinding here, as ONNX Runtime's documentation of its Python interface describes it.
+onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and outputs once and then calls Run, is made
+with IOBinding here, as ONNX Runtime's documentation of its Python interface describes it.
 """
 
 from __future__ import annotations
