@@ -255,14 +255,14 @@ class FeedsCheck:
 
     def __call__(self, feeds: Tensors) -> None:
         """Check them; see :func:`check_feeds`."""
-        if len(feeds) == len(self._known):
-            for name, (known, shape, dtype) in self._known.items():
+        known = self._known  # another thread may have others in a moment
+        if known and len(feeds) == len(known):
+            for name, (checked, shape, dtype) in known.items():
                 array = feeds.get(name)
-                if array is None or known() is not array or array.shape != shape or array.dtype is not dtype:
+                if array is None or checked() is not array or array.shape != shape or array.dtype is not dtype:
                     break
             else:
-                if self._known:
-                    return
+                return
         self._known = {}
         check_feeds(feeds, self._inputs)
         with contextlib.suppress(TypeError):  # a scalar of NumPy cannot be referred to weakly

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -70,6 +72,31 @@ class TestFeedsCheck:
         gc.collect()
         assert there() is None
         check(feeds())
+
+    def test_threads_with_arrays_of_their_own(self) -> None:
+        """An engine may be shared: what one thread had checked says nothing of another's arrays."""
+        check = FeedsCheck(INPUTS)
+
+        def right() -> None:
+            given = feeds()
+            for turn in range(3000):
+                check(given if turn % 3 else feeds())
+
+        def refused_always() -> int:
+            given = {"x": np.zeros((2, 4), np.float32), "ids": np.zeros((2, 5), np.int64)}
+            count = 0
+            for _ in range(3000):
+                with contextlib.suppress(UsageError):
+                    check(given)
+                    count += 1
+            return count
+
+        with ThreadPoolExecutor(4) as pool:
+            others = [pool.submit(right) for _ in range(3)]
+            wrong = pool.submit(refused_always).result()
+            for other in others:
+                other.result()
+        assert wrong == 0
 
     def test_an_engine_without_inputs(self) -> None:
         check = FeedsCheck(())
