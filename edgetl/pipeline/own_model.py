@@ -154,7 +154,7 @@ def _scheme_of(target: str, recipe: Recipe) -> schemes.Scheme | None:
     if not wanted.scheme:
         raise TargetError(
             f"the target {wanted.name} takes no int8 graph: it offers {', '.join(wanted.precisions)}",
-            hint="edgetl targets",
+            hint="--recipe fp16" if is_halved(wanted, "fp16") else "edgetl targets",
         )
     return schemes.scheme(wanted.scheme)
 

@@ -572,6 +572,10 @@ def test_float16_for_an_engine_that_does_not_take_it_from_the_graph(quantize, tm
     code, _, err = quantize(path, "--recipe", "fp16", target=str(own))
     assert code == 6
     assert "converts to float16 by itself" in err
+    code, _, err = quantize(path, target="rtx-pc")
+    assert code == 6
+    assert "takes no int8 graph" in err
+    assert "try: --recipe fp16" in err
 
 
 def test_what_overflows_float16_in_calibration_stays_in_float32_and_is_named(quantize, tmp_path):
