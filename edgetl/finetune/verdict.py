@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, UnknownNameError
 from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_weights
-from edgetl.metrics.identities import linear_drop
+from edgetl.metrics.identities import linear_drop, mean_influences
 from edgetl.tomlfile import did_you_mean
 
 Outcome = Literal["helped", "neutral", "negative"]
@@ -264,15 +264,7 @@ class _Runs:
 
 def _runs(metric: Metric, outputs: NDArray[Any], labels: NDArray[Any]) -> _Runs:
     """Of outputs (seeds, n, k)."""
-    weighted = [metric.weighted(run, labels) for run in outputs]
-    if metric.influences is None or not np.isfinite(outputs).all():
-        return _Runs(weighted)
-    marks = np.asarray(labels, dtype=np.int64)
-    parts = [metric.influences(np.asarray(run, dtype=np.float64), marks) for run in outputs]
-    told = [each for each in parts if each is not None]
-    if len(told) < len(parts):
-        return _Runs(weighted)
-    return _Runs(weighted, Influences(*(np.mean(each, axis=0) for each in zip(*told, strict=True))))
+    return _Runs([metric.weighted(run, labels) for run in outputs], mean_influences(metric, outputs, labels))
 
 
 def _mean(scores: NDArray[np.float64]) -> Weighted:
@@ -357,9 +349,8 @@ def _interval(
     once = np.ones((len(units), 1))
     each = np.array([one(once)[0] - other(once)[0] for one, other in pairs])
     value = float(each.mean())
-    linear = None
-    if first.influences is not None and second.influences is not None:  # people drawn again would spread too much
-        linear = linear_drop(value, first.influences, second.influences)
+    linear = linear_drop(value, first.influences, second.influences)
+    if linear is not None:  # people drawn again would spread too much
         units = np.arange(len(linear.influence))
     drawn: list[NDArray[np.float64]] = []
     block = max(1, CELLS // len(units))
