@@ -28,7 +28,8 @@ from edgetl.tomlfile import did_you_mean
 Outcome = Literal["helped", "neutral", "negative"]
 
 TUNED, PROBE, SCRATCH = "fine-tuned", "linear-probe", "scratch"
-_SPOKEN = {TUNED: "fine-tuning", PROBE: "the linear probe", SCRATCH: "training from scratch"}
+SPOKEN = {TUNED: "fine-tuning", PROBE: "the linear probe", SCRATCH: "training from scratch"}
+"""Each method in a sentence."""
 LEAST_SEEDS = 3
 _RESAMPLES = 4000
 
@@ -231,8 +232,8 @@ def _scores(name: str, scores: NDArray[Any]) -> NDArray[np.float64]:
 def _same_shape(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The number of samples that all methods share."""
     for name in shapes:
-        if name not in _SPOKEN:
-            raise UnknownNameError(f"there is no method '{name}' in a verdict; {did_you_mean(name, _SPOKEN)}")
+        if name not in SPOKEN:
+            raise UnknownNameError(f"there is no method '{name}' in a verdict; {did_you_mean(name, SPOKEN)}")
     missing = [name for name in (TUNED, SCRATCH) if name not in shapes]
     if missing:
         raise DataError(f"a verdict needs scores of '{TUNED}' and '{SCRATCH}'; there are none of '{missing[0]}'")
@@ -288,7 +289,7 @@ def _verdict(runs: Mapping[str, _Runs], units: NDArray[np.int64], confidence: fl
                     lower=lower,
                     upper=upper,
                     outcome=outcome,
-                    statement=_compared(_SPOKEN[first], _SPOKEN[second], value, lower, upper, confidence),
+                    statement=_compared(SPOKEN[first], SPOKEN[second], value, lower, upper, confidence),
                 )
             )
     main = differences[0]
