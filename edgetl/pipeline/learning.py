@@ -25,7 +25,7 @@ from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.copied import Copied
 from edgetl.finetune.oversampling import Rows, oversampled
 from edgetl.finetune.parts import check_batchnorm, one_by_one
-from edgetl.finetune.trainer import Data, Mix, Place
+from edgetl.finetune.phases import Data, Mix, Place
 from edgetl.pipeline import features, tasks
 from edgetl.pipeline.session import Session, rank, world
 from edgetl.runtime.preprocessing.tables import TablePreprocessing

@@ -13,7 +13,7 @@ from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
 from edgetl.finetune import compiling, state
 from edgetl.finetune.loop import PhaseResult, train_phase
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 
 Network = Callable[..., torch.nn.Module]
 PHASE = Phase(train="all", epochs=2, lr=3e-3, batchnorm="train")

@@ -15,7 +15,7 @@ from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, ProviderError
 from edgetl.finetune import loop, state
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 from edgetl.metrics import metric
 
 Network = Callable[..., torch.nn.Module]

@@ -22,7 +22,8 @@ from edgetl.finetune.features import TorchExtractor
 from edgetl.finetune.loop import train_phase
 from edgetl.finetune.memory import kept_between_steps
 from edgetl.finetune.parts import at_once, check_batchnorm, cut, one_by_one
-from edgetl.finetune.trainer import Data, Trainer
+from edgetl.finetune.phases import Data
+from edgetl.finetune.trainer import Trainer
 
 Network = Callable[..., torch.nn.Module]
 
