@@ -141,6 +141,21 @@ class TestWhatMoves:
         assert size(sparse) < size(plain)
 
 
+def test_convolutions_run_with_their_channels_last(data: Data, network: Network) -> None:
+    """Looked at in training; maps of one channel or one pixel are in either order."""
+    module, seen = network(), []
+
+    def note(part: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if part.training and output.shape[1] > 1 and output.shape[2] > 1:
+            seen.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(note)
+    train(module, data, EVERYTHING)
+    assert seen and all(seen)
+
+
 class TestWhatIsKept:
     def test_the_best_weights_come_back(self, data: Data, network: Network) -> None:
         module = network()
