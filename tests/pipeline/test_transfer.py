@@ -45,3 +45,17 @@ def test_a_build_with_nothing_to_transfer_is_refused_before_it_trains(edgetl, pr
     asked = ("--set", "model.weights=none", "--set", 'finetune.verdict="report"')
     edgetl("build", project.folder, *asked).failed(2, "nothing pretrained is transferred", hint="name pretrained")
     assert not trained(project)
+
+
+def test_the_command_fails_where_transfer_was_to_help_and_did_not(edgetl, project) -> None:
+    """Random weights are no better a start than random weights, where nothing is learned from either."""
+    judged = edgetl("train", "--verdict", project.folder, "--require-helped", "--json")
+    assert judged.code == 0 and judged.document["result"]["verdict"]["outcome"] == "helped", judged.err
+    random = [
+        path for path in (project.store / "backbone").iterdir() if "random" in (path / "weights.json").read_text()
+    ]
+    idle = ("--set", f"model.weights={random[0]}", "--set", 'finetune.phases=[{train="all", epochs=1, lr=1e-9}]')
+    done = edgetl("train", "--verdict", project.folder, *idle, "--require-helped")
+    done.failed(4, "transfer did not help: neutral:", hint="another backbone or source of weights")
+    assert "neutral: fine-tuning and training from scratch differ by" in done.out
+    assert edgetl("train", "--verdict", project.folder, *idle).code == 0
