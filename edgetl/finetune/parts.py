@@ -87,8 +87,9 @@ def check_batchnorm(
 
     for part in learning:
         part.register_forward_pre_hook(note)
-    with torch.inference_mode():
-        network.eval()(sample)
+    if learning:
+        with torch.inference_mode():
+            network.eval()(sample)
     if not single:
         return
     others = f" and {len(single) - 1} more" if len(single) > 1 else ""

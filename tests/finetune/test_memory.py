@@ -157,6 +157,9 @@ def test_one_value_per_channel_is_too_few_for_a_batchnorm_that_learns(settings: 
     with pytest.raises(ModelError, match="a single one in step 0 of the phase 'all'") as caught:
         train_phase(module, few, TRAINED, Finetune(**settings), whole, seed=0)
     assert "a smaller accumulate" in str(caught.value.hint)
+    one = torch.from_numpy(few.train.images[:1])
+    with pytest.raises(ModelError, match=r"'2' would be given one value per channel"):  # and so it is told before
+        check_batchnorm(module, frozenset(parameters), Finetune(**settings), one, processes=1)
     phase = TRAINED.model_copy(update={"batchnorm": "frozen-statistics"})
     assert train_phase(module, few, phase, Finetune(**settings), whole, seed=0).epochs
 
