@@ -29,7 +29,7 @@ from edgetl.data.examples.tables import materialise_credit, materialise_lending
 from edgetl.data.tables import fit_table, load_table
 from edgetl.errors import SetupError
 from edgetl.finetune import loop
-from edgetl.finetune.trainer import Data
+from edgetl.finetune.phases import Data
 from edgetl.finetune.weights import load_pretrained
 from edgetl.metrics import expected_calibration_error, metric
 from edgetl.runtime.decision import second_probability

@@ -25,7 +25,7 @@ from edgetl.data.examples.digits import materialise_digits
 from edgetl.data.load import load_dataset
 from edgetl.data.loader import Samples
 from edgetl.finetune import loop
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 from edgetl.finetune.weights import load_pretrained
 from edgetl.runtime.preprocessing import ImagePreprocessing
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgetl.config import Finetune, Phase
 from edgetl.errors import SetupError
-from edgetl.finetune.trainer import Epoch
+from edgetl.finetune.phases import Epoch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -20,7 +20,8 @@ from edgetl.finetune import logs
 from edgetl.finetune.groups import Group
 from edgetl.finetune.memory import enough_on_gpu, kept_between_steps
 from edgetl.finetune.parts import at_once
-from edgetl.finetune.trainer import Data, Epoch, Place, Progress, Score, Trainer
+from edgetl.finetune.phases import Data, Epoch, Place, Progress, Score
+from edgetl.finetune.trainer import Trainer
 from edgetl.metrics import metric as metric_of
 
 if TYPE_CHECKING:

@@ -67,13 +67,13 @@ def prepare(module: nn.Module, chosen: frozenset[str], *, batchnorm: str) -> Non
     for part in module.modules():
         own = list(part.parameters())
         rests = bool(own) and not any(parameter.requires_grad for parameter in own)
-        if rests or (_has_statistics(part) and batchnorm != "train"):
+        if rests or (has_statistics(part) and batchnorm != "train"):
             part.eval()
 
 
 def learns_statistics(module: nn.Module) -> bool:
     """Whether a BatchNorm of a network that was prepared learns its statistics."""
-    return any(part.training and _has_statistics(part) for part in module.modules())
+    return any(part.training and has_statistics(part) for part in module.modules())
 
 
 def _of_stages(phase: Phase, body: Sequence[Stage]) -> set[str]:
@@ -109,11 +109,11 @@ def _norms(module: nn.Module) -> list[list[str]]:
     return [
         [f"{prefix}.{name}" if prefix else name for name, _ in part.named_parameters(recurse=False)]
         for prefix, part in module.named_modules()
-        if _has_statistics(part)
+        if has_statistics(part)
     ]
 
 
-def _has_statistics(part: nn.Module) -> bool:
+def has_statistics(part: nn.Module) -> bool:
     """Whether it is a normalisation that keeps statistics of what it has seen, as BatchNorm does."""
     from torch.nn.modules.batchnorm import _NormBase
 

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, UnknownNameError
 from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_weights
-from edgetl.metrics.identities import linear_drop
+from edgetl.metrics.identities import linear_drop, mean_influences
 from edgetl.tomlfile import did_you_mean
 
 Outcome = Literal["helped", "neutral", "negative"]
 
 TUNED, PROBE, SCRATCH = "fine-tuned", "linear-probe", "scratch"
-_SPOKEN = {TUNED: "fine-tuning", PROBE: "the linear probe", SCRATCH: "training from scratch"}
+SPOKEN = {TUNED: "fine-tuning", PROBE: "the linear probe", SCRATCH: "training from scratch"}
+"""Each method in a sentence."""
 LEAST_SEEDS = 3
 _RESAMPLES = 4000
 
@@ -231,8 +232,8 @@ def _scores(name: str, scores: NDArray[Any]) -> NDArray[np.float64]:
 def _same_shape(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """The number of samples that all methods share."""
     for name in shapes:
-        if name not in _SPOKEN:
-            raise UnknownNameError(f"there is no method '{name}' in a verdict; {did_you_mean(name, _SPOKEN)}")
+        if name not in SPOKEN:
+            raise UnknownNameError(f"there is no method '{name}' in a verdict; {did_you_mean(name, SPOKEN)}")
     missing = [name for name in (TUNED, SCRATCH) if name not in shapes]
     if missing:
         raise DataError(f"a verdict needs scores of '{TUNED}' and '{SCRATCH}'; there are none of '{missing[0]}'")
@@ -264,15 +265,7 @@ class _Runs:
 
 def _runs(metric: Metric, outputs: NDArray[Any], labels: NDArray[Any]) -> _Runs:
     """Of outputs (seeds, n, k)."""
-    weighted = [metric.weighted(run, labels) for run in outputs]
-    if metric.influences is None or not np.isfinite(outputs).all():
-        return _Runs(weighted)
-    marks = np.asarray(labels, dtype=np.int64)
-    parts = [metric.influences(np.asarray(run, dtype=np.float64), marks) for run in outputs]
-    told = [each for each in parts if each is not None]
-    if len(told) < len(parts):
-        return _Runs(weighted)
-    return _Runs(weighted, Influences(*(np.mean(each, axis=0) for each in zip(*told, strict=True))))
+    return _Runs([metric.weighted(run, labels) for run in outputs], mean_influences(metric, outputs, labels))
 
 
 def _mean(scores: NDArray[np.float64]) -> Weighted:
@@ -296,7 +289,7 @@ def _verdict(runs: Mapping[str, _Runs], units: NDArray[np.int64], confidence: fl
                     lower=lower,
                     upper=upper,
                     outcome=outcome,
-                    statement=_compared(_SPOKEN[first], _SPOKEN[second], value, lower, upper, confidence),
+                    statement=_compared(SPOKEN[first], SPOKEN[second], value, lower, upper, confidence),
                 )
             )
     main = differences[0]
@@ -357,9 +350,8 @@ def _interval(
     once = np.ones((len(units), 1))
     each = np.array([one(once)[0] - other(once)[0] for one, other in pairs])
     value = float(each.mean())
-    linear = None
-    if first.influences is not None and second.influences is not None:  # people drawn again would spread too much
-        linear = linear_drop(value, first.influences, second.influences)
+    linear = linear_drop(value, first.influences, second.influences)
+    if linear is not None:  # people drawn again would spread too much
         units = np.arange(len(linear.influence))
     drawn: list[NDArray[np.float64]] = []
     block = max(1, CELLS // len(units))

@@ -16,11 +16,12 @@ often as it is there too often.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.metrics.influences import Influences
+from edgetl.metrics import Influences, Metric
 
 _LEAST_LEFT = 0.5
 """Of the variance: were there nothing but what pairs have for themselves, half would be left."""
@@ -41,14 +42,42 @@ class LinearDrop:
         return drops
 
 
-def linear_drop(drop: float, reference: Influences, outputs: Influences) -> LinearDrop:
+def mean_influences(metric: Metric, runs: NDArray[np.floating], labels: NDArray[Any]) -> Influences | None:
+    """How much each identity, and each two, move the mean of a metric over runs.
+
+    Args:
+        metric: Any.
+        runs: Outputs of each run, (runs, n, k).
+        labels: Of the samples, (n,).
+
+    Returns:
+        None where there is no linear part: of a metric that is none of identities, of outputs that are not finite, and
+        where a run has too few pairs.
+    """
+    if metric.influences is None or not np.isfinite(runs).all():
+        return None
+    marks = np.asarray(labels, dtype=np.int64)
+    told = [metric.influences(np.asarray(run, dtype=np.float64), marks) for run in runs]
+    there = [each for each in told if each is not None]
+    if len(there) < len(told):
+        return None
+    return Influences(*(np.mean(each, axis=0) for each in zip(*there, strict=True)))
+
+
+def linear_drop(drop: float, reference: Influences | None, outputs: Influences | None) -> LinearDrop | None:
     """A drop that varies with people as it would with other people.
 
     Args:
         drop: Metric of the reference less that of the engine.
-        reference: Of each person on the metric of the reference.
+        reference: Of each person on the metric of the reference, from :func:`mean_influences`.
         outputs: On that of the engine, in the same order.
+
+    Returns:
+        None where one of the two has no linear part: samples are drawn then, or people, and the metric is taken of each
+        draw.
     """
+    if reference is None or outputs is None:
+        return None
     own, shared = reference.own - outputs.own, reference.shared - outputs.shared
     people = len(own)
     # Hoeffding's decomposition of a mean over pairs: what each person has, and what two have for themselves.

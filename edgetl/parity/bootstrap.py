@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
-from edgetl.metrics.identities import LinearDrop, linear_drop
+from edgetl.metrics.identities import linear_drop, mean_influences
 from edgetl.parity.paired import least_bound
 
 _Drops = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -108,7 +108,7 @@ def paired_drop(
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     random = np.random.default_rng(seed)
     units = _units(metric, np.asarray(labels), groups)
-    linear = _linear(metric, reference, outputs, np.asarray(labels), drop)
+    linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
         drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
@@ -152,21 +152,6 @@ class _Resamples:
     """(resamples,)"""
     influences: NDArray[np.float64]
     """Sum over the units that were drawn, (resamples,)."""
-
-
-def _linear(
-    metric: Metric,
-    reference: NDArray[np.floating],
-    outputs: NDArray[np.floating],
-    labels: NDArray[Any],
-    drop: float,
-) -> LinearDrop | None:
-    """The drop of a metric of identities; None of others, and of too few pairs."""
-    if metric.influences is None:
-        return None
-    marks = labels.astype(np.int64)
-    before, after = (metric.influences(each.astype(np.float64), marks) for each in (reference, outputs))
-    return None if before is None or after is None else linear_drop(drop, before, after)
 
 
 def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sign: float) -> float:

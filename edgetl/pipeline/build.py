@@ -118,7 +118,7 @@ def judge(
     confidence: float = 0.95,
     reporter: Reporter | None = None,
 ) -> transfer.Comparison:
-    """Whether transfer helps a project: see :func:`edgetl.pipeline.transfer.compare`.
+    """Whether transfer helps a project: see :func:`edgetl.pipeline.transfer.plan` and ``compare``.
 
     Args:
         config: From :func:`edgetl.config.load`.
@@ -135,7 +135,7 @@ def judge(
     engines.check_tools(config, [], exported=False, compiled=False)
     with interruptible():
         _, dataset = learning.prepare_data(session)
-        return transfer.compare(session, dataset, seeds=seeds, confidence=confidence)
+        return transfer.compare(session, dataset, transfer.plan(session, dataset, seeds=seeds), confidence=confidence)
 
 
 def _nobody(reports: Path) -> None:
@@ -153,14 +153,17 @@ def _route(
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
 
+    planned = None
+    if until != "train" and (config.finetune.verdict != "off" or config.finetune.max_forgetting is not None):
+        planned = transfer.plan(session, dataset, seeds=config.finetune.verdict_seeds)
     checkpoint, history = learning.train(session, dataset)
     artifacts["train"] = checkpoint.folder
     if until == "train" or rank():  # what follows is the first process's alone
         return Outcome(stopped_after="train", artifacts=artifacts, summary={"phases": history})
 
     judged = None
-    if config.finetune.verdict != "off" or config.finetune.max_forgetting is not None:
-        judged = transfer.compare(session, dataset, seeds=config.finetune.verdict_seeds)
+    if planned:
+        judged = transfer.compare(session, dataset, planned)
         session.reporter.note(judged.verdict.statement)
         if judged.source:
             session.reporter.note(judged.source.forgetting.statement)

@@ -24,9 +24,10 @@ from edgetl.finetune import logs, losses, selectors
 from edgetl.finetune.cached import CachedFeatures
 from edgetl.finetune.copied import Copied
 from edgetl.finetune.oversampling import Rows, oversampled
-from edgetl.finetune.trainer import Data, Mix, Place
+from edgetl.finetune.parts import check_batchnorm, one_by_one
+from edgetl.finetune.phases import Data, Mix, Place
 from edgetl.pipeline import features, tasks
-from edgetl.pipeline.session import Session, rank
+from edgetl.pipeline.session import Session, rank, world
 from edgetl.runtime.preprocessing.tables import TablePreprocessing
 from edgetl.store import Artifact, code_digest, digest_of, file_digest, versions_of
 
@@ -202,7 +203,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         device = loop.pick_device(finetune.device)
         session.reporter.note(f"training on {device}")
         module, deploy = torch_backend.read_checkpoint(before.folder, dropout=finetune.dropout)
-        _check_selectors(module, config.finetune.phases, number)
+        _check_phases(session, module, deploy, dataset, number)
         place = Place(
             device=device,
             workers=0 if on_features else loop.pick_workers(finetune.workers, device),
@@ -244,17 +245,43 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
     return found
 
 
-def _check_selectors(module: nn.Module, phases: Sequence[Phase], number: int) -> None:
-    """Look at what this phase and those behind it select: hours of training are no time to find that it is nothing.
+def check(session: Session, dataset: Dataset) -> None:
+    """Refuse what :func:`train` would not get through for want of samples that are computed together.
 
     Raises:
-        ModelError: One selects nothing, or more stages than there are.
+        ModelError: BatchNorm would have to learn from one value per channel in a phase.
     """
-    for place, phase in enumerate(phases[number - 1 :], number):
+    finetune = session.config.finetune
+    if not any(one_by_one(phase, finetune, world()) for phase in finetune.phases):
+        return  # without a look at the network
+    module, deploy = torch_backend.read_checkpoint(_pretrained(session, dataset).folder)
+    _check_phases(session, module, deploy, dataset, 1)
+
+
+def _check_phases(
+    session: Session, module: nn.Module, deploy: torch_backend.Deploy, dataset: Dataset, number: int
+) -> None:
+    """Look at this phase and those behind it: hours of training are no time to find that one of them cannot train.
+
+    Raises:
+        ModelError: One selects nothing, or more stages than there are, or its BatchNorm would have to learn from one
+            value per channel.
+    """
+    finetune = session.config.finetune
+    for place, phase in enumerate(finetune.phases[number - 1 :], number):
         try:
-            selectors.selected(module, phase, networks.stages(module))
+            chosen = selectors.selected(module, phase, networks.stages(module))
+            if one_by_one(phase, finetune, world()):
+                check_batchnorm(module, chosen, finetune, _first(dataset, deploy), processes=world())
         except ModelError as error:
             raise ModelError(f"phase {place}: {error.message}", hint=error.hint) from None
+
+
+def _first(dataset: Dataset, deploy: torch_backend.Deploy) -> torch.Tensor:
+    """The first training sample, as the network takes it, (1, …)."""
+    import torch
+
+    return torch.from_numpy(next(batches(Samples(dataset.train[:1], deploy.preprocessing), 1))[0])
 
 
 def _material(

@@ -56,6 +56,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def world() -> int:
+    """Number of processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Reporter(Protocol):
     """Somebody who is told how a build goes: a terminal, a log, nobody."""
 

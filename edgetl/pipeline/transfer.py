@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from edgetl.config import Config, Model, Phase
 from edgetl.data.dataset import Dataset
-from edgetl.errors import ConfigError
+from edgetl.errors import ConfigError, ModelError
 from edgetl.finetune import verdict as statistics
 from edgetl.finetune.verdict import PROBE, SCRATCH, TUNED, Verdict
 from edgetl.pipeline import learning, source_task, tasks
 from edgetl.pipeline.reference import Reference, ask_reference
 from edgetl.pipeline.session import Session
-from edgetl.pipeline.source_task import SourceChange
+from edgetl.pipeline.source_task import SourceChange, SourceTask
 from edgetl.store import Artifact, code_digest, versions_of
 
 SEEDS = statistics.LEAST_SEEDS
@@ -60,26 +60,55 @@ class Comparison:
         }
 
 
-def compare(session: Session, dataset: Dataset, *, seeds: int = SEEDS, confidence: float = 0.95) -> Comparison:
-    """Train every method with every seed, and compare them on the test split.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a verdict is to compare."""
 
-    Every trial is kept in the store like any other training: a second verdict, or one with more seeds, repeats none.
+    methods: dict[str, Config]
+    """From :func:`methods_of`."""
+    seeds: int
+    """Of each method: finetune.seed and the numbers after it."""
+    source: SourceTask | None
+    """What forgetting is measured on; None where no test split of it was given."""
+
+
+def plan(session: Session, dataset: Dataset, *, seeds: int = SEEDS) -> Plan:
+    """What there is to compare; nothing is trained yet, and what would keep a method from being trained is an error.
 
     Args:
         session: Of the project; its configuration is the fine-tuning that is judged.
         dataset: Its data.
         seeds: finetune.seed and the numbers after it.
-        confidence: Of the intervals.
 
     Raises:
         ConfigError: There is nothing to compare: no pretrained weights, or no phase; or too few seeds; or, with
             finetune.source_test, see :func:`edgetl.pipeline.source_task.read_source`.
+        ModelError: A method cannot be trained; see :func:`edgetl.pipeline.learning.check`.
     """
-    config = session.config
-    methods = methods_of(config)
+    methods = methods_of(session.config)
     if seeds < SEEDS:
         raise ConfigError(f"a verdict needs at least {SEEDS} seeds, and {seeds} were asked for: one run may be lucky")
-    source = source_task.read_source(session, dataset)  # before anything is trained: it may be an error
+    source = source_task.read_source(session, dataset)
+    for name, method in methods.items():
+        try:
+            learning.check(replace(session, config=method), dataset)
+        except ModelError as error:
+            raise ModelError(f"{statistics.SPOKEN[name]}: {error.message}", hint=error.hint) from None
+    return Plan(methods=methods, seeds=seeds, source=source)
+
+
+def compare(session: Session, dataset: Dataset, planned: Plan, *, confidence: float = 0.95) -> Comparison:
+    """Train every method with every seed, and compare them on the test split.
+
+    Every trial is kept in the store like any other training: a second verdict, or one with more seeds, repeats none.
+
+    Args:
+        session: Of the project.
+        dataset: Its data.
+        planned: From :func:`plan`.
+        confidence: Of the intervals.
+    """
+    config, methods, seeds, source = session.config, planned.methods, planned.seeds, planned.source
     trials: dict[str, list[tuple[Artifact, Reference]]] = {name: [] for name in methods}
     tuned: list[Artifact] = []
     for number in range(seeds):

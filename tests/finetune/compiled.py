@@ -14,7 +14,7 @@ from edgetl.backends.backbones import build, stages
 from edgetl.config import Finetune, Phase
 from edgetl.finetune import compiling
 from edgetl.finetune.loop import train_phase
-from edgetl.finetune.trainer import Data
+from edgetl.finetune.phases import Data
 
 spec = importlib.util.spec_from_file_location("finetune_conftest", Path(__file__).with_name("conftest.py"))
 assert spec and spec.loader

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgetl.backends.backbones import build
-from edgetl.finetune.trainer import Data
+from edgetl.finetune.phases import Data
 
 
 class Samples(Sequence):  # type: ignore[type-arg]

@@ -12,7 +12,7 @@ import torch
 from edgetl.backends.backbones import build, stages
 from edgetl.config import Finetune, Phase
 from edgetl.finetune.loop import train_phase
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 
 spec = importlib.util.spec_from_file_location("finetune_conftest", Path(__file__).with_name("conftest.py"))
 assert spec and spec.loader

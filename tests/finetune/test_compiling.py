@@ -1,7 +1,11 @@
-"""What is measured of torch.compile is remembered, and is the same in every process. Compiling itself: on a GPU."""
+"""torch.compile: what is measured is remembered and the same in every process, and what is compiled learns the same.
+
+On a GPU: test_loop.py.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from edgetl.backends.backbones import stages
+from edgetl.backends.backbones import Stage, stages
 from edgetl.config import Finetune, Phase
 from edgetl.finetune import compiling, state
 from edgetl.finetune.loop import PhaseResult, train_phase
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 
 Network = Callable[..., torch.nn.Module]
 PHASE = Phase(train="all", epochs=2, lr=3e-3, batchnorm="train")
@@ -108,3 +112,29 @@ def test_a_training_that_goes_on_is_compiled_where_that_had_won(
 def test_nothing_measured_is_eager() -> None:
     assert compiling.faster({}) == "eager"
     assert compiling.faster({"eager": 1.0, "compiled": 1.0}) == "eager"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_what_is_compiled_learns_the_same(data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whichever is faster here, the compiled network takes all steps."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    weights = {}
+    for how in ("off", "measure"):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3, stride=2, bias=False),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(4, 3),
+        )
+        whole = [Stage(name="head", parameters=tuple(name for name, _ in module.named_parameters()))]
+        settings = Finetune.model_validate({"batch_size": 16, "compile": how})
+        monkeypatch.setattr(compiling, "faster", lambda seconds: "compiled" if seconds else "eager")
+        result = train_phase(module, data, PHASE.model_copy(update={"lr": 3e-2}), settings, whole, seed=0)
+        assert set(result.compiled) == ({"eager", "compiled"} if how == "measure" else set())
+        weights[how] = module.state_dict()
+    for name, tensor in weights["off"].items():
+        torch.testing.assert_close(weights["measure"][name], tensor, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, TrainingError
 from edgetl.finetune import losses, state
 from edgetl.finetune.loop import train_phase
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 
 Network = Callable[..., torch.nn.Module]
 PHASE = Phase(train="all", epochs=2, lr=3e-3, keep="last")

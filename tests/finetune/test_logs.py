@@ -13,7 +13,7 @@ import pytest
 from edgetl.config import Finetune, Phase
 from edgetl.errors import SetupError
 from edgetl.finetune import logs
-from edgetl.finetune.trainer import Epoch
+from edgetl.finetune.phases import Epoch
 
 EPOCHS = [
     Epoch(epoch=1, train_loss=0.5, val_score=0.75, seconds=1.25),

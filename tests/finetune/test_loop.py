@@ -15,7 +15,7 @@ from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, ProviderError
 from edgetl.finetune import loop, state
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 from edgetl.metrics import metric
 
 Network = Callable[..., torch.nn.Module]
@@ -139,6 +139,21 @@ class TestWhatMoves:
 
         assert size(decayed) < 0.9 * size(plain)
         assert size(sparse) < size(plain)
+
+
+def test_convolutions_run_with_their_channels_last(data: Data, network: Network) -> None:
+    """Looked at in training; maps of one channel or one pixel are in either order."""
+    module, seen = network(), []
+
+    def note(part: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if part.training and output.shape[1] > 1 and output.shape[2] > 1:
+            seen.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(note)
+    train(module, data, EVERYTHING)
+    assert seen and all(seen)
 
 
 class TestWhatIsKept:

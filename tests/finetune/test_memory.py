@@ -21,7 +21,9 @@ from edgetl.errors import ModelError, TrainingError
 from edgetl.finetune.features import TorchExtractor
 from edgetl.finetune.loop import train_phase
 from edgetl.finetune.memory import kept_between_steps
-from edgetl.finetune.trainer import Data, Trainer
+from edgetl.finetune.parts import at_once, check_batchnorm, cut, one_by_one
+from edgetl.finetune.phases import Data
+from edgetl.finetune.trainer import Trainer
 
 Network = Callable[..., torch.nn.Module]
 
@@ -29,6 +31,7 @@ _STEPS = """
 import json, resource
 from pathlib import Path
 from edgetl.finetune.memory import kept_between_steps
+from edgetl.finetune.parts import at_once, check_batchnorm, cut, one_by_one
 
 SIZE, STEPS = 64 << 20, 10
 
@@ -154,8 +157,69 @@ def test_one_value_per_channel_is_too_few_for_a_batchnorm_that_learns(settings: 
     with pytest.raises(ModelError, match="a single one in step 0 of the phase 'all'") as caught:
         train_phase(module, few, TRAINED, Finetune(**settings), whole, seed=0)
     assert "a smaller accumulate" in str(caught.value.hint)
+    one = torch.from_numpy(few.train.images[:1])
+    with pytest.raises(ModelError, match=r"'2' would be given one value per channel"):  # and so it is told before
+        check_batchnorm(module, frozenset(parameters), Finetune(**settings), one, processes=1)
     phase = TRAINED.model_copy(update={"batchnorm": "frozen-statistics"})
     assert train_phase(module, few, phase, Finetune(**settings), whole, seed=0).epochs
+
+
+def settings_of(batch: int, accumulate: int) -> Finetune:
+    return Finetune(batch_size=batch, accumulate=accumulate)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "processes", "alone"),
+    [
+        *((16, 16, 1, True), (16, 15, 1, False), (16, 8, 2, True), (16, 7, 2, False), (2, 3, 1, True)),
+        *((2, 1, 1, False), (2, 1, 2, True), (3, 1, 2, True), (4, 1, 2, False)),
+    ],
+)
+def test_which_settings_leave_single_samples(batch: int, accumulate: int, processes: int, alone: bool) -> None:
+    """By the parts themselves: of every process's share of a step, and of the smallest last batch that there is."""
+    assert one_by_one(TRAINED, settings_of(batch, accumulate), processes) == alone
+    most, sizes = at_once(settings_of(batch, accumulate), processes), set()
+    for samples in (batch, *([2 * processes] if 2 * processes < batch else [])):
+        for rank in range(processes):
+            share = torch.zeros(len(range(rank, samples, processes)))
+            sizes |= {len(part) for part, _ in cut(share, share, most, learns=True)}
+    assert (1 in sizes) == alone
+    for phase in (PHASE.model_copy(update={"batchnorm": "frozen"}), TRAINED.model_copy(update={"train": "head"})):
+        assert not one_by_one(phase, settings_of(batch, accumulate), processes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "processes", "words", "hint"),
+    [
+        (16, 16, 1, "finetune.accumulate = 16 of finetune.batch_size = 16 leaves", "finetune.accumulate = 8 or less; "),
+        (5, 7, 1, "finetune.accumulate = 7 of finetune.batch_size = 5 leaves", "finetune.accumulate = 3 or less; "),
+        (16, 8, 2, "finetune.accumulate = 8 of finetune.batch_size = 16 leaves", "finetune.accumulate = 4 or less; "),
+        (3, 1, 2, "finetune.batch_size = 3 in 2 processes leaves", "finetune.batch_size = 4 or more; "),
+        (
+            3,
+            2,
+            2,
+            "finetune.batch_size = 3 in 2 processes leaves",
+            "batch_size = 4 or more, with finetune.accumulate =",
+        ),
+    ],
+)
+def test_single_values_are_told_before_training(
+    batch: int, accumulate: int, processes: int, words: str, hint: str, data: Data, network: Network
+) -> None:
+    """The last maps of this network have a pixel for 32 of the image."""
+    module = network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    chosen, settings = frozenset(name for name, _ in module.named_parameters()), settings_of(batch, accumulate)
+    one, large = (torch.from_numpy(first(data, 1, scale=scale).train.images) for scale in (1, 2))
+    with pytest.raises(ModelError) as caught:
+        check_batchnorm(module, chosen, settings, one, processes=processes)
+    assert words in caught.value.message and "more would be given one value per channel" in caught.value.message
+    assert hint in str(caught.value.hint) and caught.value.exit_code == 2
+    check_batchnorm(module, chosen, settings, large, processes=processes)
+    # A part of the network of which nothing learns has its statistics already.
+    check_batchnorm(module, frozenset({"conv_stem.weight", "bn1.weight"}), settings, one, processes=processes)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize(

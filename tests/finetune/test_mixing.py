@@ -16,7 +16,7 @@ from edgetl.config import Augment, Finetune, Phase
 from edgetl.data.augment import mixed
 from edgetl.finetune.loop import PhaseResult, train_phase
 from edgetl.finetune.losses import classification, multi_label, positive_weights
-from edgetl.finetune.trainer import Data, Place
+from edgetl.finetune.phases import Data, Place
 from edgetl.metrics import metric
 
 Network = Callable[..., torch.nn.Module]

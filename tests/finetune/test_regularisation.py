@@ -17,7 +17,7 @@ from edgetl.backends.backbones import stages
 from edgetl.config import Finetune, Phase
 from edgetl.finetune.loop import PhaseResult, train_phase
 from edgetl.finetune.losses import class_weights, classification
-from edgetl.finetune.trainer import Data
+from edgetl.finetune.phases import Data
 
 Network = Callable[..., torch.nn.Module]
 PHASE = Phase(train="all", epochs=1, lr=3e-3, keep="last")

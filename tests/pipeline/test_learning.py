@@ -20,6 +20,7 @@ from edgetl import config as configuration
 from edgetl.backends import torch as torch_backend
 from edgetl.config import Finetune
 from edgetl.data.loader import Samples
+from edgetl.errors import ModelError
 from edgetl.finetune import losses
 from edgetl.pipeline import learning, tasks
 from edgetl.pipeline.session import Session, Silent
@@ -234,6 +235,24 @@ def test_embeddings_are_trained_with_either_balance(
     _, history = learning.train(given, dataset)
     assert np.isfinite(history[0]["epochs"][0]["train_loss"]) and history[0]["best_epoch"] == 1
     assert found.labels == [sample.label for sample in dataset.train]
+
+
+def test_a_later_phase_with_single_samples_is_refused_before_the_first_one(manifest: Path, tmp_path: Path) -> None:
+    """Batches of ten, in ten parts; at 32 pixels the last maps of this network have one."""
+    text = """
+phases = [{ train = "all", epochs = 1 }, { train = "last-stages", stages = 1, epochs = 1, batchnorm = "train" }]
+accumulate = %d
+"""
+    store = Store(tmp_path / "store")
+    given, dataset = session(tmp_path, store, manifest, text % 10)
+    with pytest.raises(
+        ModelError, match=r"^phase 2: finetune\.accumulate = 10 of finetune\.batch_size = 10 "
+    ) as caught:
+        learning.train(given, dataset)
+    assert str(caught.value.hint).startswith("finetune.accumulate = 5 or less")
+    assert not list((store.root / "finetune").glob("*"))
+    given, dataset = session(tmp_path, store, manifest, text % 5)
+    assert len(learning.train(given, dataset)[1]) == 2
 
 
 class Made(Silent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,24 +36,47 @@ def alone(edgetl: Any, make_project: Callable[..., Any], tmp_path_factory: pytes
 SHORT = ('epochs = 10, lr = 5e-3, batchnorm = "train"', "epochs = 2, lr = 5e-3")
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def launchers(how: str) -> list[list[str]]:
+    """The command lines to start, one on each machine."""
+    if how != "torchrun on two nodes":
+        return [LAUNCHERS[how]]
+    meet = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    return [["-m", "torch.distributed.run", *meet, "--node-rank", node, "-m", "edgetl"] for node in "01"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("how", [*LAUNCHERS, "torchrun on two nodes"])
 def test_edgetl_train_in_two_processes(
-    launcher: str, alone: Path, make_project: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+    how: str, alone: Path, make_project: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """Two nodes are two launchers that meet at an address; here both are this machine, with one store."""
     together = make_project(tmp_path / "together")
     together.edit(SHORT)
-    shared = subprocess.run(
-        [sys.executable, *LAUNCHERS[launcher], "train", str(together.folder), "--json"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert shared.returncode == 0, shared.stderr
-    (line,) = [line for line in shared.stdout.splitlines() if line.startswith("{")]  # the first process alone speaks
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command, "train", str(together.folder), "--json"],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in launchers(how)
+    ]
+    try:
+        said = [process.communicate(timeout=240) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), said
+    spoken = "".join(out for out, _ in said)
+    (line,) = [line for line in spoken.splitlines() if line.startswith("{")]  # the first process alone speaks
     found = json.loads(line)["result"]
     assert found["phases"][1]["processes"] == 2
     one, two = load_file(alone), load_file(Path(found["artifacts"]["train"]) / "model.safetensors")
