@@ -171,6 +171,33 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def names_in(graph: ir.Graph) -> set[str]:
+    """Of all nodes and values of a graph, those of its subgraphs among them."""
+    import onnx_ir as ir
+
+    nodes = list(ir.traversal.RecursiveGraphIterator(graph))
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    return {*(str(node.name) for node in nodes), *(str(value.name) for value in values)}
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """A name that is not taken, and is from then on: the one that is wanted, or that with a number."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
+
+
+def free_mark(graph: ir.Graph) -> str:
+    """What can stand in the names of new nodes and values: no name of the graph has it. "@" in all but odd graphs."""
+    mark = "@"
+    while any(mark in name for name in names_in(graph)):
+        mark += "@"
+    return mark
+
+
 def name_output(node: ir.Node, name: str, *, like: ir.Value, shape: ir.Shape | None = None) -> ir.Value:
     """Name a new node's only output, and give it the type and, unless another is given, the shape of a value."""
     output = node.outputs[0]

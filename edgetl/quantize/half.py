@@ -200,6 +200,7 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
     """One Cast per value and type, and the types of what float16 nodes make."""
     import onnx_ir as ir
 
+    taken = graphs.names_in(graph)
     for value in list(values_of(graph)):
         if not is_float(value):
             continue
@@ -211,8 +212,9 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
         if not others and not positions:
             continue
         to, suffix = (ir.DataType.FLOAT, "float") if half else (ir.DataType.FLOAT16, "half")
-        cast = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}_to_{suffix}")
-        new = graphs.name_output(cast, f"{value.name}_{suffix}", like=value)
+        named = graphs.free_name(f"{value.name}_to_{suffix}", taken)
+        cast = ir.node("Cast", [value], {"to": int(to)}, name=named)
+        new = graphs.name_output(cast, graphs.free_name(f"{value.name}_{suffix}", taken), like=value)
         new.dtype = to
         producer = value.producer()
         if producer is None:
@@ -222,7 +224,7 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
         for node, index in others:
             node.replace_input_with(index, new)
         if positions:  # the output keeps its name
-            new.name, value.name = value.name, f"{value.name}_half"
+            new.name, value.name = value.name, graphs.free_name(f"{value.name}_half", taken)
         for place in positions:
             graph.outputs[place] = new
 
