@@ -151,6 +151,13 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
+def _is_tensor(value: ir.Value | None) -> bool:
+    """Whether a value is no sequence or optional one, whose elements would all have to change their type."""
+    import onnx_ir as ir
+
+    return value is None or value.type is None or isinstance(value.type, ir.TensorType)
+
+
 def _is_rounded(value: ir.Value | None) -> bool:
     """Whether a value has fewer bits than float32, as an input or output of the user's own float16 has."""
     import onnx_ir as ir
@@ -207,6 +214,8 @@ def _own_reason(node: ir.Node, ports: _Ports, keep: Collection[str], opset: int)
     """Why a node stays in float32 whatever it is fed with."""
     if _subgraphs(node):
         return "it holds a subgraph"
+    if not all(_is_tensor(value) for value in (*node.inputs, *node.outputs)):
+        return "it reads or makes a sequence"
     if node.domain:
         return f"an operator of the domain {node.domain}"
     if node.name in keep:

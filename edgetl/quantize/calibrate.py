@@ -304,6 +304,7 @@ def sizes(
     copy = model.clone()
     graph = copy.graph
     outputs = [output for node in graph for output in node.outputs if output.name]
+    outputs = [output for output in outputs if output.type is None or isinstance(output.type, ir.TensorType)]
     if names is None:
         floats = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
         values = [output for output in outputs if output.dtype in floats]

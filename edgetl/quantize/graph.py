@@ -70,6 +70,7 @@ def prepare(model: ir.Model) -> ir.Model:
     for noisy in ("onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     passes.InlinePass()(model)
+    inputs = [value.name for value in model.graph.inputs]
     names = _names_by_output(model.graph)
     optimizer.optimize_ir(model)
     rewriter.rewrite(
@@ -88,8 +89,23 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.ShapeInferencePass()(model)
     _pool_from_mean(model)
     passes.RemoveUnusedNodesPass()(model)
+    _restore_inputs(model.graph, inputs)
     passes.NameFixPass()(model)
     return model
+
+
+def _restore_inputs(graph: ir.Graph, names: list[str | None]) -> None:
+    """Give an input that is an output as well its name back: the optimizer gave it to a copy, and renamed the input."""
+    for value, name in zip(graph.inputs, names, strict=True):
+        if value.name == name:
+            continue
+        for place, output in enumerate(graph.outputs):
+            copy = output.producer()
+            if copy is not None and output.name == name and copy.op_type == "Identity" and copy.inputs[0] is value:
+                graph.outputs[place] = value
+                output.replace_all_uses_with(value)
+                graph.remove(copy, safe=True)
+        value.name = name
 
 
 def _names_by_output(graph: ir.Graph) -> dict[str | None, str | None]:

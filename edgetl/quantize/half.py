@@ -53,8 +53,8 @@ def to_half(model: ir.Model, *, keep: Collection[str] = SENSITIVE, largest: Mapp
 
     A node stays in float32, between casts that neighbours share, where: its operator or name is in ``keep``; float16
     cannot hold its constants, or the magnitudes that calibration saw at its inputs and outputs; ONNX has no float16 for
-    its operator; it holds a subgraph; it computes shapes or indices; or all its neighbours are in float32. A
-    DequantizeLinear has its consumers' type, a QuantizeLinear its producer's.
+    its operator; it holds a subgraph, or reads or makes a sequence; it computes shapes or indices; or all its
+    neighbours are in float32. A DequantizeLinear has its consumers' type, a QuantizeLinear its producer's.
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`, with Q/DQ pairs or without; it is changed.

@@ -593,7 +593,7 @@ def rows(nodes, folder, weights, *, inputs=(("x", TensorProto.FLOAT),), outputs=
         nodes,
         "rows",
         [helper.make_tensor_value_info(name, kind, ["n", 8]) for name, kind in inputs],
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
+        [helper.make_tensor_value_info(name, kind, [8, 8] if name in weights else ["n", 8]) for name, kind in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
     )
     path = save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
@@ -733,3 +733,47 @@ def test_figures_that_are_none_are_null_in_json(command, tmp_path):
 
     found = json.loads(out, parse_constant=refuse)["result"]
     assert [loss["isolated_db"] for loss in found["layers"]["layers"]] == [None]
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int8-mse"])
+def test_an_input_that_is_an_output(command, recipe, tmp_path):
+    """The input was renamed on the way, and the samples were for another one."""
+    outputs = [("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT)]
+    path, samples = rows(TWO, tmp_path, {"w": SQUARE}, outputs=outputs)
+    target = "jetson-orin-nano" if recipe == "fp16" else "x86-64-cpu"
+    output = tmp_path / "out.onnx"
+    code, _, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--recipe", recipe, "--target", target, "-o", output
+    )
+    assert code == 0, err
+    first, second = ort.InferenceSession(str(output)).run(["x", "y"], samples)
+    np.testing.assert_array_equal(first, samples["x"])
+    wanted = np.maximum(samples["x"] @ SQUARE, 0)
+    assert np.abs(second - wanted).max() < 0.05 * wanted.max()
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int8-mse"])
+def test_a_sequence_of_tensors(command, recipe, tmp_path):
+    """Its shape was asked for, which it has not; and float16 was put into a sequence of float32, in a file that no
+    engine loads."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("SequenceEmpty", [], ["none"], dtype=TensorProto.FLOAT),
+        helper.make_node("SequenceInsert", ["none", "a"], ["one"], name="insert"),
+        helper.make_node("SequenceInsert", ["one", "x"], ["two"]),
+        helper.make_node("SequenceAt", ["two", "first"], ["b"]),
+        helper.make_node("MatMul", ["b", "w"], ["y"], name="last"),
+    ]
+    path, samples = rows(nodes, tmp_path, {"w": SQUARE, "first": np.int64(0)})
+    output = tmp_path / "out.onnx"
+    target = "jetson-orin-nano" if recipe == "fp16" else "x86-64-cpu"
+    code, out, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--recipe", recipe, "--target", target, "-o", output
+    )
+    assert code == 0, err
+    if recipe == "fp16":
+        assert "insert (it reads or makes a sequence)" in out
+    onnx.checker.check_model(onnx.load(output), full_check=True)
+    (found,) = ort.InferenceSession(str(output)).run(["y"], samples)
+    wanted = samples["x"] @ SQUARE @ SQUARE
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
