@@ -51,7 +51,7 @@ def _quantize(
     layers: Annotated[bool, typer.Option("--layers", help="Show all layers, not the worst five alone.")] = False,
     json: Json = False,
 ) -> None:
-    from edgetl.pipeline import own_model
+    from edgetl.pipeline import own_model, quantized
 
     given: dict[str, Any] = {
         "height": size,
@@ -80,7 +80,7 @@ def _quantize(
         reporter=TerminalReporter(),
     )
     if json:
-        print_json("quantize", {**asdict(done), "output": str(done.output)})
+        print_json("quantize", *quantized.without_nan([{**asdict(done), "output": str(done.output)}]))
         return
     print_text(f"wrote {done.output}: {_mb(done.size_before_bytes)} → {_mb(done.size_after_bytes)}")
     print_text(f"scheme {done.scheme}, recipe {done.recipe}, {done.samples} samples")
@@ -98,7 +98,7 @@ def _print_layers(done: QuantizedModel, most: int) -> None:
 
     for remark in remarks(done.notes, done.notes):
         print_text(remark)
-    if done.layers is None:
+    if done.layers is None or not done.layers["layers"]:
         return
     found, before = done.layers["layers"], done.notes.get("before_corrections", {})
     shown = found[:most]

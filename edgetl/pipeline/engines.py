@@ -296,8 +296,8 @@ def _version(candidate: Candidate) -> str | None:
     return version
 
 
-def open_graph(model: Path, *, provider: str = "CPUExecutionProvider") -> Runner:
+def open_graph(model: Path, *, provider: str = "CPUExecutionProvider", frugal: bool = False) -> Runner:
     """A plain ONNX file on an execution provider of ONNX Runtime, where every session of it computes the same."""
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(model, provider=provider, repeatable=True)
+    return OnnxRuntimeRunner(model, provider=provider, repeatable=True, frugal=frugal)

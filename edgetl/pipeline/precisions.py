@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,7 @@ def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) 
     provider = PROVIDERS[session.config.quantize.device]
     return Tools(
         samples=lambda: ({"input": arrays} for arrays, _ in batches(Samples(samples, preprocessing), size)),
-        open_runner=lambda path: open_graph(path, provider=provider),
+        open_runner=partial(open_graph, provider=provider),
         memory_mb=session.config.quantize.memory_mb,
         progress=lambda what, done, total: session.reporter.progress(what, done, total or len(samples)),
         describe=lambda index: samples[index].where,

@@ -151,6 +151,20 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
+def _is_tensor(value: ir.Value | None) -> bool:
+    """Whether a value is no sequence or optional one, whose elements would all have to change their type."""
+    import onnx_ir as ir
+
+    return value is None or value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _is_rounded(value: ir.Value | None) -> bool:
+    """Whether a value has fewer bits than float32, as an input or output of the user's own float16 has."""
+    import onnx_ir as ir
+
+    return value is not None and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
 def _has_float(node: ir.Node) -> bool:
     return any(is_float(value) for value in (*node.inputs, *node.outputs))
 
@@ -200,6 +214,8 @@ def _own_reason(node: ir.Node, ports: _Ports, keep: Collection[str], opset: int)
     """Why a node stays in float32 whatever it is fed with."""
     if _subgraphs(node):
         return "it holds a subgraph"
+    if not all(_is_tensor(value) for value in (*node.inputs, *node.outputs)):
+        return "it reads or makes a sequence"
     if node.domain:
         return f"an operator of the domain {node.domain}"
     if node.name in keep:
@@ -254,14 +270,14 @@ def _keep_indices(plan: Plan, graph: ir.Graph) -> None:
     for node in graph:
         floats = [value for value in node.inputs if is_float(value) and graphs.array_of(value) is None]
         known = all(value is not None and value.producer() in derived for value in floats)
-        if known and (floats or node.op_type == "Cast"):
+        if known and (floats or (node.op_type == "Cast" and not _is_rounded(node.inputs[0]))):
             derived[node] = None
     exact: dict[ir.Node, None] = {}
     for node in reversed(list(graph)):
         if node not in derived or node not in plan.half:
             continue
         if any(
-            (consumer.op_type == "Cast" and not any(is_float(value) for value in consumer.outputs))
+            (consumer.op_type == "Cast" and not _is_rounded(consumer.outputs[0]) and not is_float(consumer.outputs[0]))
             or (consumer in plan.ports and not consumer.domain and index in _FLOAT_PORTS.get(consumer.op_type, ()))
             or consumer in exact
             for output in node.outputs
@@ -325,6 +341,7 @@ def _follow(plan: Plan, graph: ir.Graph) -> None:
     """A DequantizeLinear has its consumers' type, and a twin where they want both; a QuantizeLinear its producer's."""
     import onnx_ir as ir
 
+    taken = graphs.names_in(graph)
     for node in reversed(list(graph)):
         if node not in plan.half or not _is_follower(node):
             continue
@@ -333,10 +350,9 @@ def _follow(plan: Plan, graph: ir.Graph) -> None:
         in_float = [use for use, half in uses if half is False]
         if any(half for _, half in uses):
             if in_float:
-                twin = ir.Node(
-                    "", node.op_type, node.inputs, list(node.attributes.values()), name=f"{node.name}_in_float"
-                )
-                graphs.name_output(twin, f"{output.name}_in_float", like=output)
+                named = graphs.free_name(f"{node.name}_in_float", taken)
+                twin = ir.Node("", node.op_type, node.inputs, list(node.attributes.values()), name=named)
+                graphs.name_output(twin, graphs.free_name(f"{output.name}_in_float", taken), like=output)
                 graph.insert_after(node, twin)
                 plan.ports[twin] = plan.ports[node]
                 plan.reasons[twin] = "some of its consumers are in float32"

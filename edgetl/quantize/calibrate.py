@@ -18,7 +18,7 @@ from edgetl.errors import DataError, ModelError
 from edgetl.quantize.graph import add_initializer, axis_of_channels, fixed_batch, name_output
 from edgetl.quantize.sketch import SketchBuilder
 from edgetl.quantize.statistics import Statistics
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import OpenRunner, Runner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,7 +32,6 @@ _LONGER = 1.25
 
 Feeds = Mapping[str, NDArray[np.generic]]
 """Input name → array; the leading dimension is the batch."""
-OpenRunner = Callable[[Path], Runner]
 Progress = Callable[[int], None]
 
 
@@ -87,7 +86,7 @@ def calibrate(
                     for number, group in enumerate(groups)
                 ]
                 there[:] = [
-                    (group, sessions.enter_context(open_runner(path)))
+                    (group, sessions.enter_context(open_runner(path, frugal=len(groups) > 1)))
                     for group, path in zip(groups, paths, strict=True)
                 ]
             return list(there)
@@ -185,7 +184,7 @@ def with_outputs(model: ir.Model, names: Iterable[str], path: Path, *, apart: It
             if value.dtype is None:
                 value.dtype = ir.DataType.FLOAT
             graph.outputs.append(value)
-    for name in apart:
+    for name in reversed(list(apart)):  # so that each runs as soon as it can: see magnitudes._probed
         if name in found and not found[name].is_graph_output():
             _keep_apart(graph, found[name])
     ir.save(copy, path)
@@ -305,6 +304,7 @@ def sizes(
     copy = model.clone()
     graph = copy.graph
     outputs = [output for node in graph for output in node.outputs if output.name]
+    outputs = [output for output in outputs if output.type is None or isinstance(output.type, ir.TensorType)]
     if names is None:
         floats = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
         values = [output for output in outputs if output.dtype in floats]
@@ -312,7 +312,7 @@ def sizes(
         values = [output for output in outputs if output.name in names]
     graph.outputs.clear()
     shape_of = {}
-    for number, value in enumerate(values):
+    for number, value in reversed(list(enumerate(values))):  # as in _keep_apart's case
         node = ir.node("Shape", [value], name=f"edgetl_shape_{number}")
         output = node.outputs[0]
         output.name, output.dtype, output.shape = f"edgetl_shape_{number}_of", ir.DataType.INT64, ir.Shape([None])

@@ -31,6 +31,7 @@ def in_float32(model: ir.Model) -> ir.Model:
 
     copied = model.clone()
     graph = copied.graph
+    mark = graphs.free_mark(graph)
     for value in graph.initializers.values():
         array = graphs.array_of(value)
         if array is not None and array.dtype == np.float16:
@@ -43,25 +44,31 @@ def in_float32(model: ir.Model) -> ir.Model:
             value.type = ir.TensorType(ir.DataType.FLOAT)  # copies share the types of their values
             _widen_attributes(node)
         moved = node is not None and node.op_type in MOVES  # what it moves was rounded
-        kept = value if moved else rounded(graph, value)
+        kept = value if moved else rounded(graph, value, mark)
         if kept is not value:
             for user, index in users:
                 user.replace_input_with(index, kept)
         if places:  # a float16 output stays one
-            _put_out(graph, kept, value, places)
+            _put_out(graph, kept, value, places, mark)
     graph.sort()
     return copied
 
 
-def rounded(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """A value as float16 holds it, in float32: two casts more in the graph, which has to be sorted afterwards."""
+def rounded(graph: ir.Graph, value: ir.Value, mark: str) -> ir.Value:
+    """A value as float16 holds it, in float32: two casts more in the graph, which has to be sorted afterwards.
+
+    Args:
+        graph: Of the value.
+        value: float32 or float16.
+        mark: For names, from :func:`edgetl.quantize.graph.free_mark`.
+    """
     import onnx_ir as ir
 
     for kind, suffix in ((ir.DataType.FLOAT16, "half"), (ir.DataType.FLOAT, "rounded")):
         if value.dtype == kind:
             continue
-        cast = ir.node("Cast", [value], {"to": int(kind)}, name=f"{value.name}@{suffix}")
-        value = graphs.name_output(cast, f"{value.name}@{suffix}", like=value)
+        cast = ir.node("Cast", [value], {"to": int(kind)}, name=f"{value.name}{mark}{suffix}")
+        value = graphs.name_output(cast, f"{value.name}{mark}{suffix}", like=value)
         value.dtype = kind
         graph.append(cast)
     return value
@@ -71,17 +78,17 @@ def _places(graph: ir.Graph, value: ir.Value) -> list[int]:
     return [place for place, output in enumerate(graph.outputs) if output is value]
 
 
-def _put_out(graph: ir.Graph, kept: ir.Value, value: ir.Value, places: list[int]) -> None:
+def _put_out(graph: ir.Graph, kept: ir.Value, value: ir.Value, places: list[int], mark: str) -> None:
     """Put out a value in float16, under the name that it had."""
     import onnx_ir as ir
 
-    cast = ir.node("Cast", [kept], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}@output")
+    cast = ir.node("Cast", [kept], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}{mark}output")
     output = graphs.name_output(cast, str(value.name), like=value)
     output.dtype = ir.DataType.FLOAT16
     graph.append(cast)
     for place in places:
         graph.outputs[place] = output
-    value.name = f"{value.name}@float"
+    value.name = f"{value.name}{mark}float"
 
 
 def _widen_attributes(node: ir.Node) -> None:

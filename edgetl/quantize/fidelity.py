@@ -9,7 +9,7 @@ what is judged is the mean of the two.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.quantize.layers import decibel
-from edgetl.runtime.runner import Runner
+from edgetl.runtime.runner import OpenRunner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-OpenRunner = Callable[[Path], Runner]
 Batches = Sequence[Mapping[str, NDArray[np.generic]]]
 _ENOUGH_TO_TEST = 3
 """Samples from which on a change has to serve them one by one, and not in sum alone."""

@@ -70,6 +70,7 @@ def prepare(model: ir.Model) -> ir.Model:
     for noisy in ("onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     passes.InlinePass()(model)
+    inputs = [value.name for value in model.graph.inputs]
     names = _names_by_output(model.graph)
     optimizer.optimize_ir(model)
     rewriter.rewrite(
@@ -88,8 +89,23 @@ def prepare(model: ir.Model) -> ir.Model:
     passes.ShapeInferencePass()(model)
     _pool_from_mean(model)
     passes.RemoveUnusedNodesPass()(model)
+    _restore_inputs(model.graph, inputs)
     passes.NameFixPass()(model)
     return model
+
+
+def _restore_inputs(graph: ir.Graph, names: list[str | None]) -> None:
+    """Give an input that is an output as well its name back: the optimizer gave it to a copy, and renamed the input."""
+    for value, name in zip(graph.inputs, names, strict=True):
+        if value.name == name:
+            continue
+        for place, output in enumerate(graph.outputs):
+            copy = output.producer()
+            if copy is not None and output.name == name and copy.op_type == "Identity" and copy.inputs[0] is value:
+                graph.outputs[place] = value
+                output.replace_all_uses_with(value)
+                graph.remove(copy, safe=True)
+        value.name = name
 
 
 def _names_by_output(graph: ir.Graph) -> dict[str | None, str | None]:
@@ -169,6 +185,33 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
     graph.register_initializer(value)
     return value
+
+
+def names_in(graph: ir.Graph) -> set[str]:
+    """Of all nodes and values of a graph, those of its subgraphs among them."""
+    import onnx_ir as ir
+
+    nodes = list(ir.traversal.RecursiveGraphIterator(graph))
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in nodes for value in node.outputs)]
+    return {*(str(node.name) for node in nodes), *(str(value.name) for value in values)}
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """A name that is not taken, and is from then on: the one that is wanted, or that with a number."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
+
+
+def free_mark(graph: ir.Graph) -> str:
+    """What can stand in the names of new nodes and values: no name of the graph has it. "@" in all but odd graphs."""
+    mark = "@"
+    while any(mark in name for name in names_in(graph)):
+        mark += "@"
+    return mark
 
 
 def name_output(node: ir.Node, name: str, *, like: ir.Value, shape: ir.Shape | None = None) -> ir.Value:

@@ -53,8 +53,8 @@ def to_half(model: ir.Model, *, keep: Collection[str] = SENSITIVE, largest: Mapp
 
     A node stays in float32, between casts that neighbours share, where: its operator or name is in ``keep``; float16
     cannot hold its constants, or the magnitudes that calibration saw at its inputs and outputs; ONNX has no float16 for
-    its operator; it holds a subgraph; it computes shapes or indices; or all its neighbours are in float32. A
-    DequantizeLinear has its consumers' type, a QuantizeLinear its producer's.
+    its operator; it holds a subgraph, or reads or makes a sequence; it computes shapes or indices; or all its
+    neighbours are in float32. A DequantizeLinear has its consumers' type, a QuantizeLinear its producer's.
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`, with Q/DQ pairs or without; it is changed.
@@ -200,6 +200,7 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
     """One Cast per value and type, and the types of what float16 nodes make."""
     import onnx_ir as ir
 
+    taken = graphs.names_in(graph)
     for value in list(values_of(graph)):
         if not is_float(value):
             continue
@@ -211,8 +212,9 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
         if not others and not positions:
             continue
         to, suffix = (ir.DataType.FLOAT, "float") if half else (ir.DataType.FLOAT16, "half")
-        cast = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}_to_{suffix}")
-        new = graphs.name_output(cast, f"{value.name}_{suffix}", like=value)
+        named = graphs.free_name(f"{value.name}_to_{suffix}", taken)
+        cast = ir.node("Cast", [value], {"to": int(to)}, name=named)
+        new = graphs.name_output(cast, graphs.free_name(f"{value.name}_{suffix}", taken), like=value)
         new.dtype = to
         producer = value.producer()
         if producer is None:
@@ -222,7 +224,7 @@ def _cast_activations(plan: Plan, graph: ir.Graph) -> None:
         for node, index in others:
             node.replace_input_with(index, new)
         if positions:  # the output keeps its name
-            new.name, value.name = value.name, f"{value.name}_half"
+            new.name, value.name = value.name, graphs.free_name(f"{value.name}_half", taken)
         for place in positions:
             graph.outputs[place] = new
 

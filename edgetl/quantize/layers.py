@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 NO_NOISE_DB = 200.0
 """What is reported where nothing is lost at all."""
-_SUFFIX = "@quantized"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,15 +177,16 @@ def report_half(
     """
     import onnx_ir as ir
 
-    named = {node.name for node in original.graph}
+    before = {node.name for node in original.graph if node.outputs[0].dtype == ir.DataType.FLOAT}
     computing = [
         node
         for node in halved.graph
-        if node.name in named and node.op_type not in MOVES and node.outputs[0].dtype == ir.DataType.FLOAT16
+        if node.name in before and node.op_type not in MOVES and node.outputs[0].dtype == ir.DataType.FLOAT16
     ]
     joined = _Joined(original, emulation.in_float32(halved))
     for node in computing:
-        joined.probe_rounded(str(node.name))
+        halves = [value is not None and value.dtype == ir.DataType.FLOAT16 for value in node.inputs]
+        joined.probe_rounded(str(node.name), halves)
     found = joined.measure(batches, open_runner) if computing else {}
     losses = [
         LayerLoss(
@@ -210,20 +210,21 @@ class _Joined:
     def __init__(self, original: ir.Model, quantized: ir.Model) -> None:
         self._model = original.clone()
         self._graph = self._model.graph
-        self._probes: list[tuple[str, str]] = []
-        self._signals: list[ir.Value] = []
-        self._noises: list[ir.Value] = []
+        self._mark = graphs.free_mark(self._graph)
+        self._suffix = f"{self._mark}quantized"
+        self._probes: list[_Probe] = []
         self._rounded: dict[ir.Value, ir.Value] = {}
         self._float = {str(value.name): value for node in self._graph for value in node.outputs}
         self._float.update((str(value.name), value) for value in self._graph.inputs)
         self._float_nodes = {node.name: node for node in self._graph}
+        self._places = {node: place for place, node in enumerate(self._graph)}
         other = quantized.clone()
         self._other_nodes = {str(node.name): node for node in other.graph}
         self._other_values = {str(value.name): value for node in other.graph for value in node.outputs}
         self._take(other)
         # One for all probes: looking for a free name goes through the whole graph.
-        self._flat = graphs.add_initializer(self._graph, "probe@shape", np.asarray([1], dtype=np.int64))
-        del self._graph.outputs[:]
+        self._flat = graphs.add_initializer(self._graph, f"{self._mark}flat", np.asarray([1], dtype=np.int64))
+        self._graph.outputs.clear()
 
     def measure(
         self, batches: Sequence[Mapping[str, NDArray[np.generic]]], open_runner: Callable[[Path], Runner]
@@ -234,16 +235,22 @@ class _Joined:
             open_runner(self._save(Path(folder) / "compared.onnx")) as runner,
         ):
             powers = np.sum([_powers(runner, dict(feeds)) for feeds in batches], axis=0)
-        return dict(zip(self._probes, map(decibel, *powers), strict=True))
+        return {(probe.kind, probe.name): decibel(*both) for probe, both in zip(self._probes, powers, strict=True)}
 
     def _save(self, path: Path) -> Path:
+        """With the probes of what is computed first at the end: so ONNX Runtime takes them as soon as it can.
+
+        See :func:`edgetl.quantize.magnitudes.magnitudes`: else all activations of all graphs are alive together.
+        """
         import onnx_ir as ir
 
-        for name, values in (("signals", self._signals), ("noises", self._noises)):
-            node = ir.node("Concat", values, {"axis": 0}, name=name)
-            node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
-            self._graph.append(node)
-            self._graph.outputs.append(node.outputs[0])
+        for probe in sorted(self._probes, key=lambda each: each.place, reverse=True):
+            self._graph.extend(probe.nodes)
+        powers = [value for probe in self._probes for value in probe.powers]
+        node = ir.node("Concat", powers, {"axis": 0}, name=f"{self._mark}all")
+        node.outputs[0].name, node.outputs[0].dtype = f"{self._mark}powers", ir.DataType.FLOAT
+        self._graph.append(node)
+        self._graph.outputs.append(node.outputs[0])
         self._graph.sort()
         ir.save(self._model, path)
         return path
@@ -251,20 +258,20 @@ class _Joined:
     def _take(self, other: ir.Model) -> None:
         """Move the nodes of another graph of the same inputs into this one."""
         nodes = list(other.graph)
+        other.graph.outputs.clear()  # first: a constant that is put out belongs to the graph as long as it is
         for mine, its in zip(self._graph.inputs, other.graph.inputs, strict=True):
             for node, index in list(its.uses()):
                 node.replace_input_with(index, mine)
-        del other.graph.outputs[:]
         initializers = list(other.graph.initializers.values())
         other.graph.initializers.clear()
         other.graph.remove(nodes)
         for value in initializers:
-            value.name = f"{value.name}{_SUFFIX}"
+            value.name = f"{value.name}{self._suffix}"
             self._graph.register_initializer(value)
         for node in nodes:
-            node.name = f"{node.name}{_SUFFIX}"
+            node.name = f"{node.name}{self._suffix}"
             for value in node.outputs:
-                value.name = f"{value.name}{_SUFFIX}"
+                value.name = f"{value.name}{self._suffix}"
         self._graph.extend(nodes)
 
     def probe_layer(self, name: str) -> None:
@@ -278,12 +285,12 @@ class _Joined:
         source = mine.inputs[0]
         assert dequantize is not None and source is not None  # every quantized layer reads a pair
         quantize_inputs = [source, *dequantize.inputs[1:]]
-        pair = ir.node("QuantizeLinear", quantize_inputs, name=f"{name}@q")
-        back = ir.node("DequantizeLinear", [pair.outputs[0], *dequantize.inputs[1:]], name=f"{name}@dq")
+        pair = ir.node("QuantizeLinear", quantize_inputs, name=f"{name}{self._mark}q")
+        back = ir.node("DequantizeLinear", [pair.outputs[0], *dequantize.inputs[1:]], name=f"{name}{self._mark}dq")
         inputs = [back.outputs[0], *its.inputs[1:]]
-        copy = ir.Node(its.domain, its.op_type, inputs, its.attributes.values(), name=f"{name}@isolated")
+        copy = ir.Node(its.domain, its.op_type, inputs, its.attributes.values(), name=f"{name}{self._mark}isolated")
         for node, suffix in ((pair, "q"), (back, "dq"), (copy, "isolated")):
-            node.outputs[0].name = f"{name}@{suffix}_output"
+            node.outputs[0].name = f"{name}{self._mark}{suffix}_output"
         self._graph.extend([pair, back, copy])
         self._probe("isolated", name, mine.outputs[0], copy.outputs[0])
 
@@ -303,7 +310,7 @@ class _Joined:
             inputs: list[ir.Value | None] = []
             for each in node.inputs:
                 if each is not None and each.producer() is not None:
-                    same = self._float.get(str(each.name).removesuffix(_SUFFIX))
+                    same = self._float.get(str(each.name).removesuffix(self._suffix))
                     inputs.append(same if same is not None else self._alone(each, layer, copies))
                 else:  # a constant, or an input of the graph, which is the float graph's
                     inputs.append(each)
@@ -313,41 +320,48 @@ class _Joined:
                 inputs,
                 node.attributes.values(),
                 num_outputs=len(node.outputs),
-                name=f"{layer}@{node.name}",
+                name=f"{layer}{self._mark}{node.name}",
             )
             for mine, its in zip(copy.outputs, node.outputs, strict=True):
-                mine.name = f"{layer}@{its.name}"
+                mine.name = f"{layer}{self._mark}{its.name}"
             self._graph.append(copy)
             copies[node] = copy
         return copies[node].outputs[list(node.outputs).index(value)]
 
-    def probe_rounded(self, name: str) -> None:
-        """A node that computes in float16: in the graph, and alone on what the float graph feeds it, rounded."""
+    def probe_rounded(self, name: str, halves: Sequence[bool]) -> None:
+        """A node that computes in float16: in the graph, and alone on what the float graph feeds it, rounded.
+
+        Args:
+            name: Of the node.
+            halves: Which of its inputs it reads in float16; not the sizes of a Resize, or the condition of a Where.
+        """
         import onnx_ir as ir
 
         mine, its = self._float_nodes[name], self._other_nodes[name]
         self._probe("layer", name, mine.outputs[0], self._round(its.outputs[0]))
-        inputs = [
-            self._round(source) if source is not None and _is_activation(source) else same
-            for source, same in zip(mine.inputs, its.inputs, strict=True)
-        ]
+        inputs = []
+        for source, same, half in zip(mine.inputs, its.inputs, halves, strict=True):
+            if source is None or source.is_initializer():
+                inputs.append(same)  # a constant is rounded there
+            else:
+                inputs.append(self._round(source) if half else source)
         copy = ir.Node(
             mine.domain,
             mine.op_type,
             inputs,
             mine.attributes.values(),
             num_outputs=len(mine.outputs),
-            name=f"{name}@isolated",
+            name=f"{name}{self._mark}isolated",
         )
         for number, (value, like) in enumerate(zip(copy.outputs, mine.outputs, strict=True)):
-            value.name, value.type, value.shape = f"{name}@isolated_{number}", like.type, like.shape
+            value.name, value.type, value.shape = f"{name}{self._mark}isolated_{number}", like.type, like.shape
         self._graph.append(copy)
         self._probe("isolated", name, mine.outputs[0], self._round(copy.outputs[0]))
 
     def _round(self, value: ir.Value) -> ir.Value:
         """As float16 holds it, in float32; once for each value."""
         if value not in self._rounded:
-            self._rounded[value] = emulation.rounded(self._graph, value)
+            self._rounded[value] = emulation.rounded(self._graph, value, self._mark)
         return self._rounded[value]
 
     def probe_tensor(self, name: str) -> None:
@@ -359,33 +373,38 @@ class _Joined:
     def _probe(self, kind: str, name: str, mine: ir.Value, its: ir.Value) -> None:
         import onnx_ir as ir
 
-        place = len(self._probes)
-        self._probes.append((kind, name))
-        difference = ir.node("Sub", [mine, its], name=f"{place}@difference")
-        difference.outputs[0].name = f"{place}@difference_output"
-        self._graph.append(difference)
-        for value, kept, what in (
-            (mine, self._signals, "signal"),
-            (difference.outputs[0], self._noises, "noise"),
-        ):
-            power = ir.node("ReduceSumSquare", [value], {"keepdims": 0}, name=f"{place}@{what}")
-            power.outputs[0].name = f"{place}@{what}_power"
-            flat = ir.node("Reshape", [power.outputs[0], self._flat], name=f"{place}@{what}_flat")
-            flat.outputs[0].name = f"{place}@{what}_flat_output"
-            self._graph.extend([power, flat])
-            kept.append(flat.outputs[0])
+        number, producer = len(self._probes), mine.producer()
+        difference = ir.node("Sub", [mine, its], name=f"{number}{self._mark}difference")
+        difference.outputs[0].name = f"{number}{self._mark}difference_output"
+        nodes, powers = [difference], []
+        for value, what in ((mine, "signal"), (difference.outputs[0], "noise")):
+            power = ir.node("ReduceSumSquare", [value], {"keepdims": 0}, name=f"{number}{self._mark}{what}")
+            power.outputs[0].name = f"{number}{self._mark}{what}_power"
+            flat = ir.node("Reshape", [power.outputs[0], self._flat], name=f"{number}{self._mark}{what}_flat")
+            flat.outputs[0].name = f"{number}{self._mark}{what}_flat_output"
+            nodes += [power, flat]
+            powers.append(flat.outputs[0])
+        place = -1 if producer is None else self._places[producer]
+        self._probes.append(_Probe(kind=kind, name=name, place=place, nodes=tuple(nodes), powers=tuple(powers)))
 
 
-def _is_activation(value: ir.Value) -> bool:
-    """Of float32; else a constant, or an index."""
-    import onnx_ir as ir
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """A place where two graphs are compared."""
 
-    return value.dtype == ir.DataType.FLOAT and not value.is_initializer()
+    kind: str
+    name: str
+    place: int
+    """Of the node whose output it looks at, in the float graph."""
+    nodes: tuple[ir.Node, ...]
+    powers: tuple[ir.Value, ...]
+    """Of the signal and of the noise, shape (1,)."""
 
 
 def _powers(runner: Runner, feeds: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:
-    results = runner.run(feeds)
-    return np.stack([results[name].astype(np.float64) for name in ("signals", "noises")])
+    """Of the signal and of the noise at each probe, shape (probes, 2)."""
+    (found,) = runner.run(feeds).values()
+    return found.astype(np.float64).reshape(-1, 2)
 
 
 def _count(batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> int:

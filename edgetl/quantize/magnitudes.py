@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgetl.errors import DataError
+from edgetl.errors import DataError, ModelError
 from edgetl.quantize import graph as graphs
 from edgetl.quantize.calibrate import steps
 from edgetl.quantize.tools import Tools
@@ -20,67 +21,104 @@ from edgetl.quantize.tools import Tools
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_LEAST, _MOST = "edgetl_least", "edgetl_most"
+_REDUCED = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
+"""The ends of a range; and what is NaN where any value is, and only there: ReduceMax may pass over one."""
 
 
 def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
-    """The largest magnitude of every activation of float32, inputs among them; NaN where one is NaN.
+    """The largest magnitude of every activation of float32, inputs among them; NaN where one is NaN, 0 without values.
 
-    The graph puts out nothing but the ends of the ranges: no activation leaves the engine.
+    The graph puts out nothing but the ends of the ranges, and each is taken as soon as its activation is there: no
+    activation leaves the engine, and none stays in it for this.
 
     Args:
         model: From :func:`edgetl.quantize.graph.prepare`; not changed.
         tools: Give the samples.
 
     Raises:
-        DataError: There is no calibration sample.
+        DataError: There is no calibration sample, or one makes an output NaN, or has NaN in it: both are named.
+        ModelError: The graph has no activation of float32.
     """
+    import onnx_ir as ir
+
     copy = model.clone()
     names = _probed(copy)
+    if not names:
+        raise ModelError(
+            "nothing in this graph is float32: there is nothing to put into float16",
+            hint="give the float32 graph that it was made from; edgetl inspect MODEL tells what a graph is made of",
+        )
+    ends = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
     seen = 0
-    ends = np.zeros((2, len(names)))
+    reached = np.zeros(len(names))
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         path = Path(folder) / "magnitudes.onnx"
-        _save(copy, path)
+        ir.save(copy, path)
         with tools.open_runner(path) as runner:
             for feeds, count in steps(model, tools.samples(), graphs.fixed_batch(model) or 1):
-                found = runner.run(feeds)
-                ends = np.maximum(ends, np.abs(np.stack([found[_LEAST], found[_MOST]]).astype(np.float64)))
+                (found,) = runner.run(feeds).values()
+                reach = _reach(found)
+                broken = [name for name, size in zip(names, reach, strict=True) if np.isnan(size)]
+                if not ends.isdisjoint(broken):
+                    raise _not_a_number(broken[0], tools, seen, count)
+                reached = np.maximum(reached, reach)
                 seen += count
                 if tools.progress:
                     tools.progress("samples for the reach of activations", seen, 0)
     if not seen:
         raise DataError("there is no calibration sample", hint="give at least one; some hundred are usual")
-    return dict(zip(names, ends.max(axis=0).tolist(), strict=True))
+    return dict(zip(names, reached.tolist(), strict=True))
+
+
+def _reach(found: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Magnitudes from the ends of ranges and sums of squares; the least of no values is more than the most."""
+    low, high, power = found.astype(np.float64).reshape(-1, len(_REDUCED)).T
+    reach = np.where(low > high, 0.0, np.maximum(np.abs(low), np.abs(high)))
+    return np.where(np.isnan(power), np.nan, reach)
+
+
+def _not_a_number(name: str, tools: Tools, first: int, count: int) -> DataError:
+    sample = tools.describe(first)
+    which = f"calibration sample {sample}" if count == 1 else f"one of {count} calibration samples from {sample} on"
+    return DataError(
+        f"{which} makes the activation '{name}' NaN",
+        hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow",
+    )
 
 
 def _probed(model: ir.Model) -> list[str]:
-    """Let a model, which is changed, put out the ends of every activation's range instead of its outputs."""
+    """Let a model, which is changed, put out what is reduced of every float activation instead of its outputs.
+
+    ONNX Runtime orders nodes depth first from the last node on, and follows the input that stands last in the file
+    first. So the probes of what is computed first come last, and all go into one node: else it computes the whole graph
+    before it reduces the first activation, and all of them are alive.
+    """
     import onnx_ir as ir
 
     graph = model.graph
-    flat = graphs.add_initializer(graph, "edgetl_flat", np.asarray([1], dtype=np.int64))
+    graph.sort()
     values = [*graph.inputs, *(output for node in graph for output in node.outputs if output.name)]
-    floats = [value for value in values if value.dtype == ir.DataType.FLOAT]
+    tensors = [value for value in values if isinstance(value.type, ir.TensorType)]
+    floats = [value for value in tensors if value.dtype == ir.DataType.FLOAT]
+    if not floats:
+        return []
+    mark = graphs.free_mark(graph)
+    flat = graphs.add_initializer(graph, f"{mark}flat", np.asarray([1], dtype=np.int64))
     graph.outputs.clear()
-    for operator, name in (("ReduceMin", _LEAST), ("ReduceMax", _MOST)):
-        ends = []
-        for number, value in enumerate(floats):
-            reduce = ir.node(operator, [value], {"keepdims": 0}, name=f"{name}_{number}")
-            reduce.outputs[0].name, reduce.outputs[0].dtype = f"{name}_{number}_of", ir.DataType.FLOAT
-            reshape = ir.node("Reshape", [reduce.outputs[0], flat], name=f"{name}_{number}_flat")
-            reshape.outputs[0].name, reshape.outputs[0].dtype = f"{name}_{number}_flat_of", ir.DataType.FLOAT
+    rows: list[list[ir.Value]] = []
+    for number, value in reversed(list(enumerate(floats))):
+        row = []
+        for operator in _REDUCED:
+            name = f"{number}{mark}{operator}"
+            reduce = ir.node(operator, [value], {"keepdims": 0}, name=name)
+            reduce.outputs[0].name, reduce.outputs[0].dtype = f"{name}_of", ir.DataType.FLOAT
+            reshape = ir.node("Reshape", [reduce.outputs[0], flat], name=f"{name}{mark}flat")
+            reshape.outputs[0].name, reshape.outputs[0].dtype = f"{name}{mark}flat_of", ir.DataType.FLOAT
             graph.extend([reduce, reshape])
-            ends.append(reshape.outputs[0])
-        joined = ir.node("Concat", ends, {"axis": 0}, name=f"{name}_all")
-        joined.outputs[0].name, joined.outputs[0].dtype = name, ir.DataType.FLOAT
-        graph.append(joined)
-        graph.outputs.append(joined.outputs[0])
+            row.append(reshape.outputs[0])
+        rows.append(row)
+    joined = ir.node("Concat", [each for row in reversed(rows) for each in row], {"axis": 0}, name=f"{mark}all")
+    joined.outputs[0].name, joined.outputs[0].dtype = f"{mark}reached", ir.DataType.FLOAT
+    graph.append(joined)
+    graph.outputs.append(joined.outputs[0])
     return [str(value.name) for value in floats]
-
-
-def _save(model: ir.Model, path: Path) -> None:
-    import onnx_ir as ir
-
-    model.graph.sort()
-    ir.save(model, path)

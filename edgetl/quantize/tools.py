@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError
 from edgetl.quantize.calibrate import sizes
-from edgetl.quantize.fidelity import OpenRunner
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.walk import batches_of
+from edgetl.runtime.runner import OpenRunner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -59,7 +59,8 @@ def feeds_of(
     """
     room = room_for(model, tools)
     affordable = room.size * (room.looked_at if outputs_only else room.walked)  # no more are read
-    return batches_of(tools.samples(), size=room.size, most=max(room.size, min(most, affordable)))
+    filled = fixed_batch(model) is not None
+    return batches_of(tools.samples(), size=room.size, most=max(room.size, min(most, affordable)), fill=filled)
 
 
 @dataclass(frozen=True, kw_only=True)

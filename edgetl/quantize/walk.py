@@ -129,14 +129,15 @@ class Walk:
 
 
 def batches_of(
-    samples: Iterable[Mapping[str, NDArray[np.generic]]], *, size: int, most: int
+    samples: Iterable[Mapping[str, NDArray[np.generic]]], *, size: int, most: int, fill: bool = True
 ) -> list[dict[str, NDArray[np.generic]]]:
     """At most so many samples, cut into feeds of a size.
 
     Args:
         samples: Feeds of any batch sizes; with a size of 1, of any shapes.
-        size: Of each batch; a last one with fewer is kept only where it is the only one, filled up with copies.
+        size: Of each batch; a last one with fewer is kept only where it is the only one.
         most: Samples in all.
+        fill: Whether such a one is filled up with copies, as a model of a fixed batch needs it.
     """
     parts: list[dict[str, NDArray[np.generic]]] = []
     waiting: dict[str, NDArray[np.generic]] = {}
@@ -153,7 +154,7 @@ def batches_of(
                 return parts
     rest = len(next(iter(waiting.values()))) if waiting else 0
     if rest and not parts:
-        indices = np.minimum(np.arange(size), rest - 1)
+        indices = np.minimum(np.arange(size if fill else rest), rest - 1)
         parts.append({name: array[indices] for name, array in waiting.items()})
     return parts
 

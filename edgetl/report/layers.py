@@ -40,8 +40,8 @@ def body(report: Report) -> Markup | None:
         return None
     note = (
         "Signal-to-quantization-noise ratio (SQNR) of a layer's output against the float graph: 20 dB more is a tenth "
-        "of the error. Alone: only this layer's input and weights are quantized. In the graph: everything before it "
-        "is quantized, too. Error: noise over signal, root mean square. All layers are in reports/quantization.json."
+        "of the error. Alone: only this layer's input and weights are quantized, or rounded. In the graph: everything "
+        "before it is, too. Error: noise over signal, root mean square. All layers are in reports/quantization.json."
     )
     return join([*made, el("p", note, class_="note")])
 
@@ -142,7 +142,8 @@ def _layer_table(found: LayerReport) -> Markup:
         before = [DASH if each.before_db is None else _db(each.before_db)] if corrected else []
         rows.append((
             el("code", _tail(each.node, _NAME), class_="tensor", title=each.node), each.operator, _db(each.isolated_db),
-            *before, _db(each.accumulated_db), _bar(_error(each.isolated_db), most),
+            *before, _db(each.accumulated_db),
+            DASH if math.isnan(each.isolated_db) else _bar(_error(each.isolated_db), most),
         ))  # fmt: skip
     what = f"The {len(shown)} layers that lose most" if len(shown) < len(found.layers) else "All layers, worst first"
     return el("div", table(columns, rows, caption=what, stack=True), class_="names")
@@ -196,9 +197,8 @@ def _points(values: Sequence[float | None], x_scale: Scale, y_scale: Scale) -> l
 
 
 def _tip(each: LayerLoss) -> str:
-    return (
-        f"{each.node} ({each.operator}): alone {_db(each.isolated_db)} dB, in the graph {_db(each.accumulated_db)} dB"
-    )
+    alone, accumulated = (_db(value) + " dB" * _is_ratio(value) for value in (each.isolated_db, each.accumulated_db))
+    return f"{each.node} ({each.operator}): alone {alone}, in the graph {accumulated}"
 
 
 def _db(value: float) -> str:

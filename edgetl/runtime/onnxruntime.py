@@ -74,6 +74,7 @@ class OnnxRuntimeRunner:
         threads: Threads inside an operator; None: ONNX Runtime's choice (one per core).
         optimise: False: every node of the file is computed by itself, as it stands there; nothing is fused.
         repeatable: On a GPU, take kernels that are the same in every session, and float32 as it is; slower.
+        frugal: Keep no memory for activations between inferences; slower where they are small.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -89,12 +90,14 @@ class OnnxRuntimeRunner:
         threads: int | None = None,
         optimise: bool = True,
         repeatable: bool = False,
+        frugal: bool = False,
     ) -> None:
         self._model = model
         self._provider = provider
         self._provider_options = _REPEATABLE.get(provider, {}) if repeatable else {}
         self._threads = threads
         self._optimise = optimise
+        self._frugal = frugal
         self._session: Any = self._open(profile=None)
         self._inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -204,6 +207,7 @@ class OnnxRuntimeRunner:
         options.log_severity_level = 4
         if self._threads:
             options.intra_op_num_threads = self._threads
+        options.enable_cpu_mem_arena = not self._frugal
         if not self._optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(*_spinning(ort.__version__))

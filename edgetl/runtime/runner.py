@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
@@ -161,6 +162,19 @@ class Runner(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give back the engine's memory."""
+
+
+class OpenRunner(Protocol):
+    """Opens an ONNX file."""
+
+    def __call__(self, model: Path, /, *, frugal: bool = False) -> Runner:
+        """Open it.
+
+        Args:
+            model: The file.
+            frugal: Whether its engine is to keep no memory for activations between inferences: of several that are
+                open at once, each would keep its own.
+        """
 
 
 @runtime_checkable

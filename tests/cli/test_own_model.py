@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
@@ -588,3 +589,195 @@ def test_what_overflows_float16_in_calibration_stays_in_float32_and_is_named(qua
     assert "in float32: " in out
     assert "in float32: " in out[out.index("SQNR") :], out
     assert float(out.split("SQNR ")[1].split()[0]) > 40
+
+
+def rows(nodes, folder, weights, *, inputs=(("x", TensorProto.FLOAT),), outputs=(("y", TensorProto.FLOAT),), count=6):
+    """A graph of rows of eight, and samples for it."""
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info(name, kind, ["n", 8]) for name, kind in inputs],
+        [helper.make_tensor_value_info(name, kind, [8, 8] if name in weights else ["n", 8]) for name, kind in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+    )
+    path = save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder)
+    random = np.random.default_rng(0)
+    samples = {
+        name: random.normal(size=(count, 8)).astype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in inputs
+    }
+    np.savez(folder / "samples.npz", **samples)
+    return path, samples
+
+
+def put_into_float16(command, path, *more):
+    output = path.with_name("half.onnx")
+    code, out, err = command(
+        "quantize", path, "--data", path.with_name("samples.npz"), "--recipe", "fp16",
+        "--target", "jetson-orin-nano", "-o", output, "--layers", *more,
+    )  # fmt: skip
+    assert output.exists() == (code == 0), err
+    return code, out, err
+
+
+SQUARE = np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32) / 3
+TWO = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+
+
+def test_float16_inputs_and_outputs_around_a_float32_model(command, tmp_path):
+    """It failed in the layer report: float16 outputs were compared with float32 ones; and all stayed in float32."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["f", "w"], ["a"], name="product"),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT16),
+    ]
+    kind = TensorProto.FLOAT16
+    path, _ = rows(nodes, tmp_path, {"w": SQUARE}, inputs=[("x", kind)], outputs=[("y", kind)])
+    code, out, err = put_into_float16(command, path, "--json")
+    assert code == 0, err
+    found = json.loads(out)["result"]
+    assert found["quantized"] == {"Cast": 2, "MatMul": 1, "Relu": 1}
+    assert {loss["node"] for loss in found["layers"]["layers"]} == {"product", "relu"}
+    assert 50 < found["sqnr_db"] < 90
+    assert onnx.load(path.with_name("half.onnx")).graph.output[0].type.tensor_type.elem_type == kind
+
+
+def test_a_part_that_is_in_float16_already(command, tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("Cast", ["a"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["h", "w16"], ["b"], name="half"),
+        helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT),
+    ]
+    path, _ = rows(nodes, tmp_path, {"w": SQUARE, "w16": SQUARE.astype(np.float16)})
+    code, out, err = put_into_float16(command, path, "--json")
+    assert code == 0, err
+    assert [loss["node"] for loss in json.loads(out)["result"]["layers"]["layers"]] == ["product"]
+
+
+def test_a_model_that_is_in_float16_already(command, tmp_path):
+    kind = TensorProto.FLOAT16
+    path, _ = rows(TWO, tmp_path, {"w": SQUARE.astype(np.float16)}, inputs=[("x", kind)], outputs=[("y", kind)])
+    code, _, err = put_into_float16(command, path)
+    assert code == 2
+    assert "nothing in this graph is float32" in err
+    assert "give the float32 graph" in err
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int8-mse"])
+def test_a_constant_that_is_an_output(command, recipe, tmp_path):
+    outputs = [("y", TensorProto.FLOAT), ("w", TensorProto.FLOAT)]
+    path, _ = rows(TWO, tmp_path, {"w": SQUARE}, outputs=outputs)
+    target = "jetson-orin-nano" if recipe == "fp16" else "x86-64-cpu"
+    output = tmp_path / "out.onnx"
+    code, _, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--recipe", recipe, "--target", target, "-o", output
+    )
+    assert code == 0, err
+    found = ort.InferenceSession(str(output)).run(["w"], {"x": np.ones((1, 8), np.float32)})
+    np.testing.assert_array_equal(found[0], SQUARE)
+
+
+@pytest.mark.parametrize(("value", "named"), [(np.nan, "x"), (np.inf, "y")])
+def test_nan_on_a_sample_stops_float16_and_is_named(command, value, named, tmp_path):
+    """All nodes stayed in float32, and the SQNR was -200 dB."""
+    path, samples = rows([*TWO[:1], helper.make_node("Sub", ["a", "a"], ["y"])], tmp_path, {"w": SQUARE})
+    samples["x"][3, 2] = value
+    np.savez(tmp_path / "samples.npz", **samples)
+    code, _, err = put_into_float16(command, path)
+    assert code == 3
+    assert f"calibration sample 3 of samples.npz makes the activation '{named}' NaN" in err
+
+
+def test_nan_that_the_model_replaces_is_no_bad_sample(command, tmp_path):
+    """As exported attention has it where a row is masked altogether."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("Sqrt", ["a"], ["s"], name="root"),  # NaN of what is negative
+        helper.make_node("IsNaN", ["s"], ["nan"]),
+        helper.make_node("Where", ["nan", "zero", "s"], ["t"]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], name="last"),
+    ]
+    path, _ = rows(nodes, tmp_path, {"w": SQUARE, "zero": np.float32(0)})
+    code, out, err = put_into_float16(command, path, "--json")
+    assert code == 0, err
+    found = json.loads(out)["result"]
+    assert found["quantized"]["MatMul"] == 2
+    assert found["notes"]["kept_in_float32"]["root"] == "a sensitive operator"
+    assert 50 < found["sqnr_db"] < 90
+
+
+def test_no_sample_is_counted_twice_in_the_layer_report(command, tmp_path):
+    """Six samples were filled up to a batch of eight, and it said "on 8 samples"."""
+    path, _ = rows(TWO, tmp_path, {"w": SQUARE})
+    code, out, err = put_into_float16(command, path)
+    assert code == 0, err
+    assert "SQNR in dB on 6 samples" in out
+
+
+def test_a_model_that_stays_in_float32_has_no_table_of_nothing(command, tmp_path):
+    path, _ = rows([helper.make_node("Softmax", ["x"], ["y"], name="softmax")], tmp_path, {})
+    code, out, err = put_into_float16(command, path)
+    assert code == 0, err
+    assert "1 node stays in float32: softmax (a sensitive operator)." in out
+    assert "worst first" not in out
+
+
+def test_figures_that_are_none_are_null_in_json(command, tmp_path):
+    """The power of such a signal is beyond float32; NaN is no JSON."""
+    path, _ = rows(TWO, tmp_path, {"w": SQUARE * np.float32(1e25)})
+    code, out, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--target", "x86-64-cpu", "-o", tmp_path / "o.onnx",
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+
+    def refuse(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    found = json.loads(out, parse_constant=refuse)["result"]
+    assert [loss["isolated_db"] for loss in found["layers"]["layers"]] == [None]
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int8-mse"])
+def test_an_input_that_is_an_output(command, recipe, tmp_path):
+    """The input was renamed on the way, and the samples were for another one."""
+    outputs = [("x", TensorProto.FLOAT), ("y", TensorProto.FLOAT)]
+    path, samples = rows(TWO, tmp_path, {"w": SQUARE}, outputs=outputs)
+    target = "jetson-orin-nano" if recipe == "fp16" else "x86-64-cpu"
+    output = tmp_path / "out.onnx"
+    code, _, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--recipe", recipe, "--target", target, "-o", output
+    )
+    assert code == 0, err
+    first, second = ort.InferenceSession(str(output)).run(["x", "y"], samples)
+    np.testing.assert_array_equal(first, samples["x"])
+    wanted = np.maximum(samples["x"] @ SQUARE, 0)
+    assert np.abs(second - wanted).max() < 0.05 * wanted.max()
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int8-mse"])
+def test_a_sequence_of_tensors(command, recipe, tmp_path):
+    """Its shape was asked for, which it has not; and float16 was put into a sequence of float32, in a file that no
+    engine loads."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("SequenceEmpty", [], ["none"], dtype=TensorProto.FLOAT),
+        helper.make_node("SequenceInsert", ["none", "a"], ["one"], name="insert"),
+        helper.make_node("SequenceInsert", ["one", "x"], ["two"]),
+        helper.make_node("SequenceAt", ["two", "first"], ["b"]),
+        helper.make_node("MatMul", ["b", "w"], ["y"], name="last"),
+    ]
+    path, samples = rows(nodes, tmp_path, {"w": SQUARE, "first": np.int64(0)})
+    output = tmp_path / "out.onnx"
+    target = "jetson-orin-nano" if recipe == "fp16" else "x86-64-cpu"
+    code, out, err = command(
+        "quantize", path, "--data", tmp_path / "samples.npz", "--recipe", recipe, "--target", target, "-o", output
+    )
+    assert code == 0, err
+    if recipe == "fp16":
+        assert "insert (it reads or makes a sequence)" in out
+    onnx.checker.check_model(onnx.load(output), full_check=True)
+    (found,) = ort.InferenceSession(str(output)).run(["y"], samples)
+    wanted = samples["x"] @ SQUARE @ SQUARE
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()

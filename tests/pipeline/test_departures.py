@@ -122,7 +122,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     images = tensors(CONTRACT, pictures(32, seed=1))
     tools = Tools(
         samples=lambda: ({"x": images[start : start + 8]} for start in range(0, 32, 8)),
-        open_runner=lambda path: open_graph(path),
+        open_runner=open_graph,
     )
     facts = {}
     for target in ("x86-64-cpu", "intel-cpu"):

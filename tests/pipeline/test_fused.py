@@ -71,7 +71,7 @@ def made(folder: Path, target: str, recipe: str = "int8-mse") -> tuple[Engine, A
     model = graph.prepare(graph.load(network(folder / "float.onnx")))
     tools = Tools(
         samples=lambda: ({"x": IMAGES[start : start + 8]} for start in (0, 8)),
-        open_runner=lambda path: open_graph(path),
+        open_runner=open_graph,
     )
     done = recipes.make(
         model,

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from edgetl import catalog
 from edgetl.parity.numeric import sqnr_db
-from edgetl.quantize import changes, graph, recipes
+from edgetl.quantize import changes, emulation, graph, recipes
 from edgetl.quantize.recipes import Made
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.statistics import Statistics
@@ -109,6 +109,18 @@ class TestSamples:
         ir.save(done.model, tmp_path / "q.onnx")
         wanted = outputs(OnnxRuntimeRunner(source, threads=1), data)
         assert sqnr_db(wanted, outputs(opened(tmp_path / "q.onnx", scheme), data)) > 30.0
+        assert done.report is not None and not any(np.isnan(each.isolated_db) for each in done.report.layers)
+
+    @pytest.mark.parametrize("kind", [*ODD, "outlier 1e4", "outlier 1e30"])
+    def test_float16_computes_what_the_float_graph_does(self, kind: str, source: Path, tmp_path: Path) -> None:
+        data = samples(kind)
+        model = graph.prepare(graph.load(source))
+        done = recipes.make_half(model, catalog.recipe("fp16"), tools_for(data))
+        ir.save(emulation.in_float32(done.model), tmp_path / "h.onnx")
+        wanted, got = (outputs(OnnxRuntimeRunner(path, threads=1), data) for path in (source, tmp_path / "h.onnx"))
+        assert sqnr_db(wanted, got) > 55.0
+        others = [index for index in range(len(data)) if index != FAR]
+        assert sqnr_db(wanted[others], got[others]) > 55.0
         assert done.report is not None and not any(np.isnan(each.isolated_db) for each in done.report.layers)
 
     @pytest.mark.parametrize(("recipe", "scheme"), COMBINATIONS)

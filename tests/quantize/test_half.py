@@ -367,6 +367,31 @@ class TestOperators:
         _, result = convert(proto(nodes, {"w": weight(8, 8)}))
         assert kinds(result) == {"Cast": 2, "Relu": 1, "MatMul": 1}
 
+    def test_a_float16_output_is_no_index(self) -> None:
+        """All that led to one stayed in float32: "it computes shapes or indices"."""
+        nodes = [
+            node("Cast", ["x"], ["a"], name="widen", to=F32),
+            node("MatMul", ["a", "w"], ["b"], name="product"),
+            node("Cast", ["b"], ["y"], name="narrow", to=F16),
+        ]
+        source = proto(nodes, {"w": weight(8, 8)}, inputs=[("x", F16, ["n", 8])], outputs=[("y", F16, None)])
+        done, result = convert(source)
+        assert done.reasons == {} and done.converted["MatMul"] == 1
+        assert kinds(result)["MatMul"] == 1 and types(result)["w"] == F16
+
+    def test_the_models_own_names_stay(self) -> None:
+        nodes = [
+            node("MatMul", ["x", "w"], ["x_half"], name="b_to_half"),
+            node("Softmax", ["x_half"], ["b"], name="x_to_half"),
+            node("MatMul", ["b", "w"], ["b_half"], name="x_half_to_float"),
+            node("Relu", ["b_half"], ["y"], name="y_to_float"),
+        ]
+        done, result = convert(proto(nodes, {"w": weight(8, 8)}))
+        named = {item.name: item.op_type for item in result.graph.node}
+        assert all(named[item.name] == item.op_type for item in nodes)
+        assert done.reasons == {"x_to_half": "a sensitive operator"}
+        assert sqnr_db(compute(proto(nodes, {"w": weight(8, 8)}), x=rows()), compute(result, x=rows())) > 50
+
     def test_an_operator_of_unknown_type_is_named(self) -> None:
         source = proto([node("Strange", ["x"], ["a"], name="odd", domain="some.where"),
                         node("Relu", ["a"], ["y"], name="r")], {})  # fmt: skip

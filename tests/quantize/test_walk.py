@@ -155,6 +155,10 @@ class TestBatches:
         else:
             assert len(parts) == bool(len(samples)) and set(joined.tolist()) == set(samples.tolist())
 
+    def test_fewer_than_a_batch_are_no_more_where_no_batch_is_fixed(self) -> None:
+        (part,) = batches_of([{"x": np.arange(3)}, {"x": np.arange(2)}], size=8, most=16, fill=False)
+        assert part["x"].tolist() == [0, 1, 2, 0, 1]
+
     def test_a_stream_is_not_read_further_than_needed(self) -> None:
         def stream():  # type: ignore[no-untyped-def]
             yield {"x": np.zeros((4, 1))}

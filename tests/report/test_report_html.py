@@ -227,6 +227,23 @@ def test_the_worst_layers_stand_in_a_table_and_all_in_the_plot() -> None:
     assert "before corrections" not in render(dataclasses.replace(SAMPLE, layers=(bare,)))
 
 
+def test_a_graph_in_float16_and_what_overflows_there() -> None:
+    """A node that overflowed had an error of 0 % of the signal."""
+    nothing = float("nan")
+    kept = tuple(dataclasses.replace(loss, before_db=None) for loss in SAMPLE.layers[0].layers[:4])
+    first = dataclasses.replace(kept[0], node="beyond", isolated_db=nothing, accumulated_db=nothing)
+    report = dataclasses.replace(
+        SAMPLE.layers[0], scheme="float16", recipe="fp16", half=True, layers=(first, *kept[1:]), tensors=(), notes=()
+    )
+    made = dataclasses.replace(SAMPLE, layers=(report,))
+    assert "4 nodes whose inputs, constants and outputs are rounded to float16" in check(made).words
+    section = render(made)
+    section = section[section.index('id="layers"') :]
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", section) if "beyond" in row)
+    assert row.count("overflow") == 2 and "%" not in Page(row).words
+    assert "nan" not in Page(section[: section.index("</section>")]).words
+
+
 def test_layers_that_lose_nothing_and_very_few_of_them() -> None:
     loss = quantized.LayerLoss(
         node="only", operator="Gemm", place=0, isolated_db=float("inf"), accumulated_db=float("inf")
