@@ -121,7 +121,7 @@ def _print_layers(done: QuantizedModel, most: int) -> None:
 
 
 def _decibel(value: float | None) -> str:
-    from edgetl.quantize.layers import NO_NOISE_DB
+    from edgetl.quantize.decibels import NO_NOISE_DB
 
     if value is None:
         return ""

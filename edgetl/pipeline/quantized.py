@@ -11,7 +11,7 @@ from typing import Any
 
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
-from edgetl.quantize.layers import NO_NOISE_DB
+from edgetl.quantize.decibels import NO_NOISE_DB
 from edgetl.report import model
 from edgetl.report import quantized as values
 from edgetl.store import Artifact

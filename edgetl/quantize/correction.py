@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.quantize import constants, layers, rounding
+from edgetl.quantize import constants, rounding
 from edgetl.quantize import graph as graphs
+from edgetl.quantize.decibels import worst_first
 from edgetl.quantize.following import Following, tabulate
 from edgetl.quantize.insertion import PACKING, Layer, Quantized, is_depthwise
 from edgetl.quantize.placement import bias_add, group_count
@@ -60,7 +61,7 @@ def flagged(losses: Sequence[tuple[str, float]]) -> frozenset[str]:
     Args:
         losses: Node and isolated SQNR in dB of every layer.
     """
-    worst = sorted(losses, key=lambda loss: layers.worst_first(loss[1]))
+    worst = sorted(losses, key=lambda loss: worst_first(loss[1]))
     return frozenset(node for node, _ in worst[: max(1, round(_ROUNDED_SHARE * len(worst)))])
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.quantize.layers import decibel
+from edgetl.quantize.decibels import decibel
 from edgetl.runtime.runner import OpenRunner
 
 if TYPE_CHECKING:

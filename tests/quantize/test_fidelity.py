@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgetl.quantize import graph
+from edgetl.quantize.decibels import NO_NOISE_DB
 from edgetl.quantize.fidelity import Fidelity, FloatOutput
-from edgetl.quantize.layers import NO_NOISE_DB
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
 sys.path.insert(0, str(Path(__file__).parent))

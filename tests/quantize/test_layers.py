@@ -8,9 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from edgetl.quantize import calibrate, constants, correction, dynamic, graph, half, insertion, layers, placement
+from edgetl.quantize.decibels import NO_NOISE_DB, decibel, worst_first
 from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.insertion import Quantized
-from edgetl.quantize.layers import NO_NOISE_DB, LayerReport
+from edgetl.quantize.layers import LayerReport
 from edgetl.quantize.ranges import QuantParams
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
@@ -190,9 +191,9 @@ def test_a_layer_that_is_broken_is_the_worst(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_what_overflows_has_no_figure_and_comes_last() -> None:
-    assert np.isnan(layers.decibel(float("inf"), float("inf"))) and np.isnan(layers.decibel(1.0, float("inf")))
-    assert layers.decibel(1.0, 0.01) == pytest.approx(20.0) and layers.decibel(1.0, 0.0) == NO_NOISE_DB
-    assert sorted([30.0, float("nan"), 10.0, 20.0], key=layers.worst_first)[:3] == [10.0, 20.0, 30.0]
+    assert np.isnan(decibel(float("inf"), float("inf"))) and np.isnan(decibel(1.0, float("inf")))
+    assert decibel(1.0, 0.01) == pytest.approx(20.0) and decibel(1.0, 0.0) == NO_NOISE_DB
+    assert sorted([30.0, float("nan"), 10.0, 20.0], key=worst_first)[:3] == [10.0, 20.0, 30.0]
     losses = [("overflows", float("nan")), *((f"layer{index}", 10.0 + index) for index in range(9))]
     assert correction.flagged(losses) == {"layer0"}
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from edgetl import catalog
 from edgetl.errors import ModelError
 from edgetl.quantize import changes, graph, insertion, outlier_channels, recipes
-from edgetl.quantize.layers import decibel
+from edgetl.quantize.decibels import decibel
 from edgetl.quantize.outlier_channels import MOST, Separated
 from edgetl.quantize.placement import plan_of
 from edgetl.quantize.schemes import SCHEMES
