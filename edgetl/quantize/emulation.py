@@ -21,8 +21,9 @@ def in_float32(model: ir.Model) -> ir.Model:
     """A copy of a graph whose float16 values have the type float32, and are rounded as float16 rounds.
 
     Sums within a node are taken in float32, as the matrix units of NVIDIA's GPUs do; what a node makes of them is
-    rounded, and infinite beyond 65,504. What a DequantizeLinear puts out is not: engines join it with the product
-    behind it. Inputs and outputs, and the names of nodes, are as they were. A graph without float16 is only copied.
+    rounded, and infinite beyond 65,504. Bodies of loops and branches compute as the engine does. What a
+    DequantizeLinear puts out is not rounded: engines join it with the product behind it. Inputs and outputs, and the
+    names of nodes, are as they were. A graph without float16 is only copied.
 
     Args:
         model: From :func:`edgetl.quantize.half.to_half`, with Q/DQ pairs or without; not changed.
@@ -32,22 +33,30 @@ def in_float32(model: ir.Model) -> ir.Model:
     copied = model.clone()
     graph = copied.graph
     mark = graphs.free_mark(graph)
-    for value in graph.initializers.values():
+    for value in list(graph.initializers.values()):
         array = graphs.array_of(value)
         if array is not None and array.dtype == np.float16:
-            value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
-            value.type = ir.TensorType(ir.DataType.FLOAT)
+            _widen_constant(graph, value, array)
     values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
     for value in [value for value in values if value.dtype == ir.DataType.FLOAT16]:
         node, users, places = value.producer(), list(value.uses()), _places(graph, value)
-        if node is not None and node.op_type != "Cast":
+        half = node is None or node.op_type == "Cast" or _has_body(node)
+        if node is not None and not half:
             value.type = ir.TensorType(ir.DataType.FLOAT)  # copies share the types of their values
             _widen_attributes(node)
         moved = node is not None and node.op_type in MOVES  # what it moves was rounded
         kept = value if moved else rounded(graph, value, mark)
+        bodies = [use for use in users if _is_of_body(graph, use[0])]
+        if bodies and not half:
+            narrow = ir.node("Cast", [kept], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}{mark}body")
+            graphs.name_output(narrow, f"{value.name}{mark}body", like=value).dtype = ir.DataType.FLOAT16
+            graph.append(narrow)
+            for user, index in bodies:
+                user.replace_input_with(index, narrow.outputs[0])
         if kept is not value:
             for user, index in users:
-                user.replace_input_with(index, kept)
+                if (user, index) not in bodies:
+                    user.replace_input_with(index, kept)
         if places:  # a float16 output stays one
             _put_out(graph, kept, value, places, mark)
     graph.sort()
@@ -72,6 +81,33 @@ def rounded(graph: ir.Graph, value: ir.Value, mark: str) -> ir.Value:
         value.dtype = kind
         graph.append(cast)
     return value
+
+
+def _has_body(node: ir.Node) -> bool:
+    """Whether it is a loop or a branch, whose body keeps its types."""
+    import onnx_ir as ir
+
+    return any(item.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for item in node.attributes.values())
+
+
+def _is_of_body(graph: ir.Graph, node: ir.Node) -> bool:
+    """Whether a node is in the body of a loop or a branch, or is the loop or the branch."""
+    return node.graph is not graph or _has_body(node)
+
+
+def _widen_constant(graph: ir.Graph, value: ir.Value, array: np.ndarray) -> None:
+    """Let all read a constant in float32 but bodies of loops and branches, and who reads an output of the graph."""
+    import onnx_ir as ir
+
+    wide = array.astype(np.float32)
+    users = [use for use in value.uses() if not _is_of_body(graph, use[0])]
+    if len(users) == len(value.uses()) and not value.is_graph_output():
+        value.const_value = ir.tensor(wide, name=value.name)
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    elif users:
+        second = graphs.add_initializer(graph, f"{value.name}_wide", wide)
+        for user, index in users:
+            user.replace_input_with(index, second)
 
 
 def _places(graph: ir.Graph, value: ir.Value) -> list[int]:

@@ -131,6 +131,36 @@ def test_a_model_that_is_in_float16_keeps_its_inputs_and_outputs(tmp_path: Path)
     np.testing.assert_array_equal(found, expected)
 
 
+def test_bodies_of_loops_and_branches_that_are_in_float16(tmp_path: Path) -> None:
+    """What they read and made became float32 around them, and no engine loaded it."""
+    random = np.random.default_rng(0)
+    w = (random.normal(size=(8, 8)) / 3).astype(np.float16)
+    branch, other = (
+        helper.make_graph([made], "branch", [], [helper.make_tensor_value_info("t", F16, [4, 8])])
+        for made in (node("MatMul", ["a", "w"], ["t"]), node("Identity", ["a"], ["t"]))
+    )
+    loop = helper.make_graph(
+        [node("Add", ["v", "a"], ["next"]), node("Identity", ["go"], ["on"])],
+        "loop",
+        [helper.make_tensor_value_info(*given) for given in (("i", I64, []), ("go", 9, []), ("v", F16, [4, 8]))],
+        [helper.make_tensor_value_info(*given) for given in (("on", 9, []), ("next", F16, [4, 8]))],
+    )
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"], name="first"),
+        node("If", ["yes"], ["b"], then_branch=branch, else_branch=other),
+        node("Loop", ["twice", "", "b"], ["c"], body=loop),
+        node("MatMul", ["c", "w"], ["y"], name="last"),
+    ]
+    built = proto(nodes, {"w": w, "yes": np.array(True), "twice": np.array(2, np.int64)}, F16)
+    built.graph.output.append(helper.make_tensor_value_info("w", F16, [8, 8]))
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(built))
+    rows = random.normal(size=(4, 8)).astype(np.float16)
+    found = emulated(model, rows, tmp_path)
+    wide, a = w.astype(np.float32), (rows.astype(np.float32) @ w.astype(np.float32))
+    wanted = (a @ wide + 2 * a) @ wide
+    assert found.dtype == np.float16 and np.abs(found - wanted).max() < 5e-3 * np.abs(wanted).max()
+
+
 def test_a_float_graph_is_only_copied(tmp_path: Path) -> None:
     model = graph.prepare(graph.load(graphs.residual(tmp_path / "m.onnx")))
     assert ir.to_proto(emulation.in_float32(model)).SerializeToString() == ir.to_proto(model).SerializeToString()
