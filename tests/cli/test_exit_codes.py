@@ -331,7 +331,7 @@ def test_a_target_without_int8(edgetl, built, shapes, tmp_path):
     done = edgetl(
         "quantize", built.bundle / "model.onnx", "--data", shapes / "train", "--target", "rtx-pc", "-o", output
     )
-    done.failed(6, "rtx-pc", "fp16", hint="edgetl targets")
+    done.failed(6, "rtx-pc", "fp16", hint="--recipe fp16")
     assert list(tmp_path.iterdir()) == []
 
 
