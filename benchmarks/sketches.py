@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.quantize import graph, placement, ranges
-from edgetl.quantize.calibrate import with_outputs
+from edgetl.quantize.activations import with_outputs
 from edgetl.quantize.schemes import SCHEMES, UINT8
 from edgetl.quantize.sketch import SketchBuilder
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.quantize import calibrate as calibration
 from edgetl.quantize import equalization, insertion, outlier_channels, smoothing, smoothing_groups
+from edgetl.quantize.activations import with_outputs
 from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.placement import plan_of, points
 from edgetl.quantize.recipes import CORRECTION_SAMPLES, REPORT_SAMPLES, calibrate, candidates
@@ -145,7 +145,7 @@ def _rows(model: ir.Model, names: Sequence[str], tools: Tools) -> _Rows:
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     per_batch = max(1, _ROWS // len(few))
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
-        path = calibration.with_outputs(model, names, Path(folder) / "rows.onnx")
+        path = with_outputs(model, names, Path(folder) / "rows.onnx")
         with tools.open_runner(path) as runner:
             for feeds in few:
                 outputs = runner.run(feeds)

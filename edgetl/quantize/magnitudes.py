@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ModelError
 from edgetl.quantize import graph as graphs
-from edgetl.quantize.calibrate import steps
+from edgetl.quantize.activations import steps
 from edgetl.quantize.tools import Tools
 
 if TYPE_CHECKING:

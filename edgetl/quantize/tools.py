@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError
-from edgetl.quantize.calibrate import sizes
+from edgetl.quantize.activations import sizes
 from edgetl.quantize.graph import fixed_batch
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.runner import OpenRunner

@@ -172,8 +172,8 @@ class OpenRunner(Protocol):
 
         Args:
             model: The file.
-            frugal: Whether its engine is to keep no memory for activations between inferences: of several that are
-                open at once, each would keep its own.
+            frugal: Whether its engine is to keep no memory for activations between inferences, so that it never has
+                more than one of them needs.
         """
 
 

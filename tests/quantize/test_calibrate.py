@@ -17,7 +17,7 @@ from onnx import TensorProto
 from edgetl.errors import DataError, ModelError
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.engines import open_graph
-from edgetl.quantize import calibrate, graph, insertion, placement
+from edgetl.quantize import activations, calibrate, graph, insertion, placement
 from edgetl.quantize.schemes import SCHEMES
 from edgetl.quantize.sketch import Sketch
 from edgetl.quantize.statistics import Statistics
@@ -138,7 +138,7 @@ class TestNothingButTheSamplesDecides:
     def test_they_are_those_of_the_activations(self, model: ir.Model, tmp_path: Path) -> None:
         data = images(6)
         names = placement.points(model, list(SCHEMES.values()))
-        with OnnxRuntimeRunner(calibrate.with_outputs(model, names, tmp_path / "all.onnx")) as runner:
+        with OnnxRuntimeRunner(activations.with_outputs(model, names, tmp_path / "all.onnx")) as runner:
             found = [runner.run({"input": data[index : index + 1]}) for index in range(6)]
         for name, sketch in run(model, [{"input": data}]).sketches.items():
             values = data if name == "input" else np.concatenate([outputs[name] for outputs in found])
@@ -194,9 +194,9 @@ class TestOnAGpu:
 class TestGroups:
     def test_a_small_budget_splits_the_activations(self, model: ir.Model) -> None:
         names = placement.points(model, list(SCHEMES.values()))
-        known = calibrate.sizes(model, {"input": images(1)}, names, open_runner=OnnxRuntimeRunner)
+        known = activations.sizes(model, {"input": images(1)}, names, open_runner=OnnxRuntimeRunner)
         for budget, several in ((10**9, False), (40_000, True), (1, True)):
-            groups = calibrate._groups(names, known, budget)
+            groups = activations.split(names, known, budget)
             assert [name for group in groups for name in group] == names
             assert (len(groups) > 1) == several
 
@@ -220,12 +220,12 @@ class TestGroups:
         shape = ["batch", 3, "height", "width"]
         model = prepared(net.save(tmp_path / "m.onnx", inputs={"input": (TensorProto.FLOAT, shape)}))
         small, large, larger = (
-            calibrate.sizes(model, {"input": images(1, size)}, open_runner=OnnxRuntimeRunner) for size in (8, 32, 64)
+            activations.sizes(model, {"input": images(1, size)}, open_runner=OnnxRuntimeRunner) for size in (8, 32, 64)
         )
         assert small["a"] == 4 * 16 * 8 * 8 and large["a"] == 4 * 16 * 32 * 32
         names = placement.points(model, list(SCHEMES.values()))
-        assert len(calibrate._groups(names, larger, 500_000)) > 1
-        assert len(calibrate._groups(names, small, 500_000)) == 1
+        assert len(activations.split(names, larger, 500_000)) > 1
+        assert len(activations.split(names, small, 500_000)) == 1
         assert_same(run(model, feeds(images(3, 64), 2), 1), run(model, feeds(images(3, 64), 3)))
 
     def test_a_longer_sample_has_groups_of_its_own(self, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ class TestGroups:
         shape = ["batch", 3, "height", "width"]
         model = prepared(net.save(tmp_path / "m.onnx", inputs={"input": (TensorProto.FLOAT, shape)}))
         names = placement.points(model, list(SCHEMES.values()))
-        known = calibrate.sizes(model, {"input": images(1, 16)}, names, open_runner=OnnxRuntimeRunner)
+        known = activations.sizes(model, {"input": images(1, 16)}, names, open_runner=OnnxRuntimeRunner)
         assert set(known) == set(names) and known["b"] == 4 * 16 * 16 * 16
         opened = []
 

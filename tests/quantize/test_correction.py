@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetl.quantize import calibrate, correction, graph, insertion, placement
+from edgetl.quantize import activations, calibrate, correction, graph, insertion, placement
 from edgetl.quantize.fidelity import FloatOutput
 from edgetl.quantize.following import Following
 from edgetl.quantize.insertion import PACKING, Layer, Quantized
@@ -76,7 +76,7 @@ def ends(model: ir.Model, done: Quantized) -> list[str]:
 
 def outputs(model: ir.Model, names: list[str], path: Path) -> list[np.ndarray]:
     model.graph.sort()
-    with OnnxRuntimeRunner(calibrate.with_outputs(model, names, path)) as runner:
+    with OnnxRuntimeRunner(activations.with_outputs(model, names, path)) as runner:
         found = runner.run({"input": samples()})
     return [np.asarray(found[name], np.float64) for name in names]
 

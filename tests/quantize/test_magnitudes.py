@@ -13,7 +13,7 @@ import pytest
 from edgetl import catalog
 from edgetl.errors import DataError, ModelError
 from edgetl.quantize import graph, recipes
-from edgetl.quantize.calibrate import with_outputs
+from edgetl.quantize.activations import with_outputs
 from edgetl.quantize.magnitudes import magnitudes
 from edgetl.quantize.tools import Tools
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner

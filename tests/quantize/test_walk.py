@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from edgetl.errors import ModelError
-from edgetl.quantize import calibrate, graph
+from edgetl.quantize import activations, graph
 from edgetl.quantize.walk import Walk, batches_of
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
@@ -34,7 +34,7 @@ def values(model: ir.Model) -> list[str]:
 
 
 def plain(model: ir.Model, names: list[str], batches: list[dict[str, np.ndarray]], path: Path) -> list[dict]:  # type: ignore[type-arg]
-    with OnnxRuntimeRunner(calibrate.with_outputs(model, names, path)) as runner:
+    with OnnxRuntimeRunner(activations.with_outputs(model, names, path)) as runner:
         return [runner.run(feeds) for feeds in batches]
 
 
