@@ -138,11 +138,24 @@ class ImagePreprocessing:
         if self.resize == "stretch":
             return image if image.size == size else image.resize(size, filter_)
         if self.resize == "pad":
-            return ImageOps.pad(image, size, method=filter_, color=(0, 0, 0))
+            inner = self._padded(image.width, image.height)
+            image = image if image.size == inner else image.resize(inner, filter_)
+            around = Image.new("RGB", size)
+            around.paste(image, (round((self.width - inner[0]) / 2), round((self.height - inner[1]) / 2)))
+            return around
         scaled = self.scaled(image.width, image.height)
         image = image if image.size == scaled else image.resize(scaled, filter_)
         left, top = round((scaled[0] - self.width) / 2), round((scaled[1] - self.height) / 2)
         return image.crop((left, top, left + self.width, top + self.height))
+
+    def _padded(self, width: int, height: int) -> tuple[int, int]:
+        """With pad: the size to which an image is scaled, as Pillow's ``ImageOps.pad`` has it.
+
+        A thin image keeps one pixel: Pillow fails there, or, in newer versions, puts out black alone.
+        """
+        if width * self.height > height * self.width:
+            return self.width, max(1, round(height / width * self.width))
+        return max(1, round(width / height * self.height)), self.height
 
     def scaled(self, width: int, height: int) -> tuple[int, int]:
         """With crop: the size to which an image of some size is scaled before its centre is cut out.

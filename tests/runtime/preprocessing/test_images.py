@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from edgetl.errors import ImageError, ModelError
 from edgetl.runtime.preprocessing import ImagePreprocessing, decode
+from edgetl.runtime.preprocessing.images import INTERPOLATION
 
 triples = st.tuples(*[st.floats(0.01, 1.0)] * 3)
 contracts = st.builds(
@@ -112,6 +113,20 @@ class TestApply:
         assert (pad[:, :10] == -1.0).all() and (pad[:, 20:] == -1.0).all() and (pad[:, 10:20, :10] == 1.0).all()
         stretched = ImagePreprocessing(height=30, width=30, resize="stretch", interpolation="nearest").apply(image)
         assert (stretched[:, :, 10:20] == -1.0).all() and (stretched[:, :, :10] == 1.0).all()
+
+    @given(contracts, st.integers(1, 50), st.integers(1, 50))
+    def test_pad_is_pillows_where_that_keeps_the_image(self, contract: ImagePreprocessing, w: int, h: int) -> None:
+        contract = replace(contract, resize="pad")
+        image, size = noise(w, h), (contract.width, contract.height)
+        assume(round(w / h * contract.height) and round(h / w * contract.width))
+        expected = ImageOps.pad(image, size, method=INTERPOLATION[contract.interpolation], color=(0, 0, 0))
+        np.testing.assert_array_equal(np.asarray(contract.sized(image)), np.asarray(expected))
+
+    @pytest.mark.parametrize("size", [(1, 300), (300, 1), (2, 1000)])
+    def test_pad_keeps_a_line_of_a_thin_image(self, size: tuple[int, int]) -> None:
+        """It was black altogether, and with Pillow 10.3 an error."""
+        pad = ImagePreprocessing(height=32, width=32, resize="pad").apply(Image.new("RGB", size, (255, 255, 255)))
+        assert (pad == 1.0).sum() == 3 * 32 and (pad[:, :15] == -1.0).all() == (size[0] > size[1])
 
     @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
     @pytest.mark.parametrize(
