@@ -36,7 +36,8 @@ def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
         tools: Give the samples.
 
     Raises:
-        DataError: There is no calibration sample, or one makes an output NaN, or has NaN in it: both are named.
+        DataError: There is no calibration sample, or one makes an output NaN, or has NaN or infinity in it: both are
+            named. Minus infinity is what some masks are made of.
         ModelError: The graph has no activation of float32.
     """
     import onnx_ir as ir
@@ -48,7 +49,8 @@ def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
             "nothing in this graph is float32: there is nothing to put into float16",
             hint="give the float32 graph that it was made from; edgetl inspect MODEL tells what a graph is made of",
         )
-    ends = {str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)}
+    inputs = {str(value.name) for value in model.graph.inputs}
+    ends = inputs | {str(value.name) for value in model.graph.outputs}
     seen = 0
     reached = np.zeros(len(names))
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
@@ -57,10 +59,13 @@ def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
         with tools.open_runner(path) as runner:
             for feeds, count in steps(model, tools.samples(), graphs.fixed_batch(model) or 1):
                 (found,) = runner.run(feeds).values()
-                reach = _reach(found)
+                reach, infinite = _reach(found)
                 broken = [name for name, size in zip(names, reach, strict=True) if np.isnan(size)]
                 if not ends.isdisjoint(broken):
-                    raise _not_a_number(broken[0], tools, seen, count)
+                    raise _broken(f"makes the activation '{broken[0]}' NaN", tools, seen, count)
+                endless = [name for name, there in zip(names, infinite, strict=True) if there and name in inputs]
+                if endless:
+                    raise _broken(f"has an infinite number in '{endless[0]}'", tools, seen, count)
                 reached = np.maximum(reached, reach)
                 seen += count
                 if tools.progress:
@@ -70,19 +75,21 @@ def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
     return dict(zip(names, reached.tolist(), strict=True))
 
 
-def _reach(found: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Magnitudes from the ends of ranges and sums of squares; the least of no values is more than the most."""
+def _reach(found: NDArray[np.generic]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Magnitudes from the ends of ranges and sums of squares, and whether the upper end is infinite.
+
+    The least of no values is more than the most.
+    """
     low, high, power = found.astype(np.float64).reshape(-1, len(_REDUCED)).T
     reach = np.where(low > high, 0.0, np.maximum(np.abs(low), np.abs(high)))
-    return np.where(np.isnan(power), np.nan, reach)
+    return np.where(np.isnan(power), np.nan, reach), (low <= high) & np.isposinf(high)
 
 
-def _not_a_number(name: str, tools: Tools, first: int, count: int) -> DataError:
+def _broken(how: str, tools: Tools, first: int, count: int) -> DataError:
     sample = tools.describe(first)
     which = f"calibration sample {sample}" if count == 1 else f"one of {count} calibration samples from {sample} on"
     return DataError(
-        f"{which} makes the activation '{name}' NaN",
-        hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow",
+        f"{which} {how}", hint="look at that sample, and at the model's weights: one of them holds NaN or an overflow"
     )
 
 
