@@ -20,7 +20,7 @@ class Cuda:
 
     Raises:
         MissingExtraError: cuda-python is not installed.
-        ProviderError: The CUDA runtime refuses the device.
+        ProviderError: The CUDA runtime refuses the device, or there is no driver.
     """
 
     def __init__(self, device: int, *, extra: str) -> None:
@@ -42,9 +42,12 @@ class Cuda:
             What the function returns beside its code; None where that is nothing.
 
         Raises:
-            ProviderError: The code is not ``cudaSuccess``.
+            ProviderError: The code is not ``cudaSuccess``, or there is no driver.
         """
-        code, *values = getattr(self._api, name)(*args)
+        try:
+            code, *values = getattr(self._api, name)(*args)
+        except RuntimeError as error:  # cuda-python 12 cannot open the driver's library
+            raise ProviderError(f"{name} on GPU {self._device} failed: {error}") from None
         if int(code) != 0:
             _, text = self._api.cudaGetErrorString(code)
             raise ProviderError(f"{name} on GPU {self._device} failed: {code.name} ({text.decode()})")

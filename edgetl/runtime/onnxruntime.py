@@ -52,6 +52,8 @@ of a convolution in each session and takes the fastest, and rounds the factors o
 _ADDED_SUFFIX = re.compile(r"(_token_\d+|_nchwc)+$")
 """What the passes that change the layout of tensors append to a node's name."""
 
+_PROVIDER_HINT = "check the driver and the CUDA and cuDNN libraries with `edgetl doctor`"
+
 # An ONNX file, written here because the runtime has no onnx: IR 8, operator set 13, y = Identity(x), float32[1].
 _IDENTITY = bytes.fromhex(
     "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a02080162"
@@ -222,18 +224,30 @@ class OnnxRuntimeRunner:
         if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
+        providers = [(self._provider, self._provider_options), *behind]
         try:
-            first = (self._provider, self._provider_options)
-            session = ort.InferenceSession(str(self._model), options, providers=[first, *behind])
+            # Its fallback would print a banner into what a command prints, and leave out providers.
+            session = ort.InferenceSession(str(self._model), options, providers=providers, enable_fallback=0)
         except Exception as error:  # its errors have no base of their own, and no public names
+            if behind and self._loads_on_cpu():
+                raise ProviderError(
+                    f"ONNX Runtime could not start {self._provider}: {error}", hint=_PROVIDER_HINT
+                ) from error
             raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
         if self._provider not in session.get_providers():
             raise ProviderError(
                 f"ONNX Runtime could not start {self._provider} and would have used {session.get_providers()} instead",
-                hint="check the driver and the CUDA and cuDNN libraries with `edgetl doctor`",
+                hint=_PROVIDER_HINT,
             )
-        session.disable_fallback()
         return session
+
+    def _loads_on_cpu(self) -> bool:
+        """Whether there is nothing wrong with the model."""
+        try:
+            OnnxRuntimeRunner(self._model)
+        except ModelError:
+            return False
+        return True
 
 
 def why_no_provider(provider: str) -> str | None:

@@ -115,9 +115,29 @@ def test_a_provider_that_cannot_start_is_never_replaced(small_graph: SmallGraph)
         pytest.skip("this build has no CUDA provider")
     if not this_machine().problem:
         pytest.skip("this machine has an NVIDIA GPU")
-    with pytest.raises(ProviderError, match="could not start CUDAExecutionProvider and would have used"):
+    with pytest.raises(ProviderError, match=r"could not start CUDAExecutionProvider( and would have used|: )"):
         OnnxRuntimeRunner(small_graph(), provider="CUDAExecutionProvider")
     assert "does not start here" in str(ort_runtime.why_no_provider("CUDAExecutionProvider"))
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_a_provider_that_fails_prints_nothing(
+    provider: str, small_graph: SmallGraph, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime printed a banner into the JSON of a command, and went on with other providers."""
+    import onnxruntime
+
+    if provider not in onnxruntime.get_available_providers():
+        pytest.skip(f"this build has no {provider}")
+    if not this_machine().problem:
+        pytest.skip("this machine has an NVIDIA GPU")
+    with pytest.raises(ProviderError, match=f"could not start {provider}"):
+        OnnxRuntimeRunner(small_graph(), provider=provider)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"cannot load broken\.onnx"):
+        OnnxRuntimeRunner(broken, provider=provider)
+    assert capfd.readouterr().out == ""
 
 
 def test_the_cpu_provider_starts() -> None:

@@ -290,7 +290,9 @@ def test_opening_what_is_no_engine_folder(tmp_path: Path) -> None:
 @no_gpu
 def test_a_failing_cuda_call_is_named() -> None:
     pytest.importorskip("cuda.bindings.runtime")
-    with pytest.raises(ProviderError, match=r"cudaSetDevice on GPU 0 failed: cudaError\w+ \("):
+    with pytest.raises(
+        ProviderError, match=r"cudaSetDevice on GPU 0 failed: (cudaError\w+ \(|Failed to dlopen libcuda)"
+    ):
         Cuda(0, extra="tensorrt")
 
 
