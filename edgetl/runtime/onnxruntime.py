@@ -226,20 +226,35 @@ class OnnxRuntimeRunner:
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         providers = [(self._provider, self._provider_options), *behind]
         try:
-            # Its fallback would print a banner into what a command prints, and leave out providers.
-            session = ort.InferenceSession(str(self._model), options, providers=providers, enable_fallback=0)
+            session = self._start(options, providers)
         except Exception as error:  # its errors have no base of their own, and no public names
             if behind and self._loads_on_cpu():
                 raise ProviderError(
                     f"ONNX Runtime could not start {self._provider}: {error}", hint=_PROVIDER_HINT
                 ) from error
-            raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
+            hint = f"{ort.__version__} has no kernel for it: a newer one may, or export to an older operator set"
+            missing = "NOT_IMPLEMENTED" in str(error)
+            raise ModelError(
+                f"ONNX Runtime cannot load {self._model.name}: {error}", hint=hint if missing else None
+            ) from error
         if self._provider not in session.get_providers():
             raise ProviderError(
                 f"ONNX Runtime could not start {self._provider} and would have used {session.get_providers()} instead",
                 hint=_PROVIDER_HINT,
             )
         return session
+
+    def _start(self, options: Any, providers: list[Any]) -> Any:
+        # Its fallback would print a banner into what a command prints, and leave out providers.
+        how: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
+        try:
+            return _library().InferenceSession(str(self._model), options, **how)
+        except Exception as error:  # its errors have no base of their own, and no public names
+            if "graph_utils::RemoveNode" not in str(error):
+                raise
+            # Before 1.24 it takes out what clips ahead of a QuantizeLinear, and fails where that reads an input.
+            how["disabled_optimizers"] = ["ClipQuantRewrite", "ReluQuantRewrite"]
+            return _library().InferenceSession(str(self._model), options, **how)
 
     def _loads_on_cpu(self) -> bool:
         """Whether there is nothing wrong with the model."""

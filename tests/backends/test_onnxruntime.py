@@ -140,6 +140,38 @@ def test_a_provider_that_fails_prints_nothing(
     assert capfd.readouterr().out == ""
 
 
+def test_what_clips_an_input_ahead_of_a_quantizer(tmp_path: Path) -> None:
+    """ONNX Runtime before 1.24 cannot load it as it is, and bias correction computes such parts of a network."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("QuantizeLinear", ["r", "scale", "zero"], ["q"], "quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], "dequantize"),
+    ]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy"]
+    constants = [numpy_helper.from_array(np.float32(0.5), "scale"), numpy_helper.from_array(np.uint8(0), "zero")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(path))
+    found = OnnxRuntimeRunner(path).run({"x": np.array([-1, 0.1, 0.9, 200], np.float32)})["y"]
+    np.testing.assert_array_equal(found, [0.0, 0.0, 1.0, 127.5])
+
+
+def test_an_operator_without_a_kernel_says_what_to_do(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper
+
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, [4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"], "erf")], "g", [x], [y])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(path))
+    with pytest.raises(ModelError, match=r"cannot load m\.onnx: .*NOT_IMPLEMENTED") as raised:
+        OnnxRuntimeRunner(path)
+    assert "has no kernel for it" in str(raised.value.hint)
+
+
 def test_the_cpu_provider_starts() -> None:
     assert ort_runtime.why_no_provider("CPUExecutionProvider") is None
 
