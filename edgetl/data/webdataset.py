@@ -226,6 +226,10 @@ def _members(archive: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]
     tarfile takes a header that it cannot read for the end of the archive, so what stands there is looked at.
     """
     size, end = shard.stat().st_size, 0
+    with shard.open("rb") as file:
+        if not file.read(_BLOCK).strip(b"\0"):  # nothing but the end: tarfile of Python 3.10 fails there
+            _check_end(shard, end)
+            return
     while True:
         try:
             member = archive.next()

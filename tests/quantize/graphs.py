@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 Shape = Sequence[int | str | None]
 
+OPSETS = range(11, 24 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 24) else 23)
+"""Those that ONNX Runtime has kernels of: before 1.24 it quantizes up to 22."""
+
 
 class Net:
     """A graph under construction; each method that adds a node returns the name of its output."""
