@@ -23,7 +23,8 @@ from edgetl.errors import MissingExtraError, ModelError
 from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
-from edgetl.runtime.bundle import Bundle, EngineEntry, Golden
+from edgetl.runtime.bundle import Bundle, EngineEntry
+from edgetl.runtime.golden import Golden
 
 if TYPE_CHECKING:
     from edgetl.backends._inside_onnx import InsideOnnx

@@ -225,7 +225,9 @@ def _evaluation(report: Report) -> str:
     note = markdown.parity_note(report)
     detectable = [each.parity.detectable_drop for each in report.engines if each.parity]
     if note:
-        said += [f"{note} A drop of {fixed(100.0 * min(detectable), 2)} points would probably have shown."]
+        said += [
+            f"{note} Of every engine a drop of {fixed(100.0 * max(detectable), 2)} points would probably have shown."
+        ]
     if report.figures:
         said.append(f"Beside it, asked for by no gate:\n\n{markdown.figures_list(report)}")
     regressed = [

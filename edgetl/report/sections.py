@@ -99,8 +99,8 @@ def _parity(report: Report) -> Markup | None:
     )
     figures = [engine.parity for engine in report.engines if engine.parity]
     if figures:
-        least = min(each.detectable_drop for each in figures)
-        note += f" A drop of {points_of(least)} or more would probably have shown on these samples."
+        least = max(each.detectable_drop for each in figures)
+        note += f" A drop of {points_of(least)} or more would probably have shown on these samples, of every engine."
     regressed = regressions_table(report)
     parts = [rows, el("p", note, class_="note")]
     by_class = changes.figures(report)
@@ -113,7 +113,7 @@ def _parity(report: Report) -> Markup | None:
 
 _REGRESSED = (
     "Each class, and each value of the manifest's columns that were asked for, is tested by itself (McNemar's exact "
-    "test, one-sided); p is adjusted for their number (Holm)."
+    "test, one-sided; the labels of one sample count together); p is adjusted for their number (Holm)."
 )
 
 
