@@ -139,6 +139,8 @@ class ParityFigures:
     """Largest absolute difference of any output value."""
     mean_abs_error: float
     """Mean absolute difference over all output values."""
+    cosine: float | None = None
+    """Mean cosine between both output vectors of a sample; None in reports of builds that did not tell it."""
     sqnr_db: float
     """Signal-to-quantization-noise ratio of the outputs, in decibels."""
 

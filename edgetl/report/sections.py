@@ -15,6 +15,7 @@ from edgetl.report.tables import (
     engines_table,
     groups_table,
     latency_table,
+    outputs_table,
     parity_table,
     regressions_table,
     table,
@@ -95,7 +96,7 @@ def _parity(report: Report) -> Markup | None:
         f"Every engine and the PyTorch model were given the same {integer(report.test_samples)} raw test samples. "
         f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in "
         f"{report.metric}, taken over paired samples, is below {points_of(report.max_drop)}. "
-        "A negative drop means that the engine was better. Errors are of the raw outputs."
+        "A negative drop means that the engine was better."
     )
     figures = [engine.parity for engine in report.engines if engine.parity]
     if figures:
@@ -103,6 +104,7 @@ def _parity(report: Report) -> Markup | None:
         note += f" A drop of {points_of(least)} or more would probably have shown on these samples, of every engine."
     regressed = regressions_table(report)
     parts = [rows, el("p", note, class_="note")]
+    parts += [outputs_table(report)] if figures else []
     by_class = changes.figures(report)
     if by_class:
         parts += [el("h3", "Change by class"), by_class]
