@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from edgetl.errors import EdgetlError
+from edgetl.report.markup import clean
 
 SCHEMA = 1
 _BAR = 14
@@ -21,8 +22,8 @@ def print_json(kind: str, document: Any) -> None:
 
 
 def print_text(text: str = "") -> None:
-    """A line of a result on stdout."""
-    sys.stdout.write(text + "\n")
+    """A line of a result on stdout; names in it cannot command the terminal."""
+    sys.stdout.write(clean(text) + "\n")
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
@@ -44,9 +45,9 @@ def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, 
 
 def print_error(error: EdgetlError, *, as_json: bool) -> None:
     """An error for people on stderr; with --json also as JSON on stdout, so that a pipeline need not parse text."""
-    sys.stderr.write(f"{_red('error')}: {error.message}\n")
+    sys.stderr.write(f"{_red('error')}: {clean(error.message)}\n")
     if error.hint:
-        sys.stderr.write(f"  {_dim('try')}: {error.hint}\n")
+        sys.stderr.write(f"  {_dim('try')}: {clean(error.hint)}\n")
     if as_json:
         print_json_error(error)
 
@@ -97,7 +98,7 @@ class TerminalReporter:
     def note(self, text: str) -> None:
         """An indented line."""
         self._close()
-        sys.stderr.write(f"{' ' * 10} {text}\n")
+        sys.stderr.write(f"{' ' * 10} {clean(text)}\n")
 
     def _open(self, what: str, total: int) -> None:
         from rich.console import Console
