@@ -14,7 +14,7 @@ from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError
+from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError, UnknownNameError
 from edgetl.parity import causes
 from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
@@ -140,7 +140,7 @@ def _check(
     except SetupError as error:
         return CheckedEngine(name=name, skipped=error.message)
     parity = replay.recorded_parity(bundle, engine)
-    metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
+    metric = _metric(bundle, parity)
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
         finite = bool(np.isfinite(got).all())
@@ -164,6 +164,21 @@ def _check(
         found, wrong = replace(found, scales_skipped=wrong), ()
     _gate(found, refused, because, wrong)
     return found
+
+
+def _metric(bundle: Bundle, parity: Mapping[str, Any]) -> metrics.Metric:
+    """What an engine was measured by where the bundle was built.
+
+    Raises:
+        BundleError: No such metric or task is known.
+    """
+    try:
+        return metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
+    except (UnknownNameError, KeyError) as error:
+        said = error.message if isinstance(error, UnknownNameError) else f"there is no task {error}"
+        raise BundleError(
+            f"{bundle.folder}: {said}", hint="the edgetl that built the bundle, or build the bundle again"
+        ) from None
 
 
 def _refusal(found: CheckedEngine, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:

@@ -73,6 +73,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         ),
         max_drop=config.parity.max_drop,
         confidence=config.parity.confidence,
+        sequential=config.parity.sequential,
         reference=model.Baseline(
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),

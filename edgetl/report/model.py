@@ -324,6 +324,8 @@ class Report:
     """Largest drop of the metric that the parity gate accepts, as a share."""
     confidence: float
     """Of the upper bound of the drop, as a share."""
+    sequential: bool = False
+    """Whether each engine was given samples only until its parity was decided: ``parity.sequential``."""
     engines: tuple[Engine, ...]
     confusions: tuple[Confusion, ...] = ()
     start: Weights | None = None

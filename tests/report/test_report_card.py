@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edgetl.report import model
 from edgetl.report.card import metadata, render_card, wilson, yaml
 from edgetl.report.html import render
+from edgetl.report.markdown import render_markdown
 from edgetl.report.markup import clean
 
 yaml_reader = pytest.importorskip("yaml", reason="extra train brings PyYAML")
@@ -85,6 +86,21 @@ def test_what_would_have_shown_is_what_would_have_of_every_engine(good):
     assert "A drop of 2.37 points or more would probably have shown on these samples, of every engine." in render(
         changed
     )
+
+
+def test_a_sequential_gate_is_told_as_one_in_every_text(good):
+    """Of 360 samples engines had seen 74, and the report said that they passed on the same 360, by a bound."""
+    engines = tuple(
+        dataclasses.replace(each, parity=dataclasses.replace(each.parity, samples=74)) if each.parity else each
+        for each in good.engines
+    )
+    changed = dataclasses.replace(good, engines=engines, sequential=True)
+    for text in (render_card(changed), render_markdown(changed), render(changed)):
+        said = " ".join(text.split())
+        assert "in random order until its parity was decided: 74 of 1,000." in said
+        assert "they describe, and decide nothing" in said
+        assert "confidence bound of its drop" not in said and "would probably have shown" not in said
+    assert "interval of the change" in render(good) and "interval of the change" not in render(changed)
 
 
 def test_wilson_against_known_values():
