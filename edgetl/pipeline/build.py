@@ -152,6 +152,9 @@ def _route(
     artifacts["data"] = data.folder
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
+    few = gates.too_few_samples(config, len(dataset.test))
+    if few and until not in ("train", "export", "calibrate", "compile"):
+        session.reporter.note(few)
 
     planned = None
     if until != "train" and (config.finetune.verdict != "off" or config.finetune.max_forgetting is not None):

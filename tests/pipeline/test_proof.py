@@ -22,7 +22,15 @@ from edgetl.parity.numeric import Tolerance
 from edgetl.pipeline import choice, present, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
+from edgetl.pipeline.gates import (
+    check_budgets,
+    check_gate,
+    gate,
+    refuse_implausible,
+    refuse_unstable,
+    tolerance,
+    too_few_samples,
+)
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
@@ -333,6 +341,27 @@ def test_a_target_without_a_passing_precision_fails() -> None:
         "  cpu fp32: top-1 drops by 3.00 points",
     ]
     assert caught.value.hint
+
+
+def test_where_nothing_is_decided_the_hint_asks_for_samples_and_not_for_calibration() -> None:
+    undecided = proven("int8", False)
+    assert undecided.comparison is not None
+    undecided = replace(undecided, comparison=replace(undecided.comparison, outcome="undecided"))
+    for found, hint in (
+        ([undecided], "more test samples, a larger"),
+        ([undecided, proven("fp32", False)], "more calib"),
+    ):
+        with pytest.raises(ParityError) as caught:
+            gate(config(), decide(found, NO_TIMINGS))
+        assert (caught.value.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(("samples", "max_drop", "needed"), [(298, 0.01, 299), (299, 0.01, None), (58, 0.05, 59)])
+def test_too_few_samples_are_told_before_training(samples: int, max_drop: float, needed: int | None) -> None:
+    said = too_few_samples(config(max_drop=max_drop), samples)
+    assert (f"at least {needed} are needed, and the build will fail" in said) if needed else said == ""
+    allowed = too_few_samples(config(max_drop=max_drop, undecided="allow"), samples)
+    assert "will fail" not in allowed and bool(allowed) == bool(needed)
 
 
 def test_any_needs_one_and_all_needs_every_precision() -> None:
