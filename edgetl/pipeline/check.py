@@ -143,20 +143,21 @@ def _check(
     metric = _metric(bundle, parity)
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-        finite = bool(np.isfinite(got).all())
+        broken = replay.not_finite(name, got)
         agreed = replay.agrees(bundle, got, golden.outputs)
         found = CheckedEngine(
             name=name,
             golden=len(golden.outputs),
             agreeing=int(agreed.all(1).sum()),
-            sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
+            sqnr_db=-MOST_DB if broken else sqnr_db(golden.outputs, got),
             largest_batch=_batches(model, golden)[-1],
-            score=_score(model, bundle, samples, metric) if samples else None,
+            score=_score(model, bundle, samples, metric) if samples and not broken else None,
             metric=metric.title,
             samples=len(samples) if samples else 0,
         )
-        refused = _refusal(found, parity, agreed)
-        because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
+        refused = broken or _refusal(found, parity, agreed)
+        looked = _cause if refused else _dependence
+        because = None if broken else looked(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
     wrong = scales.get(name, ())

@@ -134,7 +134,8 @@ class Bundle:
         is kept.
 
         Raises:
-            BundleError: Preprocessing or labels are not those that the bundle was built with.
+            BundleError: Preprocessing or labels are not those that the bundle was built with, or the engine's file
+                cannot be opened.
             MissingExtraError: What preprocesses is not installed: ``replay=False`` does without.
             ParityError: The engine answers golden inputs in another way than where the bundle was built.
         """
@@ -142,7 +143,14 @@ class Bundle:
         if self._to_replay and not self._contract_replayed:
             replay_contract(self)
             self._contract_replayed = True
-        predictor = Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
+        try:
+            runner = open_engine(self.folder / engine.folder, threads=threads)
+        except ModelError as error:
+            raise BundleError(
+                f"{self.folder}: the engine for {engine.target} {engine.precision} cannot be opened: {error.message}",
+                hint="edgetl compile BUNDLE on this device, or the library's version that the manifest names",
+            ) from error
+        predictor = Predictor(self, engine, runner)
         if self._to_replay:
             with ExitStack() as failing:
                 failing.push(predictor)

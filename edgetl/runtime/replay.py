@@ -74,8 +74,8 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
     golden = bundle.golden()
     got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
     engine = model.engine
-    agreed = agrees(bundle, got, golden.outputs)
-    refused = refusal(f"{engine.target} {engine.precision}", recorded_parity(bundle, engine), agreed)
+    name, agreed = f"{engine.target} {engine.precision}", agrees(bundle, got, golden.outputs)
+    refused = not_finite(name, got) or refusal(name, recorded_parity(bundle, engine), agreed)
     if refused:
         raise ParityError(
             refused,
@@ -169,6 +169,17 @@ def recorded_parity(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
         if entry["target"] == engine.target and entry["precision"] == engine.precision:
             return dict(entry.get("parity", {}))
     return {}
+
+
+def not_finite(name: str, got: NDArray[np.float32]) -> str | None:
+    """Why an engine is refused whatever was recorded of it: NaN and infinity are no answers; None where there is none.
+
+    Args:
+        name: Of the engine.
+        got: Its outputs for the golden inputs, (n, k).
+    """
+    wrong = int((~np.isfinite(got).all(1)).sum())
+    return f"{name} returned NaN or infinite values for {wrong} of {len(got)} golden inputs" if wrong else None
 
 
 def refusal(name: str, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:

@@ -263,3 +263,24 @@ def test_a_bundle_without_golden_inputs_says_so(seal: Seal) -> None:
     with pytest.raises(BundleError, match="has no golden inputs to replay") as caught:
         open_bundle(seal(golden=False)).open()
     assert "replay=False" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("few", [1, 3])
+def test_nan_for_one_golden_input_is_refused_though_so_many_may_be_missed(seal: Seal, few: int) -> None:
+    got = np.zeros((8, 3), np.float32)
+    assert replay.not_finite("cpu fp32", got) is None
+    got[:few, 1] = np.nan
+    said = replay.not_finite("cpu fp32", got)
+    assert said == f"cpu fp32 returned NaN or infinite values for {few} of 8 golden inputs"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_an_engine_that_no_library_opens_is_a_defect_of_the_bundle(seal: Seal, tmp_path: Path, content: bytes) -> None:
+    folder = seal()
+    (folder / "engines" / "cpu" / "fp32" / "model.onnx").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    write.seal(folder, kept, tmp_path / "key.pem")
+    with pytest.raises(BundleError, match="the engine for cpu fp32 cannot be opened") as caught:
+        open_bundle(folder).open()
+    assert caught.value.exit_code == 7
