@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgetl.benchmark.early_stopping import queries_needed
@@ -54,6 +55,26 @@ def too_few_samples(config: Config, samples: int) -> str:
         f"{samples} test samples cannot show that an engine as good as PyTorch drops by less than"
         f" {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
         + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
+    )
+
+
+def samples_in_groups(groups: Sequence[str | None], *, drawn_together: bool) -> str:
+    """What to tell where test samples belong together, and parity counts each by itself.
+
+    Args:
+        groups: Of each test sample; None where it is in none.
+        drawn_together: Whether the metric is of identities, which its bounds draw as a whole.
+
+    Returns:
+        A sentence; empty where no two samples are of one group.
+    """
+    named = [group for group in groups if group]
+    apart = len(groups) - len(named) + len(set(named))
+    if drawn_together or apart == len(groups):
+        return ""
+    return (
+        f"{len(groups)} test samples are {apart} groups, and parity counts each sample as evidence of its own: where an"
+        f" engine errs group by group, they show no more than {apart} samples do"
     )
 
 

@@ -28,6 +28,7 @@ from edgetl.pipeline.gates import (
     gate,
     refuse_implausible,
     refuse_unstable,
+    samples_in_groups,
     tolerance,
     too_few_samples,
 )
@@ -362,6 +363,15 @@ def test_too_few_samples_are_told_before_training(samples: int, max_drop: float,
     assert (f"at least {needed} are needed, and the build will fail" in said) if needed else said == ""
     allowed = too_few_samples(config(max_drop=max_drop, undecided="allow"), samples)
     assert "will fail" not in allowed and bool(allowed) == bool(needed)
+
+
+@pytest.mark.parametrize(
+    ("groups", "apart"), [(["a", "a", "b", None, None, ""], 5), (["a", "b", None, None], None), ([None] * 3, None)]
+)
+def test_samples_that_belong_together_are_told(groups: list[str | None], apart: int | None) -> None:
+    said = samples_in_groups(groups, drawn_together=False)
+    assert (f"{len(groups)} test samples are {apart} groups" in said) if apart else said == ""
+    assert samples_in_groups(groups, drawn_together=True) == ""
 
 
 def test_any_needs_one_and_all_needs_every_precision() -> None:
