@@ -25,9 +25,15 @@ def check_gate(config: Config) -> None:
     """Refuse a gate that the project's metric cannot have, before anything is trained.
 
     Raises:
-        ConfigError: parity.sequential, and the metric is not top-1.
+        ConfigError: parity.sequential, and the metric is not top-1; or data.slices, and decisions are on pairs.
     """
     metric = tasks.metric_of(config)
+    if config.data.slices and metric.by_identity:
+        raise ConfigError(
+            f"data.slices names '{config.data.slices[0]}', and {metric.title} is of pairs of samples, which stand in no"
+            " slice",
+            hint="leave out data.slices",
+        )
     if config.parity.sequential and metric.name != "top1":
         raise ConfigError(
             f"parity.sequential stops by counting right decisions, and this project measures {metric.title}",

@@ -161,6 +161,15 @@ def test_a_metric_that_is_no_share_of_right_decisions_has_no_sequential_gate() -
         check_gate(Config.model_validate({"schema": 1, **common, "data": {**images, "metric": "auc"}}))
 
 
+def test_faces_have_no_slices() -> None:
+    """They were asked for, and nothing said that there were none."""
+    data = {"task": "face-verification", "manifest": "m.csv", "slices": ["camera"]}
+    common = {"schema": 1, "project": {"name": "p"}, "target": [{"device": "cpu"}]}
+    with pytest.raises(ConfigError, match="data.slices names 'camera', and TAR at FAR 1% is of pairs"):
+        check_gate(Config.model_validate({**common, "data": data}))
+    check_gate(Config.model_validate({**common, "data": {**data, "task": "image-classification"}}))
+
+
 def test_limits_of_the_numbers_are_the_users_where_there_are_some() -> None:
     own = Parity.model_validate({"tolerances": {"int8": {"sqnr_db": 12}, "fp32": {}}})
     assert tolerance(own, "int8") == Tolerance(sqnr_db=12.0)
