@@ -165,7 +165,7 @@ def test_faces_have_no_slices() -> None:
     """They were asked for, and nothing said that there were none."""
     data = {"task": "face-verification", "manifest": "m.csv", "slices": ["camera"]}
     common = {"schema": 1, "project": {"name": "p"}, "target": [{"device": "cpu"}]}
-    with pytest.raises(ConfigError, match="data.slices names 'camera', and TAR at FAR 1% is of pairs"):
+    with pytest.raises(ConfigError, match=r"data\.slices names 'camera', and TAR at FAR 1% is of pairs"):
         check_gate(Config.model_validate({**common, "data": data}))
     check_gate(Config.model_validate({**common, "data": {**data, "task": "image-classification"}}))
 
