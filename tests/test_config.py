@@ -103,6 +103,11 @@ def test_nothing_can_be_changed_afterwards(tmp_path: Path) -> None:
             "unknown key 'finetune.phases.1.epohs'; did you mean 'epochs'?",
         ),
         (MINIMAL + "[export]\nbatch = { min = 1, mx = 2 }\n", 9, "unknown key 'export.batch.mx'; did you mean 'max'?"),
+        (
+            MINIMAL + "[parity.tolerances.int8]\nsqnr = 20\n",
+            9,
+            "unknown key 'parity.tolerances.int8.sqnr'; did you mean 'sqnr_db'?",
+        ),
     ],
 )
 def test_unknown_key_has_its_line_and_the_nearest_name(tmp_path: Path, text: str, line: int, said: str) -> None:
@@ -114,6 +119,22 @@ def test_unknown_key_has_its_line_and_the_nearest_name(tmp_path: Path, text: str
 def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     message = problem(project(tmp_path, MINIMAL + "[finetune]\nsede = 1\nbatch_size = 0\n[bench]\nsamples = 1\n"))
     assert [line.split(":")[1] for line in message.splitlines()] == ["10", "9", "12"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("table", "key"), [("parity.tolerances.int8", "sqnr_db"), ("parity.tolerances.fp16", "max_abs_error"),
+                       ("parity", "max_drop"), ("finetune", "weight_decay")]
+)  # fmt: skip
+def test_a_limit_is_a_finite_number(tmp_path: Path, table: str, key: str, value: str) -> None:
+    """An SQNR of at least nan was asked for of nothing, without a word."""
+    message = problem(project(tmp_path, MINIMAL + f"[{table}]\n{key} = {value}\n"))
+    assert message.startswith(f"{tmp_path / 'edgetl.toml'}:9: {table}.{key}: Input should be")
+
+
+def test_a_precision_that_is_none_is_named(tmp_path: Path) -> None:
+    message = problem(project(tmp_path, MINIMAL + "[parity.tolerances.int4]\nsqnr_db = 20\n"))
+    assert "parity.tolerances.int4: Input should be 'fp32', 'fp16', 'bf16' or 'int8'" in message
 
 
 # --- wrong values ----------------------------------------------------------------------------------------------------

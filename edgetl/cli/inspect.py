@@ -9,6 +9,7 @@ import typer
 
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_table, print_text
+from edgetl.report.markup import one_line
 
 
 def register(app: typer.Typer) -> None:
@@ -103,4 +104,4 @@ def _counts(values: dict[str, int]) -> str:
 
 
 def _short(labels: list[str]) -> str:
-    return ", ".join(labels[:12]) + (f" … ({len(labels)})" if len(labels) > 12 else "")
+    return ", ".join(map(one_line, labels[:12])) + (f" … ({len(labels)})" if len(labels) > 12 else "")

@@ -11,6 +11,7 @@ import typer
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_text
 from edgetl.errors import UsageError
+from edgetl.report.markup import one_line
 
 if TYPE_CHECKING:
     from edgetl.runtime.bundle import Likeness
@@ -71,7 +72,7 @@ def _likeness(first: str, second: str, item: Likeness) -> str:
 
 def _prediction(name: str, item: Prediction) -> str:
     if item.present:
-        return f"{name}: " + ", ".join(f"{label} {share:.3f}" for label, share in item.present)
-    others = ", ".join(f"{label} {share:.3f}" for label, share in item.top[:3] if label != item.label)
-    nothing = item.label or "nothing"
+        return f"{name}: " + ", ".join(f"{one_line(label)} {share:.3f}" for label, share in item.present)
+    others = ", ".join(f"{one_line(label)} {share:.3f}" for label, share in item.top[:3] if label != item.label)
+    nothing = one_line(item.label) or "nothing"
     return f"{name}: {nothing} ({item.probability:.3f})" + (f"; then {others}" if others else "")

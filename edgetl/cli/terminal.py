@@ -5,14 +5,25 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import sys
 from typing import Any
 
 from edgetl.errors import EdgetlError
+from edgetl.report.markup import clean
 
 SCHEMA = 1
+_COMMAND = re.compile("((?:^|[\r\u2028\u2029])\\s*)::", re.MULTILINE)
 _BAR = 14
 """Columns of a progress bar: with its text, count and times, a line fits into 80."""
+
+
+def harmless(text: str) -> str:
+    """Text that commands neither a terminal nor GitHub's runner, whatever names from data stand in it.
+
+    The runner takes a line that begins with two colons for a command, also behind spaces.
+    """
+    return _COMMAND.sub(r"\1: :", clean(text))
 
 
 def print_json(kind: str, document: Any) -> None:
@@ -21,8 +32,8 @@ def print_json(kind: str, document: Any) -> None:
 
 
 def print_text(text: str = "") -> None:
-    """A line of a result on stdout."""
-    sys.stdout.write(text + "\n")
+    """A line of a result on stdout; names in it cannot command the terminal."""
+    sys.stdout.write(harmless(text) + "\n")
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
@@ -44,9 +55,9 @@ def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, 
 
 def print_error(error: EdgetlError, *, as_json: bool) -> None:
     """An error for people on stderr; with --json also as JSON on stdout, so that a pipeline need not parse text."""
-    sys.stderr.write(f"{_red('error')}: {error.message}\n")
+    sys.stderr.write(f"{_red('error')}: {harmless(error.message)}\n")
     if error.hint:
-        sys.stderr.write(f"  {_dim('try')}: {error.hint}\n")
+        sys.stderr.write(f"  {_dim('try')}: {harmless(error.hint)}\n")
     if as_json:
         print_json_error(error)
 
@@ -97,7 +108,7 @@ class TerminalReporter:
     def note(self, text: str) -> None:
         """An indented line."""
         self._close()
-        sys.stderr.write(f"{' ' * 10} {text}\n")
+        sys.stderr.write(f"{' ' * 10} {harmless(text)}\n")
 
     def _open(self, what: str, total: int) -> None:
         from rich.console import Console

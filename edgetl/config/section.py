@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A table: frozen, without unknown keys, its attributes' docstrings as descriptions."""
+    """A table: frozen, without unknown keys, its attributes' docstrings as descriptions.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    TOML knows nan and inf; no limit means anything with them, and a comparison with nan fails nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

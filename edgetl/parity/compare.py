@@ -204,7 +204,11 @@ def _checked(
     asked: Asked, reference: NDArray[np.floating], outputs: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Outputs of the reference and of the engine, float64 (n, k), or why they cannot be compared."""
-    if reference.shape != outputs.shape or len(reference) != len(labels):
+    if not 0.0 < asked.max_drop <= 1.0 or not 0.5 <= asked.confidence < 1.0:
+        raise DataError(
+            f"parity needs 0 < max_drop <= 1 and 0.5 <= confidence < 1, not {asked.max_drop} and {asked.confidence}"
+        )
+    if reference.ndim != 2 or reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(
             f"the reference has outputs {list(reference.shape)}, the engine {list(outputs.shape)}, "
             f"for {len(labels)} labels"
@@ -230,11 +234,15 @@ def _answers(
     whole = np.asarray(np.isfinite(got).all(1))
     wanted, truth = _decided(decision, expected), _truth(decision, labels)
     decided = _decided(decision, np.where(whole[:, None], got, 0.0))
-    right = np.equal(decided, truth)
+    # What is not finite decides nothing: no class, no label, and nothing about a pair.
+    there = whole if decided.ndim == 1 else whole[:, None]
+    if isinstance(decision, Similarity):
+        first, second = _pairs(len(got))
+        there = whole[first] & whole[second]
     return _Answers(
-        agreement=float((decided == wanted).mean()),
+        agreement=float(((decided == wanted) & there).mean()) if decided.size else 1.0,
         expected_right=np.equal(wanted, truth),
-        right=right & whole if decided.shape == whole.shape else right,
+        right=np.equal(decided, truth) & there,
     )
 
 
@@ -251,7 +259,7 @@ def _measured(
         return float(answers.expected_right.mean()), float(answers.right.mean()), found
     score = asked.metric(expected, labels)
     if not np.isfinite(got).all():
-        return score, 0.0, Drop(value=score, upper=1.0, lower=0.0, interval=(0.0, 1.0))
+        return score, 0.0, Drop(value=score, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     groups = labels if asked.metric.by_identity else None
     found = paired_drop(asked.metric, expected, got, labels, confidence=asked.confidence, groups=groups)
     return score, asked.metric(got, labels), found
@@ -323,8 +331,8 @@ def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] |
 
 
 def _standard_error(found: Drop, confidence: float) -> float:
-    """Of a drop with bootstrapped bounds."""
-    return (found.upper - found.value) / NormalDist().inv_cdf(confidence)
+    """Of a drop with bootstrapped bounds: by the further of them, since the drop itself may stand at the other."""
+    return max(found.upper - found.value, found.value - found.lower) / NormalDist().inv_cdf(confidence)
 
 
 def _both(confidence: float) -> float:
@@ -344,6 +352,8 @@ def _slices(
         return ()  # decisions are on pairs of samples, which belong to no slice
     every = dict(columns)
     if classes and labels.ndim == 1:
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise DataError(f"there are labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
         every = {CLASS: [classes[int(label)] for label in labels], **every}
     return slices(answers.expected_right, answers.right, every, confidence, classes=classes)
 

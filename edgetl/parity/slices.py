@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError
-from edgetl.parity.paired import holm, mcnemar_worse
+from edgetl.parity.paired import holm, worse_by_samples
 
 CLASS = "class"
 """The column that every data set has."""
@@ -39,7 +39,7 @@ class Slice:
     better: int
     """Decisions that only the engine gets right."""
     p_value: float
-    """One-sided and exact: how often chance alone would take so many away."""
+    """One-sided and exact: how often chance alone would take so many away. A sample's decisions count together."""
     p_adjusted: float
     """For the number of slices."""
     regressed: bool
@@ -91,9 +91,7 @@ def slices(
         for value in sorted({value for value in values if value}):
             inside = members == value
             found.append((column, value, reference_right[inside], right[inside]))
-    p_values = [
-        mcnemar_worse(int((first & ~second).sum()), int((second & ~first).sum())) for *_, first, second in found
-    ]
+    p_values = [worse_by_samples(_losses(first, second)) for *_, first, second in found]
     adjusted = holm(p_values)
     listed = [
         Slice(
@@ -112,3 +110,10 @@ def slices(
         if first.size
     ]
     return tuple(sorted(listed, key=lambda each: (each.p_adjusted, each.p_value)))
+
+
+def _losses(reference_right: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Of each sample, the decisions that only the reference gets right, less those that only the engine does, (n,)."""
+    losses = reference_right.astype(np.int64) - right.astype(np.int64)
+    balances: NDArray[np.int64] = losses.reshape(len(losses), -1).sum(1)
+    return balances

@@ -38,37 +38,61 @@ def statement(asked: Asked, found: Drop, outcome: Outcome, to_decide: int | None
         outcome: What it showed.
         to_decide: Samples that would probably decide it, where it showed neither.
     """
-    title, n = asked.metric.title, asked.samples
-    sure, allowed = f"{100 * asked.confidence:g}% confidence", f"{100 * asked.max_drop:.2f}"
+    title, n, sure = asked.metric.title, asked.samples, _sure(asked)
     if outcome == "passed":
-        return f"with {sure} {title} drops by less than {100 * found.upper:.2f} points (allowed {allowed})"
+        bound, allowed = _points(found.upper, asked.max_drop)
+        if found.upper < 0.0:
+            return f"with {sure} {title} rises by at least {bound[1:]} points (a drop of {allowed} is allowed)"
+        return f"with {sure} {title} drops by less than {bound} points (allowed {allowed})"
     if outcome == "failed":
-        return (
-            f"{title} drops by {100 * found.value:.2f} points, with {sure} by at least"
-            f" {100 * found.lower:.2f}, and {allowed} are allowed"
-        )
+        value, bound, allowed = _points(found.value, found.lower, asked.max_drop)
+        return f"{title} drops by {value} points, with {sure} by at least {bound}, and {allowed} are allowed"
     needed = paired.samples_needed(asked.max_drop, asked.confidence)
     if n < needed:
+        (allowed,) = _points(asked.max_drop)
         return f"{n} test samples cannot show a drop below {allowed} points with {sure}: at least {needed} are needed"
+    bound, allowed = _points(found.upper, asked.max_drop)
     enough = f"some {_rounded(to_decide)} samples would decide it" if to_decide else "it may be just that"
     return (
-        f"undecided: {title} drops by {100 * found.value:.2f} points on these {n} samples; with {sure} it may be"
-        f" up to {100 * found.upper:.2f}, and {allowed} are allowed; {enough}"
+        f"undecided: {title} {_moves(found.value)} points on these {n} samples; with {sure} it may drop by"
+        f" up to {bound}, and {allowed} are allowed; {enough}"
     )
 
 
 def sequential_statement(asked: Asked, found: Drop, outcome: Outcome) -> str:
     """Of a test that stopped when it was decided; see :func:`statement`."""
-    sure, allowed = f"{100 * asked.confidence:g}% confidence", f"{100 * asked.max_drop:.2f} points"
-    title, n = asked.metric.title, asked.samples
+    title, n, sure = asked.metric.title, asked.samples, _sure(asked)
+    (allowed,) = _points(asked.max_drop)
     if outcome == "passed":
-        return f"after {n} test samples it is sure, with {sure}, that {title} drops by less than {allowed}"
+        return f"after {n} test samples it is sure, with {sure}, that {title} drops by less than {allowed} points"
     if outcome == "failed":
-        return f"after {n} test samples it is sure, with {sure}, that {title} drops by more than {allowed}"
+        return f"after {n} test samples it is sure, with {sure}, that {title} drops by more than {allowed} points"
     return (
-        f"undecided: {title} drops by {100 * found.value:.2f} points on these {n} test samples, and {allowed}"
+        f"undecided: {title} {_moves(found.value)} points on these {n} test samples, and {allowed} points"
         " are allowed; a test with a fixed number of samples needs fewer (parity.sequential = false)"
     )
+
+
+def _sure(asked: Asked) -> str:
+    """The confidence as it was asked for: nothing is sure to 100%."""
+    return f"{100 * asked.confidence:.12g}% confidence"
+
+
+def _points(*shares: float) -> list[str]:
+    """Shares as points: with two decimals, or as many more as it takes to tell them from 0 and from one another."""
+    for decimals in range(2, 9):
+        texts = [f"{100 * share:.{decimals}f}" for share in shares]
+        shown = [float(text) for text in texts]
+        told = all((one == 0.0) == (share == 0.0) for one, share in zip(shown, shares, strict=True))
+        if told and len(set(shown)) == len(set(shares)):
+            break
+    return texts
+
+
+def _moves(drop: float) -> str:
+    """How a metric moves, without its unit."""
+    (size,) = _points(abs(drop))
+    return f"rises by {size}" if drop < 0.0 else f"drops by {size}"
 
 
 def _rounded(samples: int) -> str:

@@ -152,6 +152,13 @@ def _route(
     artifacts["data"] = data.folder
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
+    few = gates.too_few_samples(config, len(dataset.test))
+    together = gates.samples_in_groups(
+        [sample.group for sample in dataset.test], drawn_together=tasks.metric_of(config).by_identity
+    )
+    if until not in ("train", "export", "calibrate", "compile"):
+        for said in filter(None, (few, together)):
+            session.reporter.note(said)
 
     planned = None
     if until != "train" and (config.finetune.verdict != "off" or config.finetune.max_forgetting is not None):

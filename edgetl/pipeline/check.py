@@ -14,14 +14,15 @@ from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError
+from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError, UnknownNameError
 from edgetl.parity import causes
 from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
 from edgetl.pipeline import departures, tasks
 from edgetl.pipeline.departures import EngineLayers
 from edgetl.runtime import replay
-from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor, open_bundle
+from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
+from edgetl.runtime.golden import Golden
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.preprocessing.text import TextPreprocessing
 
@@ -105,6 +106,7 @@ def _check_contract(bundle: Bundle, golden: Golden) -> float:
         The largest difference of a golden tensor.
     """
     folder, contract = bundle.folder, bundle.preprocessing
+    replay.refuse_contract(bundle)
     difference = replay.tensor_difference(bundle, golden)
     if difference > replay.TENSOR_TOLERANCE:
         cause = None
@@ -138,23 +140,24 @@ def _check(
     except SetupError as error:
         return CheckedEngine(name=name, skipped=error.message)
     parity = replay.recorded_parity(bundle, engine)
-    metric = metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
+    metric = _metric(bundle, parity)
     with opened as model:
         got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-        finite = bool(np.isfinite(got).all())
+        broken = replay.not_finite(name, got)
         agreed = replay.agrees(bundle, got, golden.outputs)
         found = CheckedEngine(
             name=name,
             golden=len(golden.outputs),
             agreeing=int(agreed.all(1).sum()),
-            sqnr_db=sqnr_db(golden.outputs, got) if finite else -MOST_DB,
+            sqnr_db=-MOST_DB if broken else sqnr_db(golden.outputs, got),
             largest_batch=_batches(model, golden)[-1],
-            score=_score(model, bundle, samples, metric) if samples else None,
+            score=_score(model, bundle, samples, metric) if samples and not broken else None,
             metric=metric.title,
             samples=len(samples) if samples else 0,
         )
-        refused = _refusal(found, parity, agreed)
-        because = _cause(model, bundle, golden, got) if refused else _dependence(model, bundle, golden, got)
+        refused = broken or _refusal(found, parity, agreed)
+        looked = _cause if refused else _dependence
+        because = None if broken else looked(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
     wrong = scales.get(name, ())
@@ -162,6 +165,21 @@ def _check(
         found, wrong = replace(found, scales_skipped=wrong), ()
     _gate(found, refused, because, wrong)
     return found
+
+
+def _metric(bundle: Bundle, parity: Mapping[str, Any]) -> metrics.Metric:
+    """What an engine was measured by where the bundle was built.
+
+    Raises:
+        BundleError: No such metric or task is known.
+    """
+    try:
+        return metrics.metric(parity.get("metric") or metrics.default_metric(bundle.manifest["task"]))
+    except (UnknownNameError, KeyError) as error:
+        said = error.message if isinstance(error, UnknownNameError) else f"there is no task {error}"
+        raise BundleError(
+            f"{bundle.folder}: {said}", hint="the edgetl that built the bundle, or build the bundle again"
+        ) from None
 
 
 def _refusal(found: CheckedEngine, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:

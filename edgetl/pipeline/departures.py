@@ -23,7 +23,8 @@ from edgetl.errors import MissingExtraError, ModelError
 from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
-from edgetl.runtime.bundle import Bundle, EngineEntry, Golden
+from edgetl.runtime.bundle import Bundle, EngineEntry
+from edgetl.runtime.golden import Golden
 
 if TYPE_CHECKING:
     from edgetl.backends._inside_onnx import InsideOnnx
@@ -89,6 +90,9 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         exact = _float_graph(bundle, Path(folder))
         opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=Path(folder))
+        output = opened.places[-1].name
+        if output not in exact.tensors:
+            return f"its output '{output}' is no tensor of model.onnx, the float graph of the bundle"
         meter = _Meter(exact, opened, bundle, golden)
         record = _Recorded.of(bundle, engine)
         return _found(meter, exact, opened, record, engine.precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgetl.benchmark.early_stopping import queries_needed
@@ -10,6 +11,7 @@ from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
+from edgetl.parity.paired import samples_needed
 from edgetl.pipeline import tasks, timing, transfer
 from edgetl.specs import Precision
 
@@ -23,9 +25,15 @@ def check_gate(config: Config) -> None:
     """Refuse a gate that the project's metric cannot have, before anything is trained.
 
     Raises:
-        ConfigError: parity.sequential, and the metric is not top-1.
+        ConfigError: parity.sequential, and the metric is not top-1; or data.slices, and decisions are on pairs.
     """
     metric = tasks.metric_of(config)
+    if config.data.slices and metric.by_identity:
+        raise ConfigError(
+            f"data.slices names '{config.data.slices[0]}', and {metric.title} is of pairs of samples, which stand in no"
+            " slice",
+            hint="leave out data.slices",
+        )
     if config.parity.sequential and metric.name != "top1":
         raise ConfigError(
             f"parity.sequential stops by counting right decisions, and this project measures {metric.title}",
@@ -33,6 +41,47 @@ def check_gate(config: Config) -> None:
         )
     if config.parity.sequential and config.parity.max_drop >= 1.0:
         raise ConfigError("parity.max_drop = 1 allows everything: there is nothing to decide sequentially")
+
+
+def too_few_samples(config: Config, samples: int) -> str:
+    """What to tell before hours of training, where the test split cannot show parity of an equal engine.
+
+    Args:
+        config: The project's.
+        samples: Of the test split.
+
+    Returns:
+        A sentence; empty where they are enough for an engine that never disagrees with PyTorch.
+    """
+    gate = config.parity
+    needed = samples_needed(gate.max_drop, gate.confidence)
+    if samples >= needed:
+        return ""
+    return (
+        f"{samples} test samples cannot show that an engine as good as PyTorch drops by less than"
+        f" {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
+        + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
+    )
+
+
+def samples_in_groups(groups: Sequence[str | None], *, drawn_together: bool) -> str:
+    """What to tell where test samples belong together, and parity counts each by itself.
+
+    Args:
+        groups: Of each test sample; None where it is in none.
+        drawn_together: Whether the metric is of identities, which its bounds draw as a whole.
+
+    Returns:
+        A sentence; empty where no two samples are of one group.
+    """
+    named = [group for group in groups if group]
+    apart = len(groups) - len(named) + len(set(named))
+    if drawn_together or apart == len(groups):
+        return ""
+    return (
+        f"{len(groups)} test samples are {apart} groups, and parity counts each sample as evidence of its own: where an"
+        f" engine errs group by group, they show no more than {apart} samples do"
+    )
 
 
 def check_budgets(config: Config, candidates: list[Candidate]) -> None:
@@ -131,7 +180,7 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
             the source task is not excluded.
         BudgetError: The engine that would be shipped misses its budget.
     """
-    failures, budgets, on_transfer = [], [], []
+    failures, budgets, on_transfer, unsure = [], [], [], True
     if judged is not None:
         if config.finetune.verdict == "require" and judged.verdict.outcome != "helped":
             on_transfer.append(f"transfer did not help: {judged.verdict.statement}")
@@ -145,6 +194,7 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
         ]
         failed = [item for item in tested if not accepted(config.parity, item.proven.comparison)]
         if failed and (config.parity.require == "all" or len(failed) == len(tested)):
+            unsure &= all(item.proven.comparison.outcome == "undecided" for item in failed if item.proven.comparison)
             failures += [
                 f"{item.proven.engine.candidate.name}: {item.proven.comparison.statement}"
                 for item in failed
@@ -160,7 +210,9 @@ def gate(config: Config, decisions: list[Decision], judged: transfer.Comparison 
     if failures:
         raise ParityError(
             "parity was not shown:\n  " + "\n  ".join([*on_transfer, *failures]),
-            hint="more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
+            hint='more test samples, a larger parity.max_drop, or parity.undecided = "allow"'
+            if unsure
+            else "more calibration samples, another recipe (edgetl recipes), more test samples, or parity.max_drop",
         )
     if budgets:
         raise BudgetError(

@@ -12,6 +12,7 @@ from edgetl.tomlfile import lines_of
 _KEYS = (
     "project", "data", "data.slices", "parity", "parity.max_drop", "parity.require", "parity.undecided", "quantize",
     "quantize.recipe", "bench", "bench.unstable", "target",
+    "parity.tolerances.fp32", "parity.tolerances.fp16", "parity.tolerances.bf16", "parity.tolerances.int8",
 )  # fmt: skip
 """Of the project, that findings point at: see :mod:`edgetl.report.findings`."""
 _OF_TARGETS = ("target", "target.device", "target.precisions", "target.budget")

@@ -73,6 +73,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         ),
         max_drop=config.parity.max_drop,
         confidence=config.parity.confidence,
+        sequential=config.parity.sequential,
         reference=model.Baseline(
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),
@@ -139,6 +140,7 @@ def _engine(record: Record, item: Decision) -> model.Engine:
             slices=tuple(_change(each) for each in comparison.slices),
             max_abs_error=comparison.max_abs_error,
             mean_abs_error=comparison.mean_abs_error,
+            cosine=comparison.cosine,
             sqnr_db=comparison.sqnr_db,
         )
         if comparison

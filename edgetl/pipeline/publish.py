@@ -19,6 +19,7 @@ from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Session
 from edgetl.report.formats import FORMATS
 from edgetl.report.model import Verdict
+from edgetl.runtime import replay
 from edgetl.runtime.runner import TensorSpec
 from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
 
@@ -79,7 +80,9 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
 
     def make(folder: Path) -> None:
         _fill(folder, record, signer)
-        bundles.seal(folder, _manifest(record), key)
+        manifest = _manifest(record)
+        replay.write_contract(folder, manifest)
+        bundles.seal(folder, manifest, key)
         _replay(session, folder)
 
     sealed = session.stage("bundle", record.name, inputs, make)

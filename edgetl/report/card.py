@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
-from edgetl.report import markdown
+from edgetl.report import gates, markdown
 from edgetl.report.findings import findings
 from edgetl.report.markdown import code, escape
 from edgetl.report.markup import clean
@@ -223,9 +223,10 @@ def _evaluation(report: Report) -> str:
         f"{escape(report.metric)} {percent(report.reference.score, report.test_samples)} %{_interval_of(report)}."
     ]
     note = markdown.parity_note(report)
-    detectable = [each.parity.detectable_drop for each in report.engines if each.parity]
-    if note:
-        said += [f"{note} A drop of {fixed(100.0 * min(detectable), 2)} points would probably have shown."]
+    least = gates.detectable(report)
+    if least is not None:
+        note += f" Of every engine a drop of {fixed(100.0 * least, 2)} points would probably have shown."
+    said += [note] if note else []
     if report.figures:
         said.append(f"Beside it, asked for by no gate:\n\n{markdown.figures_list(report)}")
     regressed = [

@@ -227,7 +227,16 @@ def _of_gates(report: Report, engine: Engine) -> Iterator[Finding]:
         rule = rules.get(gate.outcome)
         if rule is not None:
             target = engine.target if rule.key.startswith("target.") else ""
-            yield _finding(report, rule, engine.name, f"{engine.name}: {_said(gate)}", target=target)
+            found = _finding(report, rule, engine.name, f"{engine.name}: {_said(gate)}", target=target)
+            limits = [each.line for each in report.settings if each.key == f"parity.tolerances.{engine.precision}"]
+            if rule is PARITY_FAILED and limits and _by_numbers(report, engine):
+                found = replace(found, line=limits[0])
+            yield found
+
+
+def _by_numbers(report: Report, engine: Engine) -> bool:
+    """Whether an engine failed though its drop is shown to be small enough: its numbers are beyond their limits."""
+    return not report.sequential and engine.parity is not None and engine.parity.drop_upper <= report.max_drop
 
 
 def _of_fusion(report: Report, fusion: Fusion) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from edgetl.report import gates
 from edgetl.report.findings import Finding, findings
 from edgetl.report.markup import clean
 from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
@@ -16,7 +17,6 @@ from edgetl.report.numbers import (
     megabytes,
     percent,
     plain,
-    points_of,
     signed_points,
     significant,
 )
@@ -106,13 +106,7 @@ def engines_table(report: Report) -> str:
 
 def parity_note(report: Report) -> str:
     """What the gate asks, in a sentence."""
-    return (
-        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in "
-        f"{escape(report.metric)}, on the same {integer(report.test_samples)} raw test samples as PyTorch, is at most "
-        f"{points_of(report.max_drop)}."
-        if any(engine.parity for engine in report.engines)
-        else ""
-    )
+    return gates.asked(report, escape(report.metric))
 
 
 def figures_list(report: Report) -> str:

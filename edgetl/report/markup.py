@@ -6,8 +6,9 @@ import html
 import math
 import re
 
-# Not characters of XML 1.0, or control characters that HTML refuses: surrogates, C0 without tab and newlines, C1.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# Not characters of XML 1.0, or control characters that HTML refuses: surrogates, C0 without tab and newlines, C1. And
+# what turns the direction of all text behind it: embeddings, overrides and isolates of bidirectional text.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _VOID = frozenset({"meta", "br", "col"})
 
 AttributeValue = str | int | float | None
@@ -20,8 +21,13 @@ class Markup(str):
 
 
 def clean(text: str) -> str:
-    """The text with every character that neither HTML nor XML can carry replaced by U+FFFD."""
+    """The text with U+FFFD for every character that HTML or XML cannot carry, or that turns the text behind it."""
     return _FORBIDDEN.sub("\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """A name from data for a line of a terminal or log: cleaned, without line breaks, which could begin a command."""
+    return " ".join(clean(text).split())
 
 
 def escaped(text: str) -> Markup:

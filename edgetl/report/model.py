@@ -139,6 +139,8 @@ class ParityFigures:
     """Largest absolute difference of any output value."""
     mean_abs_error: float
     """Mean absolute difference over all output values."""
+    cosine: float | None = None
+    """Mean cosine between both output vectors of a sample; None in reports of builds that did not tell it."""
     sqnr_db: float
     """Signal-to-quantization-noise ratio of the outputs, in decibels."""
 
@@ -322,6 +324,8 @@ class Report:
     """Largest drop of the metric that the parity gate accepts, as a share."""
     confidence: float
     """Of the upper bound of the drop, as a share."""
+    sequential: bool = False
+    """Whether each engine was given samples only until its parity was decided: ``parity.sequential``."""
     engines: tuple[Engine, ...]
     confusions: tuple[Confusion, ...] = ()
     start: Weights | None = None

@@ -6,15 +6,28 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edgetl.report import changes, conditions, distributions, energy, fusion, heatmap, layers, panels, plots, roofline
+from edgetl.report import (
+    changes,
+    conditions,
+    distributions,
+    energy,
+    fusion,
+    gates,
+    heatmap,
+    layers,
+    panels,
+    plots,
+    roofline,
+)
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
-from edgetl.report.numbers import DASH, integer, percent, plain, points_of, significant
+from edgetl.report.numbers import DASH, integer, percent, points_of, significant
 from edgetl.report.tables import (
     Column,
     engines_table,
     groups_table,
     latency_table,
+    outputs_table,
     parity_table,
     regressions_table,
     table,
@@ -91,18 +104,13 @@ def _parity(report: Report) -> Markup | None:
     rows = parity_table(report)
     if rows is None:
         return None
-    note = (
-        f"Every engine and the PyTorch model were given the same {integer(report.test_samples)} raw test samples. "
-        f"An engine passes where the upper {plain(report.confidence * 100)} % confidence bound of its drop in "
-        f"{report.metric}, taken over paired samples, is below {points_of(report.max_drop)}. "
-        "A negative drop means that the engine was better. Errors are of the raw outputs."
-    )
-    figures = [engine.parity for engine in report.engines if engine.parity]
-    if figures:
-        least = min(each.detectable_drop for each in figures)
-        note += f" A drop of {points_of(least)} or more would probably have shown on these samples."
+    note = f"{gates.asked(report, report.metric)} A negative drop means that the engine was better."
+    least = gates.detectable(report)
+    if least is not None:
+        note += f" A drop of {points_of(least)} or more would probably have shown on these samples, of every engine."
     regressed = regressions_table(report)
-    parts = [rows, el("p", note, class_="note")]
+    parts = [rows, el("p", note.lstrip(), class_="note")]
+    parts += [outputs_table(report)] if any(engine.parity for engine in report.engines) else []
     by_class = changes.figures(report)
     if by_class:
         parts += [el("h3", "Change by class"), by_class]
@@ -113,7 +121,7 @@ def _parity(report: Report) -> Markup | None:
 
 _REGRESSED = (
     "Each class, and each value of the manifest's columns that were asked for, is tested by itself (McNemar's exact "
-    "test, one-sided); p is adjusted for their number (Holm)."
+    "test, one-sided; the labels of one sample count together); p is adjusted for their number (Holm)."
 )
 
 

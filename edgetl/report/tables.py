@@ -108,20 +108,50 @@ def parity_table(report: Report) -> Markup | None:
     columns = (
         Column("engine"), Column(report.metric, "%", numeric=True), Column("agreement", "%", numeric=True),
         Column("drop", "points", numeric=True), Column(f"{sure} interval", "points"),
-        Column(bound, "points", numeric=True),
-        Column("max error", numeric=True), Column("mean error", numeric=True), Column("SQNR", "dB", numeric=True),
-        Column("gate", wide=True),
+        Column(bound, "points", numeric=True), Column("gate"),
     )  # fmt: skip
     rows = []
     for engine in shown:
         figures, samples = engine.parity, report.test_samples
-        numbers = [DASH] * 8 if figures is None else [
+        numbers = [DASH] * 5 if figures is None else [
             percent(figures.score, figures.samples), percent(figures.agreement, figures.samples),
             signed_points(figures.drop, samples), _interval(figures.interval), _bound(figures.drop_upper),
-            significant(figures.max_abs_error, 2), significant(figures.mean_abs_error, 2), fixed(figures.sqnr_db, 1),
         ]  # fmt: skip
-        rows.append([engine_name(engine), *numbers, gate(engine.parity_gate)])
+        rows.append([engine_name(engine), *numbers, gate(replace(engine.parity_gate, message=""))])
+    said = [
+        el("li", engine_name(engine), Markup(": "), gate(engine.parity_gate))
+        for engine in shown
+        if engine.parity_gate.message
+    ]
+    return join([table(columns, rows, stack=True), *([el("ul", join(said), class_="said")] if said else [])])
+
+
+def outputs_table(report: Report) -> Markup:
+    """The outputs of every engine that ran, as numbers."""
+    columns = (
+        Column("outputs as numbers"), Column("largest error", numeric=True), Column("mean error", numeric=True),
+        Column("cosine", numeric=True), Column("SQNR", "dB", numeric=True),
+    )  # fmt: skip
+    rows = [
+        (
+            engine_name(engine),
+            significant(engine.parity.max_abs_error, 2),
+            significant(engine.parity.mean_abs_error, 2),
+            cosine_text(engine.parity.cosine),
+            fixed(engine.parity.sqnr_db, 1),
+        )
+        for engine in report.engines
+        if engine.parity
+    ]
     return table(columns, rows, stack=True)
+
+
+def cosine_text(cosine: float | None) -> str:
+    """A cosine: near 1 with its distance from 1 to two digits, so that no engine seems to be exact which is not."""
+    if cosine is None or not is_number(cosine):
+        return DASH
+    apart = 1.0 - cosine
+    return fixed(cosine, 4) if apart >= 1e-3 or apart <= 0.0 else f"1 − {significant(apart, 2)}"
 
 
 def regressions_table(report: Report) -> Markup | None:

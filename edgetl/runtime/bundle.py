@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from edgetl.errors import BundleError, MissingExtraError, ModelError, TargetError, UnknownNameError, UsageError
 from edgetl.runtime.decision import Prediction, Similarity, cosines
 from edgetl.runtime.decision import from_json as read_decision
+from edgetl.runtime.golden import Golden, read_golden
+from edgetl.runtime.manifest import refuse_malformed
 from edgetl.runtime.opening import open_engine
 from edgetl.runtime.preprocessing import Array
 from edgetl.runtime.preprocessing import from_json as read_preprocessing
@@ -59,19 +61,6 @@ class Likeness:
     """Of their embeddings, -1 to 1."""
     same: bool
     """Whether it takes them for one identity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Golden:
-    """Raw inputs that every engine of a bundle can be tried with."""
-
-    sources: tuple[Path, ...]
-    inputs: Array
-    """What the preprocessing made of them, as one batch."""
-    outputs: NDArray[np.float32]
-    """The reference's, (n, k)."""
-    classes: tuple[str, ...] | None = None
-    """Names of the outputs in their order, where the bundle was built; None where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +134,8 @@ class Bundle:
         is kept.
 
         Raises:
-            BundleError: Preprocessing or labels are not those that the bundle was built with.
+            BundleError: Preprocessing or labels are not those that the bundle was built with, or the engine's file
+                cannot be opened.
             MissingExtraError: What preprocesses is not installed: ``replay=False`` does without.
             ParityError: The engine answers golden inputs in another way than where the bundle was built.
         """
@@ -153,7 +143,14 @@ class Bundle:
         if self._to_replay and not self._contract_replayed:
             replay_contract(self)
             self._contract_replayed = True
-        predictor = Predictor(self, engine, open_engine(self.folder / engine.folder, threads=threads))
+        try:
+            runner = open_engine(self.folder / engine.folder, threads=threads)
+        except ModelError as error:
+            raise BundleError(
+                f"{self.folder}: the engine for {engine.target} {engine.precision} cannot be opened: {error.message}",
+                hint="edgetl compile BUNDLE on this device, or the library's version that the manifest names",
+            ) from error
+        predictor = Predictor(self, engine, runner)
         if self._to_replay:
             with ExitStack() as failing:
                 failing.push(predictor)
@@ -162,12 +159,12 @@ class Bundle:
         return predictor
 
     def golden(self) -> Golden:
-        """Raw inputs with what the reference made of them."""
-        with np.load(self.folder / "golden" / "golden.npz", allow_pickle=False) as arrays:
-            names, inputs, outputs = arrays["names"].tolist(), arrays["inputs"], arrays["outputs"]
-            classes = tuple(arrays["classes"].tolist()) if "classes" in arrays else None
-        sources = tuple(self.folder / "golden" / name for name in names)
-        return Golden(sources=sources, inputs=inputs, outputs=outputs, classes=classes)
+        """Raw inputs with what the reference made of them.
+
+        Raises:
+            BundleError: There are none, or they are not what a build writes.
+        """
+        return read_golden(self.folder, self.manifest["files"])
 
 
 class Predictor:
@@ -313,6 +310,7 @@ def open_bundle(folder: Path, *, key: Path | None = None, replay: bool = True) -
     try:
         _check_files(folder, manifest)
         signed_by = _check_signature(folder, manifest, key)
+        refuse_malformed(manifest, str(folder / MANIFEST))
         verified = Verified(files=len(manifest["files"]), signed_by=signed_by)
         return Bundle(folder, manifest, verified, replay=replay)
     except (KeyError, TypeError, AttributeError, ModelError) as error:

@@ -7,8 +7,10 @@ that its labels are those that the network was trained with, and that the engine
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +20,23 @@ from edgetl.errors import BundleError, ParityError
 from edgetl.runtime.decision import Similarity, cosines
 
 if TYPE_CHECKING:
-    from edgetl.runtime.bundle import Bundle, EngineEntry, Golden, Predictor
+    from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor
+    from edgetl.runtime.golden import Golden
 
 TENSOR_TOLERANCE = 1e-4
 """Of a preprocessed value: rounding differs between builds of Pillow; a wrong mean or filter differs by far more."""
+CONTRACT = "golden/contract.json"
+"""What the golden outputs were made and are read with. Eight pictures that are all square look the same whether they
+are cropped or stretched, and a threshold shows in no tensor: what golden inputs cannot tell apart is compared as it
+was written down."""
+_HELD = ("task", "inputs", "outputs", "preprocessing", "decision")
+"""Parts of a manifest that :data:`CONTRACT` repeats; the labels stand with the golden outputs."""
 _POINTS_ALIKE = 0.9
 """Cosine above which an engine's embedding counts as PyTorch's: faces of one person are further apart."""
 _RARE = 1e-3
 """How often an engine that is what it was may be refused, its disagreements falling on golden inputs by chance."""
+_SPOKEN = 60
+"""Characters of a value in a message."""
 _OPT_OUT = "open_bundle(…, replay=False) and edgetl run --no-replay leave the golden inputs out"
 
 
@@ -36,9 +47,8 @@ def replay_contract(bundle: Bundle) -> None:
         BundleError: They are not, or the bundle has no golden inputs.
         MissingExtraError: What preprocesses is not installed.
     """
-    if "golden/golden.npz" not in bundle.manifest["files"]:
-        raise BundleError(f"{bundle.folder} has no golden inputs to replay", hint=_OPT_OUT)
     golden = bundle.golden()
+    refuse_contract(bundle)
     difference = tensor_difference(bundle, golden)
     if difference > TENSOR_TOLERANCE:
         raise BundleError(
@@ -64,8 +74,8 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
     golden = bundle.golden()
     got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
     engine = model.engine
-    agreed = agrees(bundle, got, golden.outputs)
-    refused = refusal(f"{engine.target} {engine.precision}", recorded_parity(bundle, engine), agreed)
+    name, agreed = f"{engine.target} {engine.precision}", agrees(bundle, got, golden.outputs)
+    refused = not_finite(name, got) or refusal(name, recorded_parity(bundle, engine), agreed)
     if refused:
         raise ParityError(
             refused,
@@ -73,13 +83,48 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
         )
 
 
+def write_contract(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write down, beside the golden inputs of a bundle that is being made, what they were answered with.
+
+    Args:
+        folder: Of the bundle, not sealed yet.
+        manifest: Of the bundle.
+    """
+    held = {name: manifest[name] for name in _HELD}
+    (folder / CONTRACT).write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def refuse_contract(bundle: Bundle) -> None:
+    """Refuse a manifest that says otherwise than :data:`CONTRACT`, where the bundle has one.
+
+    Raises:
+        BundleError: It does, or there is something else in that file.
+    """
+    if CONTRACT not in bundle.manifest["files"]:
+        return
+    try:
+        recorded = json.loads((bundle.folder / CONTRACT).read_text(encoding="utf-8"))
+        wanted = {name: recorded[name] for name in _HELD}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{bundle.folder / CONTRACT} cannot be read: {error!r}") from None
+    for place, there, was in _differences({name: bundle.manifest.get(name) for name in _HELD}, wanted, ""):
+        raise BundleError(
+            f"{bundle.folder}: {place} in manifest.json is {there}, and was {was} where the bundle was built",
+            hint="publish the bundle again: edgetl build",
+        )
+
+
 def tensor_difference(bundle: Bundle, golden: Golden) -> float:
-    """The largest difference of a golden tensor made here from the recorded one; inf where their shapes differ."""
+    """The largest difference of a golden tensor made here from the recorded one.
+
+    It is inf where their shapes differ, or where either is not finite.
+    """
     contract = bundle.preprocessing
     inputs = contract.together([contract(source) for source in golden.sources])
     if inputs.shape != golden.inputs.shape:
         return math.inf
-    return float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0))
+    difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0))
+    return difference if math.isfinite(difference) else math.inf
 
 
 def refuse_labels(bundle: Bundle, golden: Golden) -> None:
@@ -126,6 +171,17 @@ def recorded_parity(bundle: Bundle, engine: EngineEntry) -> dict[str, Any]:
     return {}
 
 
+def not_finite(name: str, got: NDArray[np.float32]) -> str | None:
+    """Why an engine is refused whatever was recorded of it: NaN and infinity are no answers; None where there is none.
+
+    Args:
+        name: Of the engine.
+        got: Its outputs for the golden inputs, (n, k).
+    """
+    wrong = int((~np.isfinite(got).all(1)).sum())
+    return f"{name} returned NaN or infinite values for {wrong} of {len(got)} golden inputs" if wrong else None
+
+
 def refusal(name: str, parity: Mapping[str, Any], agreed: NDArray[np.bool_]) -> str | None:
     """Why an engine is not the one that the bundle was built with, by its answers to the golden inputs.
 
@@ -164,3 +220,22 @@ def _first_difference(labels: Sequence[str], classes: Sequence[str]) -> str:
         return f"{len(labels)} instead of {len(classes)}"
     place = next(place for place, name in enumerate(labels) if name != classes[place])
     return f"output {place} is '{labels[place]}' there, and was '{classes[place]}'"
+
+
+def _differences(there: Any, was: Any, place: str) -> Iterator[tuple[str, str, str]]:
+    """Where two JSON values differ, and what stands there and there, in words."""
+    if isinstance(there, dict) and isinstance(was, dict):
+        for name in dict.fromkeys((*was, *there)):
+            inside = f"{place}.{name}" if place else name
+            if name in there and name in was:
+                yield from _differences(there[name], was[name], inside)
+            else:
+                one, other = (_spoken(each[name]) if name in each else "nothing" for each in (there, was))
+                yield inside, one, other
+    elif json.dumps(there) != json.dumps(was):
+        yield place, _spoken(there), _spoken(was)
+
+
+def _spoken(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SPOKEN else f"{text[:_SPOKEN]} …"

@@ -28,6 +28,8 @@ def bundle_manifest() -> dict[str, Any]:
     return {
         "name": "pets",
         "version": "1.0.0",
+        "task": "image-classification",
+        "inputs": [{"name": "x", "shape": ["batch", 3, 8, 8], "dtype": "float32", "batch": [1, 4]}],
         "labels": LABELS,
         "preprocessing": ImagePreprocessing(height=8, width=8).to_json(),
         "decision": {"kind": "largest"},

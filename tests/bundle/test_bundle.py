@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from edgetl.runtime.bundle import canonical, open_bundle
 from edgetl.runtime.opening import open_engine
 
 MakeBundle = Callable[..., Path]
+INPUTS, OUTPUTS = np.zeros((1, 3, 8, 8), np.float32), np.ones((1, 3), np.float32)
 
 
 def public(key: Path) -> Path:
@@ -206,6 +208,26 @@ def test_a_manifest_may_not_reach_outside(
         lambda manifest: manifest.update(preprocessing={"colour": 1}),
         lambda manifest: manifest.update(preprocessing=3),
         lambda manifest: manifest.update(schema=2),
+        lambda manifest: manifest.pop("inputs"),
+        lambda manifest: manifest.update(inputs=[]),
+        lambda manifest: manifest["inputs"][0].update(batch=["x"]),
+        lambda manifest: manifest["inputs"][0].update(batch=[4, 1]),
+        lambda manifest: manifest["inputs"][0].update(batch=[True, 4]),
+        lambda manifest: manifest["inputs"][0].update(name=None),
+        lambda manifest: manifest.update(task=7),
+        lambda manifest: manifest.update(labels="cat"),
+        lambda manifest: manifest.update(labels=["cat", "dog", 3]),
+        lambda manifest: manifest["engines"][0].update(status="perhaps"),
+        lambda manifest: manifest["engines"][0].update(latency=None),
+        lambda manifest: manifest["engines"][0].update(latency={"p50_ms": "fast"}),
+        lambda manifest: manifest["engines"][0].update(latency={"p50_ms": float("nan")}),
+        lambda manifest: manifest["engines"][0].update(parity=[]),
+        lambda manifest: manifest["engines"][0].update(parity={"agreement": "high"}),
+        lambda manifest: manifest["engines"][0].update(parity={"agreement": float("nan")}),
+        lambda manifest: manifest["engines"][0].update(parity={"agreement": 1.5}),
+        lambda manifest: manifest["engines"][0].update(parity={"samples": "all"}),
+        lambda manifest: manifest["engines"][0].update(parity={"sqnr_db": "40"}),
+        lambda manifest: manifest["engines"][0].update(parity={"sqnr_db": float("-inf")}),
     ],
 )
 def test_a_signed_manifest_of_the_wrong_shape(
@@ -338,3 +360,37 @@ def test_an_engine_of_an_unknown_backend(tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(BundleError, match="cannot open engines of 'tflite'"):
         open_engine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        (None, "has no golden inputs"),
+        (b"", "cannot be read"),
+        (b"PK\x03\x04 no archive", "cannot be read"),
+        ({"names": np.array(["a.png"])}, "cannot be read"),
+        ({"names": np.array([], dtype=np.str_), "inputs": INPUTS[:0], "outputs": OUTPUTS[:0]}, "no golden input"),
+        (
+            {"names": np.array(["../../b.png"]), "inputs": INPUTS, "outputs": OUTPUTS},
+            r"there is no golden input \.\./\.\./b\.png",
+        ),
+        ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS[:0]}, "do not fit together"),
+        ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS * np.nan}, "not finite"),
+        ({"names": np.array(["a.png"], dtype=object), "inputs": INPUTS, "outputs": OUTPUTS}, "cannot be read"),
+    ],
+)
+def test_golden_inputs_that_no_build_writes(
+    make_bundle: MakeBundle, signing_key: Path, arrays: dict[str, np.ndarray] | bytes | None, said: str
+) -> None:
+    folder = make_bundle()
+    file = folder / "golden" / "golden.npz"
+    if isinstance(arrays, dict):
+        np.savez(file, **arrays)
+    elif arrays is None:
+        file.unlink()
+    else:
+        file.write_bytes(arrays)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write.seal(folder, {key: value for key, value in manifest.items() if key not in ("schema", "files")}, signing_key)
+    with pytest.raises(BundleError, match=said):
+        open_bundle(folder).golden()

@@ -118,6 +118,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = {
         "name": "tiny",
         "version": "1.0.0",
+        "task": "image-classification",
         "labels": ["dark", "bright"],
         "preprocessing": contract.to_json(),
         "decision": {"kind": "largest"},

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgetl.bundle import sign, write
@@ -45,6 +46,26 @@ def test_run_with_a_chosen_engine_or_a_bad_image(edgetl, built, shapes, argument
         done.failed(code, *words)
     else:
         assert done.code == 0, done.err
+
+
+def test_labels_command_neither_a_terminal_nor_a_runner(edgetl, built, shapes, tmp_path):
+    """Escape sequences, a line of its own for GitHub's runner, and what turns the text behind it."""
+    labels = ["\x1b[31mbox\x07", "cross\n::error::stop", "disc\u202e"]
+    bundle = shutil.copytree(built.bundle, tmp_path / "bundle")
+    with np.load(bundle / "golden" / "golden.npz") as arrays:
+        golden = {**arrays, "classes": np.array(labels)}
+    np.savez(bundle / "golden" / "golden.npz", **golden)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    sign.make_key(tmp_path / "key.pem")
+    write.seal(bundle, {**kept, "labels": labels}, tmp_path / "key.pem")
+    for done in (edgetl("run", bundle, image_of(shapes, "cross")), edgetl("inspect", bundle)):
+        assert done.code == 0, done.err
+        assert not set(done.out) & {"\x1b", "\x07", "\u202e"}
+        assert not any(line.startswith("::") for line in done.out.splitlines())
+        assert "cross ::error::stop" in done.out
+    found = edgetl("run", bundle, image_of(shapes, "cross"), "--json").document["result"]["predictions"]
+    assert found[0]["label"] == labels[1], "programs are given the label as it is"
 
 
 def test_inspect_shows_a_bundle_and_its_graph(edgetl, built):
@@ -97,8 +118,18 @@ def test_verify_finds_one_changed_byte_in_any_file(edgetl, built, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("mean", [0.1, 0.2, 0.3], "the recorded tensors were made with mean (0.485, 0.456, 0.406)"),
-        ("std", [1.0, 1.0, 1.0], "and standard deviation (0.229, 0.224, 0.225)"),
+        (
+            "mean",
+            [0.1, 0.2, 0.3],
+            "preprocessing.mean in manifest.json is [0.1, 0.2, 0.3], and was [0.485, 0.456, 0.406]",
+        ),
+        ("std", [1.0, 1.0, 1.0], "and was [0.229, 0.224, 0.225] where the bundle was built"),
+        ("resize", "stretch", 'preprocessing.resize in manifest.json is "stretch", and was "crop"'),
+        (
+            "decision",
+            {"kind": "multi-label", "thresholds": [0.5] * 3},
+            'decision.kind in manifest.json is "multi-label"',
+        ),
         ("labels", ["cross", "box", "disc"], "output 0 is 'cross' there, and was 'box'"),
     ],
 )
@@ -114,8 +145,7 @@ def test_verify_and_run_tell_what_is_wrong_though_a_bundle_is_signed(
     done = edgetl("verify", bundle)
     assert done.code == 7, done.err
     assert words in done.err
-    opened = words if field == "labels" else "preprocessing on this machine differs from the recorded one"
-    edgetl("run", bundle, image_of(shapes)).failed(7, opened, hint="edgetl")
+    edgetl("run", bundle, image_of(shapes)).failed(7, words, hint="edgetl")
     done = edgetl("run", bundle, image_of(shapes), "--no-replay")
     assert done.code == 0, done.err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgetl.metrics import metric
 from edgetl.parity.compare import Comparison, compare
 from edgetl.parity.numeric import Tolerance, sqnr_db
 from edgetl.parity.paired import least_bound, samples_needed, upper_bound
+from edgetl.runtime.decision import MultiLabel, Similarity
 
 CONFIDENCES = st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.99])
 
@@ -248,7 +250,7 @@ def test_the_same_engine_passes_with_samples_enough_and_says_so() -> None:
     found = comparing(labels, labels, labels)
     assert found.passed
     assert (found.agreement, found.max_abs_error, found.sqnr_db) == (1.0, 0.0, 200.0)
-    assert found.statement == "with 95% confidence top-1 drops by less than 1.00 points (allowed 1.00)"
+    assert found.statement == "with 95% confidence top-1 drops by less than 0.997 points (allowed 1.000)"
 
 
 def test_too_few_samples_show_nothing_even_for_the_same_engine() -> None:
@@ -274,8 +276,8 @@ def test_what_samples_do_not_decide_is_undecided_and_says_what_would() -> None:
     assert found.drop_lower <= found.max_drop < found.drop_upper
     assert found.samples_to_decide is not None and found.samples_to_decide > 1000
     assert found.statement == (
-        "undecided: top-1 drops by 0.80 points on these 1000 samples; with 95% confidence it may be up to 1.44, and"
-        f" 1.00 are allowed; some {-(-found.samples_to_decide // 1000) * 1000:,} samples would decide it"
+        "undecided: top-1 drops by 0.80 points on these 1000 samples; with 95% confidence it may drop by up to 1.44,"
+        f" and 1.00 are allowed; some {-(-found.samples_to_decide // 1000) * 1000:,} samples would decide it"
     )
 
 
@@ -338,6 +340,43 @@ def test_a_better_engine_passes() -> None:
 def test_the_statement_does_not_round_the_confidence() -> None:
     labels = [0] * 1000
     assert "with 97.5% confidence" in comparing(labels, labels, labels, confidence=0.975).statement
+    assert "with 99.99999% confidence" in comparing(labels, labels, labels, confidence=0.9999999).statement
+
+
+def test_a_statement_tells_a_limit_from_nothing_and_a_rise_from_a_drop() -> None:
+    labels = [0] * 1000
+    assert "below 0.001 points" in comparing(labels, labels, labels, max_drop=1e-5).statement
+    found = comparing([1] * 100 + [0] * 900, labels, labels)
+    assert re.match(r"with 95% confidence top-1 rises by at least 8\.\d\d points \(a drop of 1\.00 is", found.statement)
+    undecided = comparing([1] * 30 + [0] * 970, [0] * 30 + [1] * 28 + [0] * 942, labels)
+    assert undecided.statement.startswith("undecided: top-1 rises by 0.20 points on these 1000 samples; with 95% conf")
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "confidence"), [(0.0, 0.95), (-0.1, 0.95), (1.1, 0.95), (math.nan, 0.95), (0.01, 1.0), (0.01, 0.4)]
+)
+def test_a_gate_that_is_none(max_drop: float, confidence: float) -> None:
+    with pytest.raises(DataError, match="parity needs 0 < max_drop <= 1"):
+        comparing([0] * 9, [0] * 9, [0] * 9, max_drop=max_drop, confidence=confidence)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_no_class_has(label: int) -> None:
+    labels = np.array([0, label])
+    with pytest.raises(DataError, match="for 4 classes"):
+        compare(logits([0, 1]), logits([0, 1]), labels, max_drop=0.01, confidence=0.95, classes=("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("name", ["macro-f1", "auc"])
+def test_no_test_set_tells_a_smaller_drop_than_so_many_equal_samples_rule_out(name: str) -> None:
+    """An engine that returned NaN was said to have shown a drop of nothing."""
+    random = np.random.default_rng(4)
+    reference, labels = random.normal(size=(300, 2)), random.integers(0, 2, 300)
+    reference[:, 1] += 9.0 * (labels - 0.5)
+    nothing = np.full((300, 2), np.nan)
+    for outputs, least in ((nothing, 1.0), (reference, least_bound(300, 0.95))):
+        found = compare(reference, outputs, labels, max_drop=0.01, confidence=0.95, metric=metric(name))
+        assert found.detectable_drop >= least
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -352,6 +391,25 @@ def test_an_engine_with_nan_or_infinite_outputs_fails(bad: float) -> None:
     assert found.sqnr_db == -200.0
     assert found.statement == "the engine returned NaN or infinite values"
     json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_decides_nothing_about_labels_and_pairs_either(bad: float) -> None:
+    """Zeros in its place would name every label whose threshold is a half or less, and some of them rightly."""
+    reference = np.where(np.arange(40)[:, None] % np.array([2, 3, 5]) == 0, 4.0, -4.0)
+    outputs = reference.copy()
+    outputs[:10, 1] = bad
+    truth = (reference > 0).astype(np.int64)
+    several = MultiLabel(thresholds=(0.5, 0.5, 0.5))
+    found = compare(reference, outputs, truth, max_drop=0.5, confidence=0.95, metric=metric("map"), decision=several)
+    assert (found.worse, found.better, found.agreement) == (30, 0, 0.75)
+    people = np.repeat(np.arange(4), 10)
+    points = np.eye(4)[people]
+    outputs = points.copy()
+    outputs[0] = bad
+    alike = Similarity(threshold=0.5)
+    found = compare(points, outputs, people, max_drop=0.5, confidence=0.95, metric=metric("tar"), decision=alike)
+    assert found.worse == 39 and found.agreement == pytest.approx(1 - 39 / 780)
 
 
 def test_a_reference_with_nan_proves_nothing() -> None:

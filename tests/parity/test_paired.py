@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 from math import comb
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgetl.parity.paired import (
     samples_needed,
     samples_to_decide,
     upper_bound,
+    worse_by_samples,
 )
 
 CASES = 1000
@@ -51,6 +53,25 @@ class TestMcNemar:
     def test_negative_counts(self) -> None:
         with pytest.raises(DataError, match="cannot be negative"):
             mcnemar_worse(-1, 3)
+
+
+class TestSeveralDecisionsOnASample:
+    @given(st.lists(st.integers(-4, 4), max_size=10))
+    def test_against_all_signs(self, losses: list[int]) -> None:
+        sums = [sum(signs) for signs in product(*((-abs(loss), abs(loss)) for loss in losses))]
+        share = sum(each >= sum(losses) for each in sums) / len(sums)
+        assert worse_by_samples(np.array(losses, np.int64)) == pytest.approx(share, rel=1e-9)
+
+    @given(st.integers(0, 300), st.integers(0, 300))
+    def test_one_decision_each_is_mcnemars_test(self, worse: int, better: int) -> None:
+        found = worse_by_samples(np.repeat([1, -1, 0], [worse, better, 7]))
+        assert found == pytest.approx(mcnemar_worse(worse, better), rel=1e-9)
+
+    def test_very_many_are_taken_for_normal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses = np.repeat([3, -3, 1, -1, 2], [400, 370, 900, 850, 20])
+        exact = worse_by_samples(losses)
+        monkeypatch.setattr("edgetl.parity.paired._MOST_EXACT", 100)
+        assert worse_by_samples(losses) == pytest.approx(exact, rel=0.05)
 
 
 class TestSimulated:

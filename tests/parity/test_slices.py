@@ -40,6 +40,21 @@ def test_false_alarms_are_no_more_than_stated_however_many_slices_there_are() ->
     assert alarms <= 0.05 * 300
 
 
+def test_labels_of_one_sample_that_change_together_are_no_more_evidence_than_the_sample() -> None:
+    """An engine as good as the reference, which changes a sample's labels all to the better or all to the worse."""
+    random = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(200):
+        reference = random.random((300, 20)) < 0.9
+        engine = reference.copy()
+        sign, touched = random.choice([-1, 0, 1], 300, p=[0.03, 0.94, 0.03])[:, None], random.random((300, 20)) < 0.4
+        reference[(sign != 0) & touched] = (sign > 0).repeat(20, 1)[(sign != 0) & touched]
+        engine[(sign != 0) & touched] = (sign < 0).repeat(20, 1)[(sign != 0) & touched]
+        cameras = random.choice(list("abc"), 300).tolist()
+        alarms += any(each.regressed for each in slices(reference, engine, {"camera": cameras}, 0.95))
+    assert alarms <= 0.05 * 200 + 6  # two standard errors; counted label by label they were half of all
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abc")), min_size=1, max_size=60))
 def test_slices_of_a_column_add_up(rows: list[tuple[bool, bool, str]]) -> None:
     reference, engine = (np.array([row[place] for row in rows]) for place in (0, 1))

@@ -32,6 +32,7 @@ from edgetl.pipeline.engines import open_graph  # noqa: E402
 from edgetl.pipeline.precisions import facts_of  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.tools import Tools  # noqa: E402
+from edgetl.runtime.bundle import open_bundle  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
 from edgetl.specs import BatchRange  # noqa: E402
 
@@ -392,6 +393,36 @@ def over_the_batch(model: Any) -> None:
 def test_an_engine_of_another_graph(seal: Seal, target: str, change: Change, said: str) -> None:
     with pytest.raises(ParityError, match=said):
         verified(seal(target, "fp32", change=change), layers=False)
+
+
+def one_weight_is_nan(model: Any) -> None:
+    """In the last layer, for one class: seven of eight pictures would still be named rightly, were it not looked at."""
+    item = constant(model, "head_b")
+    array = numpy_helper.to_array(item).copy()
+    array[4] = np.nan
+    item.CopyFrom(numpy_helper.from_array(array, item.name))
+
+
+@pytest.mark.parametrize("target", ["x86-64-cpu", "intel-cpu"])
+def test_an_engine_that_returns_nan_is_named_as_one(seal: Seal, target: str) -> None:
+    bundle = seal(target, "fp32", change=one_weight_is_nan)
+    said = "fp32 returned NaN or infinite values for 8 of 8 golden inputs"
+    with pytest.raises(ParityError, match=said):
+        verified(bundle, layers=False)
+    with pytest.raises(ParityError, match=said):
+        open_bundle(bundle).open()
+
+
+def other_name(model: Any) -> None:
+    """The output under another name than in the float graph."""
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "y" else name for name in node.output]
+    model.graph.output[0].name = "scores"
+
+
+def test_an_output_of_another_name_is_told_where_layers_are_looked_at(seal: Seal) -> None:
+    (engine,) = verified(seal("x86-64-cpu", "fp32", change=other_name)).engines
+    assert engine.layers is None and "its output 'scores' is no tensor of model.onnx" in engine.layers_skipped
 
 
 # --- looking changes what is looked at --------------------------------------------------------------------------------

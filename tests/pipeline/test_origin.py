@@ -54,6 +54,7 @@ def test_keys_stand_on_their_lines_or_on_their_tables(session):
     lines = {(each.key, each.target): TEXT.splitlines()[each.line - 1] for each in origin.settings(session)}
     assert lines["parity.max_drop", ""] == "max_drop = 0.02"
     assert lines["parity.require", ""] == "[parity]"
+    assert lines["parity.tolerances.int8", ""] == "[parity]"
     assert lines["project", ""].startswith("project = ")
     assert lines["data.slices", ""] == "[data]"
     assert ("quantize.recipe", "") not in lines

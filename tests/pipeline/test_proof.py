@@ -22,7 +22,16 @@ from edgetl.parity.numeric import Tolerance
 from edgetl.pipeline import choice, present, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.engines import Candidate, Engine
-from edgetl.pipeline.gates import check_budgets, check_gate, gate, refuse_implausible, refuse_unstable, tolerance
+from edgetl.pipeline.gates import (
+    check_budgets,
+    check_gate,
+    gate,
+    refuse_implausible,
+    refuse_unstable,
+    samples_in_groups,
+    tolerance,
+    too_few_samples,
+)
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.source_task import SourceChange
 from edgetl.pipeline.timing import NO_TIMINGS, Timings
@@ -150,6 +159,15 @@ def test_a_metric_that_is_no_share_of_right_decisions_has_no_sequential_gate() -
     check_gate(Config.model_validate({"schema": 1, **common, "data": images}))
     with pytest.raises(ConfigError, match=r"counting right decisions, and this project measures AUC"):
         check_gate(Config.model_validate({"schema": 1, **common, "data": {**images, "metric": "auc"}}))
+
+
+def test_faces_have_no_slices() -> None:
+    """They were asked for, and nothing said that there were none."""
+    data = {"task": "face-verification", "manifest": "m.csv", "slices": ["camera"]}
+    common = {"schema": 1, "project": {"name": "p"}, "target": [{"device": "cpu"}]}
+    with pytest.raises(ConfigError, match=r"data\.slices names 'camera', and TAR at FAR 1% is of pairs"):
+        check_gate(Config.model_validate({**common, "data": data}))
+    check_gate(Config.model_validate({**common, "data": {**data, "task": "image-classification"}}))
 
 
 def test_limits_of_the_numbers_are_the_users_where_there_are_some() -> None:
@@ -333,6 +351,36 @@ def test_a_target_without_a_passing_precision_fails() -> None:
         "  cpu fp32: top-1 drops by 3.00 points",
     ]
     assert caught.value.hint
+
+
+def test_where_nothing_is_decided_the_hint_asks_for_samples_and_not_for_calibration() -> None:
+    undecided = proven("int8", False)
+    assert undecided.comparison is not None
+    undecided = replace(undecided, comparison=replace(undecided.comparison, outcome="undecided"))
+    for found, hint in (
+        ([undecided], "more test samples, a larger"),
+        ([undecided, proven("fp32", False)], "more calib"),
+    ):
+        with pytest.raises(ParityError) as caught:
+            gate(config(), decide(found, NO_TIMINGS))
+        assert (caught.value.hint or "").startswith(hint)
+
+
+@pytest.mark.parametrize(("samples", "max_drop", "needed"), [(298, 0.01, 299), (299, 0.01, None), (58, 0.05, 59)])
+def test_too_few_samples_are_told_before_training(samples: int, max_drop: float, needed: int | None) -> None:
+    said = too_few_samples(config(max_drop=max_drop), samples)
+    assert (f"at least {needed} are needed, and the build will fail" in said) if needed else said == ""
+    allowed = too_few_samples(config(max_drop=max_drop, undecided="allow"), samples)
+    assert "will fail" not in allowed and bool(allowed) == bool(needed)
+
+
+@pytest.mark.parametrize(
+    ("groups", "apart"), [(["a", "a", "b", None, None, ""], 5), (["a", "b", None, None], None), ([None] * 3, None)]
+)
+def test_samples_that_belong_together_are_told(groups: list[str | None], apart: int | None) -> None:
+    said = samples_in_groups(groups, drawn_together=False)
+    assert (f"{len(groups)} test samples are {apart} groups" in said) if apart else said == ""
+    assert samples_in_groups(groups, drawn_together=True) == ""
 
 
 def test_any_needs_one_and_all_needs_every_precision() -> None:

@@ -275,7 +275,7 @@ def _figures(
         slices=slices, regressions=tuple(each for each in slices if each.regressed),
         samples=SAMPLES, score=top1, agreement=agreement, drop=0.978 - top1, drop_upper=upper,
         interval=(-0.002, upper + 0.001), detectable_drop=0.006,
-        max_abs_error=errors[0], mean_abs_error=errors[1], sqnr_db=errors[2],
+        max_abs_error=errors[0], mean_abs_error=errors[1], cosine=1.0 - errors[1] ** 2, sqnr_db=errors[2],
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from edgetl.report import model
 from edgetl.report.card import metadata, render_card, wilson, yaml
+from edgetl.report.html import render
+from edgetl.report.markdown import render_markdown
 from edgetl.report.markup import clean
 
 yaml_reader = pytest.importorskip("yaml", reason="extra train brings PyYAML")
@@ -60,7 +62,7 @@ def test_the_card_tells_what_a_user_must_know(good):
         "| head | 20 | 18 |",
         "helped: with 95% confidence",
         "PyTorch has top-1 97.8 % (95 % interval 96.69 to 98.54)",
-        "A drop of 0.60 points would probably have shown.",
+        "Of every engine a drop of 0.60 points would probably have shown.",
         "class three is worse than PyTorch: 12 of 100",
         "rtx-pc fp16 did not run where it was built: built for compute capability 8.9",
         "| x86-64-cpu int8 | onnxruntime | CPUExecutionProvider | 100.0 | 99.9 | 3.7 |",
@@ -70,6 +72,35 @@ def test_the_card_tells_what_a_user_must_know(good):
     ):
         assert wanted in text, wanted
     assert "was to run in int8 and runs in fp32" in text
+
+
+def test_what_would_have_shown_is_what_would_have_of_every_engine(good):
+    """One engine that differs on more samples needs a larger drop to be told from none."""
+    engines = list(good.engines)
+    place = next(place for place, each in enumerate(engines) if each.parity)
+    engines[place] = dataclasses.replace(
+        engines[place], parity=dataclasses.replace(engines[place].parity, detectable_drop=0.0237)
+    )
+    changed = dataclasses.replace(good, engines=tuple(engines))
+    assert "Of every engine a drop of 2.37 points would probably have shown." in render_card(changed)
+    assert "A drop of 2.37 points or more would probably have shown on these samples, of every engine." in render(
+        changed
+    )
+
+
+def test_a_sequential_gate_is_told_as_one_in_every_text(good):
+    """Of 360 samples engines had seen 74, and the report said that they passed on the same 360, by a bound."""
+    engines = tuple(
+        dataclasses.replace(each, parity=dataclasses.replace(each.parity, samples=74)) if each.parity else each
+        for each in good.engines
+    )
+    changed = dataclasses.replace(good, engines=engines, sequential=True)
+    for text in (render_card(changed), render_markdown(changed), render(changed)):
+        said = " ".join(text.split())
+        assert "in random order until its parity was decided: 74 of 1,000." in said
+        assert "they describe, and decide nothing" in said
+        assert "confidence bound of its drop" not in said and "would probably have shown" not in said
+    assert "interval of the change" in render(good) and "interval of the change" not in render(changed)
 
 
 def test_wilson_against_known_values():

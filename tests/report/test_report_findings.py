@@ -48,6 +48,19 @@ def test_findings_stand_at_the_line_that_decides_or_at_its_table(bad):
     assert line_of(bad, "target.precisions", "intel-cpu") == 44
 
 
+def test_numbers_beyond_their_limits_stand_at_the_limit_and_not_at_the_drop(good):
+    engine = dataclasses.replace(
+        good.engines[0], precision="fp32", parity_gate=model.Gate(outcome="failed", message="SQNR is 40 dB")
+    )
+    limit = model.Setting(key="parity.tolerances.fp32", target="", line=25)
+    report = dataclasses.replace(good, engines=(engine,), settings=(*good.settings, limit))
+    assert engine.parity.drop_upper <= report.max_drop
+    assert [each.line for each in findings(report) if each.rule.id == "edgetl/parity-failed"] == [25]
+    worse = dataclasses.replace(engine, parity=dataclasses.replace(engine.parity, drop_upper=0.5))
+    report = dataclasses.replace(report, engines=(worse,))
+    assert [each.line for each in findings(report) if each.rule.id == "edgetl/parity-failed"] == [21]
+
+
 def test_a_share_of_an_accelerator_is_told_of_it_and_what_the_target_allows_is_a_note(good):
     def told(**facts):
         engine = dataclasses.replace(good.engines[0], provider="GPU", **facts)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import html
 import importlib.util
+import math
 import re
 import sys
 from html.parser import HTMLParser
@@ -19,6 +21,7 @@ from edgetl.report.html import render
 from edgetl.report.numbers import significant
 from edgetl.report.pareto import front
 from edgetl.report.svg import Box, place_labels
+from edgetl.report.tables import cosine_text
 
 _spec = importlib.util.spec_from_file_location("edgetl_sample_report", Path(__file__).with_name("sample.py"))
 assert _spec is not None and _spec.loader is not None
@@ -104,9 +107,38 @@ def test_every_engine_stands_in_the_table_with_its_figures() -> None:
         if engine.parity and engine.latency:
             assert f"{engine.parity.score * 100:.1f}" in mine[0]
             assert f"{engine.latency.p50_ms:.2f}" in mine[0]
-            assert len(mine) == 3 + len(engine.parity.regressions)
+            assert len(mine) == 4 + len(engine.parity.regressions)
         else:
             assert numbers.DASH in mine[0]
+
+
+def test_parity_tells_four_figures_of_the_numbers_and_the_whole_statement_outside_the_table(good: model.Report) -> None:
+    """In the last of eleven columns the statement was one word wide, and cut off where the window was 1100 pixels."""
+    gate = model.Gate(outcome="passed", message="with 95% confidence it drops by less than <1> point")
+    engines = [dataclasses.replace(each, parity_gate=gate) if each.parity else each for each in good.engines]
+    engine = next(each for each in engines if each.parity)
+    good = dataclasses.replace(good, engines=tuple(engines))
+    section = re.search(r'<h2 id="parity.*?</section>', render(good), re.S)
+    assert section is not None and engine.parity is not None
+    rows, said = section[0].partition("</table>")[::2]
+    assert all(f">{name}" in said for name in ("largest error", "mean error", "cosine", "SQNR"))
+    assert cosine_text(engine.parity.cosine) in said
+    assert html.escape(gate.message) not in rows and html.escape(gate.message) in said
+
+
+@pytest.mark.parametrize(
+    ("cosine", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (1.0, "1.0000"),
+        (0.98765, "0.9877"),
+        (1 - 2.5e-6, "1 − 2.5 × 10⁻⁶"),
+        (-1.0, "−1.0000"),
+    ],
+)
+def test_a_cosine_near_one_is_not_rounded_to_it(cosine: float | None, text: str) -> None:
+    assert cosine_text(cosine) == text
 
 
 def test_what_learned_stands_below_the_curves() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper  # noqa: E402
 
 from edgetl.bundle import sign, write  # noqa: E402
 from edgetl.errors import BundleError, ParityError  # noqa: E402
+from edgetl.pipeline.check import verify_bundle  # noqa: E402
 from edgetl.runtime import bundle as runtime  # noqa: E402
 from edgetl.runtime import replay  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
@@ -44,10 +46,16 @@ def colours(path: Path) -> None:
 
 @pytest.fixture
 def seal(tmp_path: Path) -> Seal:
-    """A function: agreement that was recorded, golden outputs that PyTorch would have given otherwise, changes to the
-    manifest → a signed bundle."""
+    """A function: agreement that was recorded, golden outputs that PyTorch would have given otherwise, sides of the
+    golden pictures, changes to the manifest → a signed bundle."""
 
-    def make(agreement: float | None = 1.0, others: int = 0, golden: bool = True, **changes: Any) -> Path:
+    def make(
+        agreement: float | None = 1.0,
+        others: int = 0,
+        golden: bool = True,
+        size: tuple[int, int] = (10, 12),
+        **changes: Any,
+    ) -> Path:
         folder = tmp_path / "bundle"
         engine = folder / "engines" / "cpu" / "fp32"
         engine.mkdir(parents=True)
@@ -59,7 +67,7 @@ def seal(tmp_path: Path) -> Seal:
         if golden:
             (folder / "golden").mkdir()
             for number, name in enumerate(names):
-                pixels = np.full((10, 12, 3), 40, np.uint8)
+                pixels = np.full((*size, 3), 40, np.uint8)
                 pixels[..., number % 3] = 120 + 10 * number
                 Image.fromarray(pixels).save(folder / "golden" / name)
             inputs = CONTRACT.together([CONTRACT(folder / "golden" / name) for name in names])
@@ -73,8 +81,11 @@ def seal(tmp_path: Path) -> Seal:
         manifest = {
             "name": "colours", "version": "1.0.0", "task": "image-classification", "labels": LABELS,
             "inputs": [{"name": "x", "shape": ["batch", 3, 8, 8], "dtype": "float32", "batch": [1, 4]}],
+            "outputs": [{"name": "y", "shape": ["batch", 3], "dtype": "float32"}],
             "decision": {"kind": "largest"}, "preprocessing": CONTRACT.to_json(), "engines": [entry],
         }  # fmt: skip
+        if golden:
+            replay.write_contract(folder, manifest)
         key = tmp_path / "key.pem"
         sign.make_key(key)
         write.seal(folder, {**manifest, **changes}, key)
@@ -92,8 +103,14 @@ def test_a_bundle_that_is_as_it_was_built_opens_and_answers(seal: Seal) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"preprocessing": {**CONTRACT.to_json(), "mean": [0.1, 0.2, 0.3]}}, "preprocessing on this machine differs"),
-        ({"preprocessing": {**CONTRACT.to_json(), "height": 9}}, "differs from the recorded one by up to inf"),
+        (
+            {"preprocessing": {**CONTRACT.to_json(), "mean": [0.1, 0.2, 0.3]}},
+            r"preprocessing\.mean in manifest\.json is \[0\.1, 0\.2, 0\.3\], and was \[0\.5, 0\.5, 0\.5\]",
+        ),
+        (
+            {"preprocessing": {**CONTRACT.to_json(), "height": 9}},
+            r"preprocessing\.height in manifest\.json is 9, and was 8",
+        ),
         ({"labels": ["green", "red", "blue"]}, "output 0 is 'green' there, and was 'red'"),
         ({"labels": ["red", "green"]}, "2 instead of 3"),
     ],
@@ -107,6 +124,66 @@ def test_another_preprocessing_or_other_labels_are_refused_though_it_is_signed(
     assert caught.value.exit_code == 7
     with open_bundle(folder, replay=False).open() as model:  # asked not to look
         assert model.engine.target == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"preprocessing": {**CONTRACT.to_json(), "resize": "stretch"}},
+            'resize in manifest.json is "stretch", and was "',
+        ),
+        ({"preprocessing": {**CONTRACT.to_json(), "interpolation": "nearest"}}, 'is "nearest", and was "bicubic"'),
+        ({"preprocessing": {**CONTRACT.to_json(), "max_pixels": 9}}, "max_pixels in manifest.json is 9, and was"),
+        ({"decision": {"kind": "multi-label", "thresholds": [0.5] * 3}}, 'decision.kind in manifest.json is "multi-l'),
+        (
+            {"task": "multi-label-images"},
+            'task in manifest.json is "multi-label-images", and was "image-classification"',
+        ),
+        (
+            {"inputs": [{"name": "x", "shape": ["batch", 3, 8, 8], "dtype": "float32", "batch": [1, 64]}]},
+            "inputs in man",
+        ),
+    ],
+)
+def test_what_golden_inputs_cannot_tell_apart_is_refused_all_the_same(
+    seal: Seal, changes: dict[str, Any], said: str
+) -> None:
+    """Pictures of one colour that have the network's own size: no way to resize shows in their tensors."""
+    folder = seal(size=(8, 8), **changes)
+    with pytest.raises(BundleError, match=re.escape(said)) as caught:
+        open_bundle(folder).open()
+    assert caught.value.exit_code == 7
+    with pytest.raises(BundleError, match=re.escape(said)):
+        verify_bundle(folder)
+
+
+def test_of_a_bundle_without_a_written_contract_the_tensors_are_compared(seal: Seal, tmp_path: Path) -> None:
+    folder = seal(preprocessing={**CONTRACT.to_json(), "mean": [0.1, 0.2, 0.3]})
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / replay.CONTRACT).unlink()
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    write.seal(folder, kept, tmp_path / "key.pem")
+    with pytest.raises(BundleError, match="preprocessing on this machine differs from the recorded one by up to"):
+        open_bundle(folder).open()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"task": "image-classification"}', "[" * 100_000])
+def test_a_written_contract_that_is_none(seal: Seal, tmp_path: Path, content: str) -> None:
+    folder = seal()
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / replay.CONTRACT).write_text(content, encoding="utf-8")
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    write.seal(folder, kept, tmp_path / "key.pem")
+    with pytest.raises(BundleError, match=r"contract\.json cannot be read"):
+        open_bundle(folder).open()
+
+
+def test_a_golden_tensor_that_is_no_number_is_another_one(seal: Seal) -> None:
+    bundle = open_bundle(seal())
+    golden = bundle.golden()
+    golden.inputs[0, 0, 0, 0] = np.nan
+    assert replay.tensor_difference(bundle, golden) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -186,3 +263,24 @@ def test_a_bundle_without_golden_inputs_says_so(seal: Seal) -> None:
     with pytest.raises(BundleError, match="has no golden inputs to replay") as caught:
         open_bundle(seal(golden=False)).open()
     assert "replay=False" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("few", [1, 3])
+def test_nan_for_one_golden_input_is_refused_though_so_many_may_be_missed(seal: Seal, few: int) -> None:
+    got = np.zeros((8, 3), np.float32)
+    assert replay.not_finite("cpu fp32", got) is None
+    got[:few, 1] = np.nan
+    said = replay.not_finite("cpu fp32", got)
+    assert said == f"cpu fp32 returned NaN or infinite values for {few} of 8 golden inputs"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_an_engine_that_no_library_opens_is_a_defect_of_the_bundle(seal: Seal, tmp_path: Path, content: bytes) -> None:
+    folder = seal()
+    (folder / "engines" / "cpu" / "fp32" / "model.onnx").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    write.seal(folder, kept, tmp_path / "key.pem")
+    with pytest.raises(BundleError, match="the engine for cpu fp32 cannot be opened") as caught:
+        open_bundle(folder).open()
+    assert caught.value.exit_code == 7

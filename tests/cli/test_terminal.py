@@ -1,0 +1,36 @@
+"""What is printed commands nobody."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from edgetl.cli.terminal import TerminalReporter, harmless, print_error, print_text
+from edgetl.errors import DataError
+
+NAME = "\x1b[2Jcat\n  ::error file=x::stop\u202e"
+
+
+@example("a\r::b")
+@example("a\r\n \u2028::b")
+@given(st.text(alphabet=st.sampled_from("a:\n\r \t\x0b\x1b\x85\u2028\u202e")))
+def test_no_line_begins_a_command(text: str) -> None:
+    assert not any(line.lstrip().startswith("::") for line in harmless(text).splitlines())
+    assert not set(harmless(text)) & {"\x1b", "\u202e", "\x85", "\x0b"}
+
+
+@pytest.mark.parametrize("text", ["", "a::b", "std::vector: 1", "one\n  two", "Zürich 漢字 10⁻⁴"])
+def test_other_text_stays(text: str) -> None:
+    assert harmless(text) == text
+
+
+def test_results_errors_hints_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text(NAME)
+    TerminalReporter().note(NAME)
+    print_error(DataError(f"a label is {NAME}", hint=NAME), as_json=False)
+    out, err = capsys.readouterr()
+    assert out.startswith("\ufffd[2Jcat\n")
+    for line in (out + err).splitlines():
+        assert not line.lstrip().startswith("::")
+    assert err.count(": :error") == 3 and "\x1b" not in out + err
