@@ -27,7 +27,8 @@ from edgetl.errors import UsageError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
-_WARMUP = 20
+_WARMUP, _WARMUP_S = 20, 2.0
+"""Queries of each of two rounds, of which at least one is made, and seconds after which no other is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,7 @@ def _warm(issue: Issue, plan: Plan) -> float:
         per_query=plan.per_query,
         min_duration_s=0.0,
         min_queries=_WARMUP,
+        max_duration_s=_WARMUP_S,
     )
     run(issue, pilot)
     return run(issue, pilot).percentile_ns(0.5) / 1e6

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -219,12 +221,14 @@ class OnnxRuntimeRunner:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if optimised is not None:
             options.optimized_model_filepath = str(optimised)
-        if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         try:
-            first = (self._provider, self._provider_options)
-            session = ort.InferenceSession(str(self._model), options, providers=[first, *behind])
+            # What these two print of libraries and providers that do not start would stand in the middle of our output.
+            with redirect_stdout(sys.stderr):
+                if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
+                    ort.preload_dlls()  # of NVIDIA's Python packages, where they are not on the library path
+                first = (self._provider, self._provider_options)
+                session = ort.InferenceSession(str(self._model), options, providers=[first, *behind])
         except Exception as error:  # its errors have no base of their own, and no public names
             raise ModelError(f"ONNX Runtime cannot load {self._model.name}: {error}") from error
         if self._provider not in session.get_providers():
@@ -251,6 +255,8 @@ def why_no_provider(provider: str) -> str | None:
             OnnxRuntimeRunner(path, provider=provider)
         except ProviderError:
             return f"{provider} does not start here: no device, or its libraries are missing"
+        except ModelError as error:  # a driver that is too old, a device that fails: the graph is not to blame
+            return f"{provider} does not start here: {error.message.partition(': ')[2]}"
     return None
 
 

@@ -120,6 +120,34 @@ def test_a_provider_that_cannot_start_is_never_replaced(small_graph: SmallGraph)
     assert "does not start here" in str(ort_runtime.why_no_provider("CUDAExecutionProvider"))
 
 
+def test_what_onnx_runtime_prints_of_a_provider_is_no_part_of_our_output(
+    small_graph: SmallGraph, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It tells of a provider that fails on stdout, where ``--json`` has one document alone."""
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build has no TensorRT provider")
+    if not this_machine().problem:
+        pytest.skip("this machine has an NVIDIA GPU")
+    with pytest.raises(ProviderError, match="could not start TensorrtExecutionProvider"):
+        OnnxRuntimeRunner(small_graph(), provider="TensorrtExecutionProvider")
+    out, err = capfd.readouterr()
+    assert out == "" and "EP Error" in err
+
+
+def test_a_provider_that_refuses_every_graph_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("ONNX Runtime cannot load identity.onnx: CUDA failure 35: driver version is insufficient")
+
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_runtime, "OnnxRuntimeRunner", refuse)
+    reason = ort_runtime.why_no_provider("CUDAExecutionProvider")
+    assert reason == "CUDAExecutionProvider does not start here: CUDA failure 35: driver version is insufficient"
+
+
 def test_the_cpu_provider_starts() -> None:
     assert ort_runtime.why_no_provider("CPUExecutionProvider") is None
 

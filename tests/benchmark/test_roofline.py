@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetl.benchmark._ceilings import falling
 from edgetl.benchmark.ceilings import Ceiling, Ceilings, device_of, measure_ceilings, no_ceilings
 from edgetl.benchmark.plausibility import most_multiply_adds
 from edgetl.benchmark.roofline import Layer, roofline
@@ -146,3 +147,9 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     (tmp_path / "false").chmod(0o755)
     with pytest.raises(MeasurementError, match="could not be measured: no memory"):
         measure_ceilings(threads=1)
+
+
+def test_small_tensors_have_at_least_the_bandwidth_of_large_ones() -> None:
+    """A GPU's copies of 256 KiB are launches, and little else."""
+    launched = [(1 << 18, 2e11), (1 << 20, 8e11), (1 << 22, 2.5e12), (1 << 24, 5e12), (1 << 28, 4e12)]
+    assert falling(launched) == ((1 << 18, 5e12), (1 << 20, 5e12), (1 << 22, 5e12), (1 << 24, 5e12), (1 << 28, 4e12))

@@ -106,3 +106,14 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingExtraError, match="hdrh") as caught:
         histogram(np.array([1]))
     assert caught.value.hint == "pip install 'edgetl[bench]'"
+
+
+def test_no_interval_begins_below_that_of_a_lower_percentile() -> None:
+    """Of few processes that differ, that of p99 reached below the median: there it cannot be."""
+    number = np.arange(5 * 160)
+    level = np.array([1.0, 1.01, 1.0, 0.99, 1.4])[number // 160]
+    times = np.rint(1e6 * level * np.random.default_rng(3).lognormal(0.0, 0.04, len(number))).astype(np.int64)
+    times[number // 160 == 2] = np.where(number[:160] % 40 == 0, 4_000_000, times[320:480])
+    found = summarise(times, number // 160, number % 160 // 10)
+    lows = [(found.interval(name) or (0.0, 0.0))[0] for name in ("p50", "p90", "p99")]
+    assert 0 < lows[0] <= lows[1] <= lows[2]

@@ -360,6 +360,7 @@ def test_stages(bench: Bench, bundle: Path) -> None:
         ("--scenario server --rate 1e-3 --bound-ms 3", "662 queries at --rate 0.001 take more than a week"),
         ("--scenario server --rate 1e-300 --bound-ms 3 --queries 2", "take more than a week"),
         ("--scenario fixed-rate --rate 1e-300", "take more than a week"),
+        ("--scenario multi-stream --percentile 99.99999", "p99.99999 takes 66,383,518 queries to speak of"),
         ("--scenario server --rate 30 --bound-ms 0", "above 0 ms"),
         ("--scenario server --rate 30 --bound-ms 3 --find-rate --driver loadgen", "by edgetl's own driver"),
     ],
