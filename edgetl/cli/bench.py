@@ -215,6 +215,8 @@ def _print_ceilings(found: Benchmark) -> None:
         print_text(
             f"ceilings of {ceilings.device}: billions of multiply-adds/s {', '.join(rates) or 'unknown'}{slowest}"
         )
+        if ceilings.disturbed:
+            print_text(f"note: they are too low: others used {ceilings.others:.0%} of the processors meanwhile")
     for item in found.measured:
         if item.roofline is None:
             continue

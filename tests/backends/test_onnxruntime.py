@@ -313,6 +313,34 @@ def test_a_profile_is_of_the_given_inputs(small_graph: SmallGraph) -> None:
     assert all(node.time_ms is not None and 0 <= node.time_ms < 1000 for node in nodes)
 
 
+def test_channels_that_the_engine_fills_up_do_not_count(tmp_path: Path) -> None:
+    """Twenty channels become 32 in registers of AVX-512, and a scaling between two layers a convolution of its own."""
+    onnx = pytest.importorskip("onnx")
+    make, draw = onnx.helper, np.random.default_rng(0)
+    constants = {
+        "a": draw.normal(size=(20, 3, 3, 3)), "b": draw.normal(size=(40, 20, 1, 1)),
+        "c": draw.normal(size=(24, 20, 3, 3)), "s": np.ones(40),
+        "t": draw.normal(size=40), "m": draw.normal(size=40), "v": np.ones(40),
+    }  # fmt: skip
+    nodes = [
+        make.make_node("Conv", ["x", "a"], ["d"], pads=[1, 1, 1, 1]), make.make_node("Relu", ["d"], ["e"]),
+        make.make_node("Conv", ["e", "b"], ["f"]), make.make_node("Relu", ["f"], ["g"]),
+        make.make_node("BatchNormalization", ["g", "s", "t", "m", "v"], ["y"]),
+        make.make_node("Conv", ["e", "c"], ["z"]),
+    ]  # fmt: skip
+    ports = {"x": [1, 3, 16, 16], "y": [1, 40, 16, 16], "z": [1, 24, 14, 14]}
+    values = {name: make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ports.items()}
+    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    graph = make.make_graph(nodes, "g", [values["x"]], [values["y"], values["z"]], weights)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    by_hand = [20 * 27 * 16 * 16, 40 * 20 * 16 * 16, 24 * 180 * 14 * 14]
+    with OnnxRuntimeRunner(tmp_path / "m.onnx", threads=1) as runner:
+        found = runner.profile({"x": np.ones((1, 3, 16, 16), np.float32)}, runs=3)
+        assert dict(runner.placement().multiply_adds) == {"fp32": sum(by_hand)}
+    assert sorted(node.multiply_adds for node in found if node.multiply_adds) == sorted(by_hand)
+
+
 def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
     with OnnxRuntimeRunner(picks, threads=1) as runner:
         nodes = {node.kind: node for node in runner.profile({"ids": np.array([3, 1, 4])}, runs=3)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from edgetl.benchmark._ceilings import falling
 from edgetl.benchmark.ceilings import Ceiling, Ceilings, device_of, measure_ceilings, no_ceilings
 from edgetl.benchmark.plausibility import most_multiply_adds
 from edgetl.benchmark.roofline import Layer, roofline
+from edgetl.benchmark.sensors.linux import allowed_cpus
 from edgetl.errors import MeasurementError, UsageError
 
 CPU = Ceilings(
@@ -136,7 +139,18 @@ def test_this_machine_has_ceilings() -> None:
     assert all(found.unknown.values())
     sizes = [size for size, _ in found.bandwidth]
     assert sizes == sorted(sizes) and len(sizes) >= 5 and all(rate > 1e8 for _, rate in found.bandwidth)
-    assert most_multiply_adds(1, found)["fp32"] == pytest.approx(2 * found.products["fp32"].multiply_adds_per_s)
+    assert found.others is not None and 0 <= found.others <= 1
+    quiet = replace(found, others=0.0)
+    assert most_multiply_adds(1, quiet)["fp32"] == pytest.approx(2 * found.products["fp32"].multiply_adds_per_s)
+
+
+def test_ceilings_beside_a_busy_neighbour_know_of_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as hog:
+        try:
+            found = measure_ceilings(threads=1)
+        finally:
+            hog.kill()
+    assert (found.others or 0) > 0.5 / len(allowed_cpus()) and found.disturbed == ((found.others or 0) >= 0.1)
 
 
 def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
