@@ -6,7 +6,8 @@ is :mod:`edgetl.benchmark.sampler`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from edgetl.benchmark.sensors import energy
 from edgetl.benchmark.sensors.energy import Energy, Floats, Times
 from edgetl.benchmark.sensors.reading import Kind, Reading
+
+_GPUS = re.compile(r"gpu\d+\.|jetson\.(frequency|load)\.(gpu|gr3d)")
+"""Names of what is read of NVIDIA's GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,6 +121,10 @@ class Conditions:
     def fact(self, name: str) -> Reading | None:
         """The fact of a name, known or not."""
         return next((one for one in self.facts if one.name == name), None)
+
+    def without_gpus(self) -> Conditions:
+        """For a measurement that no GPU took part in: an idle one lowers its clock, which says nothing of it."""
+        return replace(self, series=tuple(one for one in self.series if not _GPUS.match(one.name)))
 
     def unknown(self) -> dict[str, str]:
         """Name → why, of everything that could not be read at all."""
