@@ -5,10 +5,10 @@
     python benchmarks/gpu.py --config my/edgetl.toml  # a project of yours instead of the digits
 
 Fine-tunes, exports, compiles and proves as `edgetl build` does, for ONNX Runtime's CUDA provider, TensorRT-RTX and,
-where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs here is queried in
-scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions, energy, ceilings
-and training throughput are written into benchmarks/results/<gpu>.json, after every part anew: what fails, hangs or has
-no time left costs its own figures alone, and is named under "failures".
+where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs on the GPU (without
+one: here) is queried in scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions,
+energy, ceilings and training throughput are written into benchmarks/results/<gpu>.json, after every part anew: what
+fails, hangs or has no time left costs its own figures alone, and is named under "failures".
 
 A target whose library is not installed, or whose engines cannot be built here, is left out with its reason. A build
 whose gates refuse its engines leaves its reports, and the figures are taken from these.
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         document["engines"] = engines_of(built)
         save()
         if built is not None:
-            look_at(run, Path(built["bundle"]), document["engines"], given.seconds, save)
+            queried = {name: each for name, each in document["engines"].items() if not gpus or ran_on_gpu(each)}
+            look_at(run, Path(built["bundle"]), queried, given.seconds, save)
     if gpus and built is not None and not any(ran_on_gpu(engine) for engine in document["engines"].values()):
         run.failures.append("no engine ran on the GPU; the notes of the engines and left_out say why")
     save()
@@ -271,7 +272,8 @@ def look_at(
     run.failures += [failed] if failed else []
     for found in verified["engines"] if verified else ():
         layers = found["layers"]
-        engines[found["name"]]["layers"] = layers["statement"] if layers else found["layers_skipped"]
+        if found["name"] in engines:
+            engines[found["name"]]["layers"] = layers["statement"] if layers else found["layers_skipped"]
 
 
 def ran_on_gpu(engine: dict[str, Any]) -> bool:
