@@ -163,6 +163,11 @@ class Conditions:
             stolen=steal / whole,
         )
 
+    def others_s(self) -> float | None:
+        """Seconds of the processors that others and the hypervisor took between the first and the last reading."""
+        busy, own, steal = (self._increase(f"cpu.{name}") for name in ("busy", "own", "steal"))
+        return None if busy is None or own is None or steal is None else max(0.0, busy - own) + steal
+
     def _increase(self, name: str) -> float | None:
         found = self.get(name)
         return None if found is None else found.increase()
