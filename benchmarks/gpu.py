@@ -3,6 +3,7 @@
     python benchmarks/gpu.py                          # on a machine with an NVIDIA GPU; `make gpu-check` runs it
     python benchmarks/gpu.py --target x86-64-vnni     # the same path without one
     python benchmarks/gpu.py --config my/edgetl.toml  # a project of yours instead of the digits
+    PYTHONPATH=. python3 benchmarks/gpu.py            # with the packages that are there, where none can be installed
 
 Fine-tunes, exports, compiles and proves as `edgetl build` does, for ONNX Runtime's CUDA provider, TensorRT-RTX and,
 where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs on the GPU (without

@@ -104,10 +104,13 @@ def summarise(
         draws: Resamples per level; see :mod:`edgetl.benchmark.bootstrap`.
 
     Raises:
-        UsageError: There are fewer calls than a median needs, or the arrays are not of one length.
+        UsageError: There are fewer calls than a median needs, the arrays are not of one length, a time is negative or
+            no number, or the confidence is not between 0 and 1.
     """
     if not len(times_ns) == len(process) == len(block):
         raise UsageError("every time needs its process and its block")
+    if not np.all(np.asarray(times_ns) >= 0):  # nor is a NaN
+        raise UsageError("a call cannot take less than nothing")
     least = queries_needed(PERCENTILES["p50"])
     if len(times_ns) < least:
         raise UsageError(f"a median needs at least {least} calls; there are {len(times_ns)}", hint="--samples 100")

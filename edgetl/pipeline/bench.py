@@ -89,7 +89,7 @@ class Benchmark:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the comparisons do not say of themselves, in sentences: unlike inputs, a single process."""
+        """What the figures do not say of themselves: a bundle's engine, unlike inputs, a single process."""
         pairs = [*self.comparisons, *(item.comparison for item in self.slowdowns)]
         fed = {item.name: sorted(text.partition(" ")[2] for text in item.sampled.inputs) for item in self.measured}
         found = [
@@ -98,6 +98,8 @@ class Benchmark:
             for pair in pairs
             if pair.name in fed and pair.against in fed and fed[pair.name] != fed[pair.against]
         ]
+        things = [item.sampled.thing for item in self.measured]
+        found = [*(f"timed of {thing.name} is {thing.engine}" for thing in things if thing.engine), *found]
         if pairs and max(pair.rounds for pair in pairs) == 1:
             found.append("one process each: no interval knows what others would have shown; --processes 5")
         return tuple(dict.fromkeys(found))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
-from edgetl.runtime import products
+from edgetl.runtime import cuda_wheels, products
 from edgetl.runtime.runner import EngineNode, FeedsCheck, Placement, Tensors, TensorSpec, check_feeds
 
 _DTYPES = {
@@ -261,8 +261,8 @@ class OnnxRuntimeRunner:
         try:
             # What these two print of libraries and providers that do not start would stand in the middle of our output.
             with redirect_stdout(sys.stderr):
-                if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
-                    ort.preload_dlls()  # of NVIDIA's Python packages, where they are not on the library path
+                if self._provider == "CUDAExecutionProvider":
+                    cuda_wheels.preload(ort)
                 first = (self._provider, self._provider_options)
                 session = ort.InferenceSession(str(self._model), options, providers=[first, *behind])
         except Exception as error:  # its errors have no base of their own, and no public names

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -134,6 +136,36 @@ def test_what_onnx_runtime_prints_of_a_provider_is_no_part_of_our_output(
         OnnxRuntimeRunner(small_graph(), provider="TensorrtExecutionProvider")
     out, err = capfd.readouterr()
     assert out == "" and "EP Error" in err
+
+
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import onnxruntime
+from edgetl.runtime.onnxruntime import why_no_provider
+assert onnxruntime.__file__.startswith(sys.argv[1])
+why_no_provider("CUDAExecutionProvider")
+print("libcublasLt" in Path("/proc/self/maps").read_text(), file=sys.stderr)
+"""
+
+
+def test_cuda_is_found_where_onnx_runtime_is_installed_in_another_folder(tmp_path: Path) -> None:
+    """`pip install --target`: the CUDA libraries are beside PyTorch, and not beside ONNX Runtime."""
+    import onnxruntime
+
+    home = Path(onnxruntime.__file__).parent
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build has no CUDA provider")
+    if not list(home.parent.glob("nvidia/*/lib/libcublasLt.so.*")):
+        pytest.skip("CUDA's Python packages are not installed")
+    (tmp_path / "onnxruntime").symlink_to(home)
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE, str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and done.stderr.splitlines()[-1] == "True"
 
 
 def test_a_provider_that_refuses_every_graph_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,3 +117,17 @@ def test_no_interval_begins_below_that_of_a_lower_percentile() -> None:
     found = summarise(times, number // 160, number % 160 // 10)
     lows = [(found.interval(name) or (0.0, 0.0))[0] for name in ("p50", "p90", "p99")]
     assert 0 < lows[0] <= lows[1] <= lows[2]
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+def test_a_time_that_cannot_be_is_refused(wrong: float) -> None:
+    times, places = np.full(100, 1e6), np.arange(100)
+    times[50] = wrong
+    with pytest.raises(UsageError, match="less than nothing"):
+        summarise(times, places % 2, places // 20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -1.0, 95.0, float("nan")])
+def test_a_confidence_is_a_share(confidence: float) -> None:
+    with pytest.raises(UsageError, match="a confidence is a share between 0 and 1"):
+        summary_of([2_000_000, 2_100_000] * 50, confidence=confidence)

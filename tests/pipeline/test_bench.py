@@ -301,3 +301,13 @@ def test_what_was_fed_with_something_else_did_not_do_the_same_work(tmp_path: Pat
     )
     assert found.to_json()["notes"] == list(found.notes)
     assert bench_things(paths[:1], plan=plan, roofline=False).notes == ()
+
+
+def test_which_engine_of_a_bundle_was_timed_is_told() -> None:
+    one = measured("dist/digits")
+    thing = replace(one.sampled.thing, engine="arm64-cpu int8, which did not run where the bundle was built (no ARM)")
+    timed = replace(one, sampled=replace(one.sampled, thing=thing))
+    found = Benchmark(measured=(timed,), comparisons=(), slowdowns=(), environment={})
+    assert found.notes == (
+        "timed of dist/digits is arm64-cpu int8, which did not run where the bundle was built (no ARM)",
+    )
