@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +147,24 @@ def test_the_figures_of_a_build_that_is_refused_are_kept(
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["latency"]["x86-64-cpu fp32"]["p50_ms"] > 0 and found["parity"]["x86-64-cpu fp32"]["samples"] == 102
     assert found["engines"] == {} and "the latency budget was missed" in found["failures"][0]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_part_that_fails_does_not_keep_the_others_from_running(tmp_path: Path) -> None:
+    for name, code in (("python", 3), ("edgetl", 0)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/ran"\nexit {code}\n', encoding="utf-8")
+        program.chmod(0o755)
+    (tmp_path / "installed").touch()
+    os.utime(tmp_path / "installed", (2e9, 2e9))  # newer than what is to be installed
+    done = subprocess.run(
+        ["make", "gpu-check", f"BIN={tmp_path}", f"STAMP={tmp_path / 'installed'}"],
+        cwd=Path(gpu.__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    ran = (tmp_path / "ran").read_text(encoding="utf-8").splitlines()
+    assert ran == ["doctor", "benchmarks/gpu.py", "benchmarks/training.py", "-m pytest -m gpu"]
+    assert all(part in done.stderr.partition("failed;")[2] for part in ran[1:]) and "doctor" not in done.stderr
 
 
 def test_a_target_whose_library_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
