@@ -40,11 +40,14 @@ bench: setup  ## speed and memory claims, measured on this machine
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/sketches.py
 
-gpu-check: setup  ## what needs an NVIDIA GPU
-	$(BIN)/edgetl doctor
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/gpu.py
+gpu-check: setup  ## what needs an NVIDIA GPU; a part that fails does not keep the others from running
+	@failed=; \
+	part() { echo "$$@"; "$$@" || failed="$$failed; $$*"; }; \
+	part $(BIN)/edgetl doctor; \
+	part $(BIN)/python benchmarks/gpu.py; \
+	part $(BIN)/python benchmarks/training.py; \
+	part $(BIN)/python -m pytest -m gpu; \
+	test -z "$$failed" || { echo "failed$$failed" >&2; exit 1; }
 
 clean:  ## remove .venv and what builds left
 	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,11 +3,16 @@
     python benchmarks/gpu.py                          # on a machine with an NVIDIA GPU; `make gpu-check` runs it
     python benchmarks/gpu.py --target x86-64-vnni     # the same path without one
     python benchmarks/gpu.py --config my/edgetl.toml  # a project of yours instead of the digits
+    PYTHONPATH=. python3 benchmarks/gpu.py            # with the packages that are there, where none can be installed
 
 Fine-tunes, exports, compiles and proves as `edgetl build` does, for ONNX Runtime's CUDA provider, TensorRT-RTX and,
-where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs here is queried in
-scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions, energy, ceilings
-and training throughput are written into benchmarks/results/<gpu>.json, also where the last part fails.
+where it is installed, TensorRT, beside the processor. Then every engine that was shipped and runs on the GPU (without
+one: here) is queried in scenarios, timed stage by stage, and looked into layer by layer. Parity, latencies, conditions,
+energy, ceilings and training throughput are written into benchmarks/results/<gpu>.json, after every part anew: what
+fails, hangs or has no time left costs its own figures alone, and is named under "failures".
+
+A target whose library is not installed, or whose engines cannot be built here, is left out with its reason. A build
+whose gates refuse its engines leaves its reports, and the figures are taken from these.
 """
 
 from __future__ import annotations
@@ -20,11 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgetl import backends, catalog
 from edgetl.benchmark import environment
+from edgetl.benchmark.ceilings import Device, measure_ceilings
+from edgetl.errors import EdgetlError
 from edgetl.pipeline import start
 from edgetl.runtime.nvidia import this_machine
 
@@ -59,33 +67,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", action="append", help=f"may be repeated [default: {', '.join(TARGETS)}]")
     parser.add_argument("--config", type=Path, help="edgetl.toml of another project, with targets of its own")
     parser.add_argument("--seconds", type=float, default=5.0, help="that each scenario lasts at least")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing more is begun or waited for")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     given = parser.parse_args(arguments)
-    gpus = environment.gpu_names()
+    gpus = environment.gpu_names() or [gpu.name for gpu in this_machine().gpus]
     if not gpus and not given.target:
         sys.exit("nvidia-smi finds no NVIDIA GPU here; --target x86-64-vnni measures the processor")
-    began = time.perf_counter()
+    run = Run(minutes=given.minutes)
+    file = given.results / f"{slug((gpus or [environment.cpu_name()])[0])}.json"
+    document: dict[str, Any] = {"environment": environment.environment(), "ceilings": gpu_ceilings(run, gpus)}
+
+    def save() -> None:
+        done = {**document, "failures": run.failures, "seconds": round(run.seconds, 1)}
+        given.results.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = given.config or project(folder / "project", given.target or [*TARGETS, *tensorrt(folder)])
-        only = [each for target in given.target or () if given.config for each in ("--target", target)]
-        places = ("--store", folder / "store", "--set", f'bundle.output="{folder / "dist"}"')
-        built, failed = edgetl("build", config, *places, *only)
-        if built is None:
-            sys.exit(failed)
-        document = gathered(Path(built["bundle"]), built)
-        document["engines"], failures = looked_at(Path(built["bundle"]), built, given.seconds)
-    document["seconds"] = round(time.perf_counter() - began, 1)
-    given.results.mkdir(parents=True, exist_ok=True)
-    file = given.results / f"{slug((gpus or [environment.cpu_name()])[0])}.json"
-    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    for each, latency in document["latency"].items():
+        targets, document["left_out"] = given.target or [], {}
+        if not given.config:
+            targets, document["left_out"] = installed(targets or [*TARGETS, *tensorrt(folder)])
+        config = given.config or project(folder / "project", targets)
+        built = build(run, config, targets, folder, document["left_out"])
+        if (folder / "reports" / "bench.json").is_file():
+            found = gathered(folder / "reports", built)
+            document |= {**found, "ceilings": {**document["ceilings"], **found["ceilings"]}}
+        elif not gpus:
+            sys.exit("\n".join(run.failures))  # with a GPU there are its ceilings at least
+        document["engines"] = engines_of(built)
+        save()
+        if built is not None:
+            queried = {name: each for name, each in document["engines"].items() if not gpus or ran_on_gpu(each)}
+            look_at(run, Path(built["bundle"]), queried, given.seconds, save)
+    if gpus and built is not None and not any(ran_on_gpu(engine) for engine in document["engines"].values()):
+        run.failures.append("no engine ran on the GPU; the notes of the engines and left_out say why")
+    save()
+    for each, latency in document.get("latency", {}).items():
         print(f"{each:34} p50 {latency['p50_ms']:.3f} ms")
-    print(f"wrote {file} after {document['seconds']:.0f} s")
-    if gpus and not any(ran_on_gpu(engine) for engine in document["engines"].values()):
-        failures.append("no engine ran on the GPU; the notes of the engines say why")
-    if failures:
-        sys.exit("\n".join(failures))
+    for each, reason in document["left_out"].items():
+        print(f"{each} was left out: {reason}")
+    print(f"wrote {file} after {run.seconds:.0f} s")
+    if run.failures:
+        sys.exit("\n".join(run.failures))
 
 
 def project(folder: Path, targets: Sequence[str]) -> Path:
@@ -107,61 +130,134 @@ def tensorrt(folder: Path) -> list[str]:
     return [str(path)]
 
 
-def edgetl(*arguments: str | Path) -> tuple[Any, str]:
-    """Run `edgetl … --json`: what it found, None where it failed; and how it failed."""
-    words = [str(each) for each in arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "edgetl", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode == 0:
-        return json.loads(done.stdout)["result"], ""
+class Run:
+    """Commands of edgetl, which have a time together, and what failed of them.
+
+    Args:
+        minutes: After which none is begun or waited for.
+    """
+
+    def __init__(self, *, minutes: float) -> None:
+        self._began = time.perf_counter()
+        self._most_s = 60.0 * minutes
+        self.failures: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.perf_counter() - self._began
+
+    def edgetl(self, *arguments: str | Path) -> tuple[Any, str]:
+        """Run `edgetl … --json`: what it found, None where it failed; and how it failed."""
+        words = [str(each) for each in arguments]
+        left_s = self._most_s - self.seconds
+        over = f"the {self._most_s / 60.0:g} minutes are over"
+        if left_s <= 0:
+            return None, f"edgetl {words[0]} was not begun: {over}"
+        command = [sys.executable, "-m", "edgetl", *words, "--json"]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=left_s)
+        except subprocess.TimeoutExpired:
+            return None, f"edgetl {words[0]} was ended: {over}"
+        try:
+            found = json.loads(done.stdout)["result"]
+            failed = found["message"] if done.returncode else ""
+        except (ValueError, KeyError, TypeError):  # it crashed, or a library wrote to stdout
+            failed = "see above"
+        if failed:
+            return None, f"edgetl {words[0]} ended with exit code {done.returncode}: {failed}"
+        return found, ""
+
+
+def installed(targets: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The targets whose library is here, and why the others are left out: a build with one of those would not begin."""
+    left_out = {}
+    for name in targets:
+        target = catalog.target(name)
+        backend = backends.backend(target.backend)
+        if backend.version() is None:
+            left_out[name] = f"{target.backend} is not installed: pip install 'edgetl[{backend.extra}]'"
+    return [name for name in targets if name not in left_out], left_out
+
+
+def build(run: Run, config: Path, targets: Sequence[str], folder: Path, left_out: dict[str, str]) -> Any:
+    """What `edgetl build --json` says; None where it failed. "reports" has its reports, also where it was refused.
+
+    Where it ends before there are reports, the engines of each target are compiled by themselves, and the targets of
+    which that fails are left out. The store keeps what has been trained.
+
+    Args:
+        run: Runs the commands; learns what failed.
+        config: Of the project.
+        targets: Of its targets; none: all of them, which are not tried one by one.
+        folder: For the store, the bundle and the reports.
+        left_out: Grows by the targets that are left out, with the reason.
+    """
+    places = ("--store", folder / "store", "--set", f'bundle.output="{folder / "dist"}"')
+
+    def attempt(only: Sequence[str]) -> Any:
+        chosen = [word for target in only for word in ("--target", target)]
+        built, failed = run.edgetl("build", config, *places, *chosen, "--reports", folder / "reports")
+        run.failures += [failed] if failed else []
+        return built
+
+    built = attempt(targets)
+    if built is not None or (folder / "reports" / "bench.json").is_file() or len(targets) < 2:
+        return built
+    reasons = {target: run.edgetl("compile", config, *places, "--target", target)[1] for target in targets}
+    kept = [target for target, reason in reasons.items() if not reason]
+    left_out |= {target: reason for target, reason in reasons.items() if reason}
+    return attempt(kept) if 0 < len(kept) < len(targets) else None
+
+
+def gpu_ceilings(run: Run, gpus: Sequence[str]) -> dict[str, Any]:
+    """What the GPU can do at most, whatever becomes of the engines; none where there is no GPU."""
+    device: Device = "cuda"
     try:
-        found = json.loads(done.stdout)["result"]["message"]
-    except (ValueError, KeyError):
-        found = "see above"
-    return None, f"edgetl {words[0]} ended with exit code {done.returncode}: {found}"
+        return {device: measure_ceilings(device, threads=environment.usable_cores()).to_json()} if gpus else {}
+    except EdgetlError as error:
+        run.failures.append(error.message)
+        return {}
 
 
-def gathered(bundle: Path, built: dict[str, Any]) -> dict[str, Any]:
+def gathered(reports: Path, built: dict[str, Any] | None) -> dict[str, Any]:
     """What the build found out, without single calls.
 
     Args:
-        bundle: Its folder.
-        built: What `edgetl build --json` says.
+        reports: The folder of its reports.
+        built: What `edgetl build --json` says; None of one that was refused, which does not tell its training.
     """
-    bench, parity = (json.loads((bundle / "reports" / f"{name}.json").read_text()) for name in ("bench", "parity"))
+    bench, parity = (json.loads((reports / f"{name}.json").read_text()) for name in ("bench", "parity"))
     for found in bench["roofline"].values():
         timed = [layer for layer in found["layers"] if layer["time_ms"] is not None]
         found["layers"] = sorted(timed, key=lambda layer: layer["least_ms"] - layer["time_ms"])[:LAYERS]
     left_out = ("schema", "histogram", "steady")
     return {
         **{name: found for name, found in bench.items() if name not in left_out},
-        "training": built["phases"],
+        "training": built["phases"] if built else [],
         "parity": parity["engines"],
     }
 
 
-def looked_at(bundle: Path, built: dict[str, Any], seconds: float) -> tuple[dict[str, Any], list[str]]:
-    """Every engine of a build with what became of it; those that were shipped and run here in scenarios and stages.
+def engines_of(built: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Every engine of a build with what became of it, by name."""
+    facts = ("provider", "status", "shipped", "note", "versions", "placement")
+    made = built["engines"] if built else []
+    return {f"{each['target']} {each['precision']}": {name: each[name] for name in facts} for each in made}
+
+
+def look_at(
+    run: Run, bundle: Path, engines: dict[str, dict[str, Any]], seconds: float, save: Callable[[], None]
+) -> None:
+    """Look into the layers of a bundle's engines, and query those that run here in scenarios and stages.
 
     Args:
+        run: Runs the commands; learns what failed.
         bundle: Its folder.
-        built: What `edgetl build --json` says.
+        engines: By name; what is found out is added to them.
         seconds: That each scenario lasts at least.
-
-    Returns:
-        By engine's name; and what failed.
+        save: Is called after every engine.
     """
-    facts = ("provider", "status", "shipped", "note", "versions", "placement")
-    engines = {
-        f"{each['target']} {each['precision']}": {name: each[name] for name in facts} for each in built["engines"]
-    }
-    failures = []
-    verified, failed = edgetl("verify", bundle, "--layers")
-    failures += [failed] if failed else []
-    for found in verified["engines"] if verified else ():
-        layers = found["layers"]
-        engines[found["name"]]["layers"] = layers["statement"] if layers else found["layers_skipped"]
     for name, engine in engines.items():
         if engine["status"] != "ready" or not engine["shipped"]:
             continue
@@ -169,10 +265,16 @@ def looked_at(bundle: Path, built: dict[str, Any], seconds: float) -> tuple[dict
         chosen = ("bench", bundle, "--target", target, "--precision", precision)
         asked = {each: (*words, "--duration", str(seconds)) for each, words in SCENARIOS.items()}
         for each, words in {**asked, "stages": ("--stages",)}.items():
-            run, failed = edgetl(*chosen, *words)
-            failures += [f"{name}: {failed}"] if failed else []
-            engine[each] = run and run.get("scenario", run.get("stages"))
-    return engines, failures
+            found, failed = run.edgetl(*chosen, *words)
+            run.failures += [f"{name}: {failed}"] if failed else []
+            engine[each] = found and found.get("scenario", found.get("stages"))
+        save()
+    verified, failed = run.edgetl("verify", bundle, "--layers")
+    run.failures += [failed] if failed else []
+    for found in verified["engines"] if verified else ():
+        layers = found["layers"]
+        if found["name"] in engines:
+            engines[found["name"]]["layers"] = layers["statement"] if layers else found["layers_skipped"]
 
 
 def ran_on_gpu(engine: dict[str, Any]) -> bool:

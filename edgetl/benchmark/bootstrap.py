@@ -19,6 +19,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.errors import UsageError
+
 DRAWS = 1000
 """Resamples per level."""
 _AT_ONCE = 1 << 23
@@ -102,7 +104,12 @@ def half_width(across: float, within: float, processes: int, confidence: float, 
 
     Returns:
         nan where nothing is known.
+
+    Raises:
+        UsageError: The confidence is not between 0 and 1.
     """
+    if not 0.0 < confidence < 1.0:
+        raise UsageError(f"a confidence is a share between 0 and 1; given was {confidence}", hint="0.95")
     if processes == 1:
         return student_quantile(confidence, max(1, min(blocks, _MANY) - 1)) * within
     between = student_quantile(confidence, processes - 1) * across

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgetl.benchmark.ceilings import device_of
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.issuing import issue_of
 from edgetl.benchmark.loadgen import LoadGenResult, run_loadgen
@@ -27,7 +28,8 @@ from edgetl.errors import UsageError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
-_WARMUP = 20
+_WARMUP, _WARMUP_S = 20, 2.0
+"""Queries of each of two rounds, of which at least one is made, and seconds after which no other is begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,11 @@ def observe_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> Obs
         use, ended_ns = usage.told(), time.perf_counter_ns()
         sampler.read()
     conditions = sampler.conditions()
+    on_processor = device_of(bundle.choose(drive.target, drive.precision).provider) == "cpu"
+    heard = conditions.without_gpus() if on_processor else conditions
     # A search goes from little load to all that there is: a clock that follows is no fault of the machine.
     limits = Limits(clocks=math.inf) if drive.find_rate else Limits()
-    stability = judge_machine(conditions, began_ns=began_ns, ended_ns=ended_ns, use=BlockUse.of([use]), limits=limits)
+    stability = judge_machine(heard, began_ns=began_ns, ended_ns=ended_ns, use=BlockUse.of([use]), limits=limits)
     return Observed(found=found, conditions=conditions, stability=stability)
 
 
@@ -207,6 +211,7 @@ def _warm(issue: Issue, plan: Plan) -> float:
         per_query=plan.per_query,
         min_duration_s=0.0,
         min_queries=_WARMUP,
+        max_duration_s=_WARMUP_S,
     )
     run(issue, pilot)
     return run(issue, pilot).percentile_ns(0.5) / 1e6

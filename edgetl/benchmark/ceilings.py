@@ -25,6 +25,8 @@ DEVICES: dict[str, Device] = {"cpu": "cpu", "cpuexecutionprovider": "cpu", "cuda
 """How engines call the processor and NVIDIA's GPUs, in lower case, without a number. OpenVINO's "GPU" is Intel's."""
 
 _PATIENCE_S = 180.0
+_MUCH = 0.1
+"""Of two processors, a program that wants one of them takes up to half."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -51,6 +53,14 @@ class Ceilings:
     written both count."""
     unknown: Mapping[str, str] = field(default_factory=dict)
     """Precision → why there is no ceiling of it."""
+    others: float | None = None
+    """Share of the usable processors that other processes, and the hypervisor, took meanwhile; None where the kernel
+    does not tell."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether so much of the machine was taken by others that it can do more than was measured."""
+        return self.others is not None and self.others >= _MUCH
 
     def bytes_per_s(self, size: int) -> float | None:
         """Bandwidth of tensors of a size.
@@ -76,6 +86,7 @@ class Ceilings:
             },
             "bandwidth": [{"bytes": size, "bytes_per_s": rate} for size, rate in self.bandwidth],
             "unknown": dict(self.unknown),
+            "others": self.others,
         }
 
     @classmethod
@@ -87,6 +98,7 @@ class Ceilings:
             products={name: Ceiling(**found) for name, found in values["products"].items()},
             bandwidth=tuple((entry["bytes"], entry["bytes_per_s"]) for entry in values["bandwidth"]),
             unknown=dict(values["unknown"]),
+            others=values.get("others"),
         )
 
 

@@ -6,7 +6,8 @@ is :mod:`edgetl.benchmark.sampler`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from edgetl.benchmark.sensors import energy
 from edgetl.benchmark.sensors.energy import Energy, Floats, Times
 from edgetl.benchmark.sensors.reading import Kind, Reading
+
+_GPUS = re.compile(r"gpu\d+\.|jetson\.(frequency|load)\.(gpu|gr3d)")
+"""Names of what is read of NVIDIA's GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +122,10 @@ class Conditions:
         """The fact of a name, known or not."""
         return next((one for one in self.facts if one.name == name), None)
 
+    def without_gpus(self) -> Conditions:
+        """For a measurement that no GPU took part in: an idle one lowers its clock, which says nothing of it."""
+        return replace(self, series=tuple(one for one in self.series if not _GPUS.match(one.name)))
+
     def unknown(self) -> dict[str, str]:
         """Name → why, of everything that could not be read at all."""
         found = {one.name: one.why for one in self.facts if one.value is None}
@@ -154,6 +162,11 @@ class Conditions:
             idle=(idle + iowait) / whole,
             stolen=steal / whole,
         )
+
+    def others_s(self) -> float | None:
+        """Seconds of the processors that others and the hypervisor took between the first and the last reading."""
+        busy, own, steal = (self._increase(f"cpu.{name}") for name in ("busy", "own", "steal"))
+        return None if busy is None or own is None or steal is None else max(0.0, busy - own) + steal
 
     def _increase(self, name: str) -> float | None:
         found = self.get(name)

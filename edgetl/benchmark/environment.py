@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
@@ -9,6 +10,9 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from edgetl.benchmark.sensors import load
+from edgetl.benchmark.sensors.linux import allowed_cpus
 
 _PACKAGES = (
     "torch", "timm", "onnx", "onnx-ir", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt",
@@ -36,10 +40,14 @@ def load_average() -> float:
 
 
 def usable_cores() -> int:
-    """Processors that this process may use: fewer than the machine has, in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors that this process may use: fewer than the machine has, in a container or by its affinity.
+
+    A quota of processor time counts as so many processors as it takes to use it up: with more threads the kernel would
+    hold all of them back for the rest of each period.
+    """
+    most = len(allowed_cpus())
+    quota = load.quota().value
+    return most if not isinstance(quota, float) else max(1, min(most, math.ceil(quota - 1e-9)))
 
 
 def cpu_name() -> str:

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from edgetl.benchmark.scenarios import Issue, ScenarioResult, no_collection
+from edgetl.benchmark.early_stopping import queries_needed
+from edgetl.benchmark.scenarios import SHOWN, Issue, ScenarioResult, no_collection
 from edgetl.benchmark.schedules import Plan, Scenario
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, TargetError, UsageError
 
@@ -57,14 +58,20 @@ class LoadGenResult:
     version: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values; percentiles for which there are too few queries (offline: samples) are left out."""
+        count = self.samples if self.plan.scenario == "offline" else self.queries
+        told = {
+            name: value / 1e6
+            for name, value in self.latency_ns.items()
+            if name not in SHOWN or count >= queries_needed(SHOWN[name])
+        }
         return {
             "driver": f"MLPerf LoadGen {self.version}",
             "plan": self.plan.to_json(),
             "queries": self.queries,
             "samples": self.samples,
             "samples_per_s": self.samples_per_s,
-            "latency_ms": {name: value / 1e6 for name, value in self.latency_ns.items()},
+            "latency_ms": told,
             "estimate_ms": None if self.estimate_ns is None else self.estimate_ns / 1e6,
             "valid": self.valid,
             "problems": list(self.problems),

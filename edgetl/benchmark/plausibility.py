@@ -25,11 +25,11 @@ def most_multiply_adds(threads: int, measured: Ceilings | None = None) -> dict[s
 
     Args:
         threads: That the engine has.
-        measured: This machine's own ceilings. A processor whose clock rose meanwhile, or that others left more of, does
-            more; twice as much is no clock's doing.
+        measured: This machine's own ceilings. A processor whose clock rose meanwhile does more; twice as much is no
+            clock's doing. Those that were measured while others used the machine say nothing.
     """
     found = {precision: threads * _FASTEST_CLOCK_HZ * number for precision, number in _CORE_PRODUCTS.items()}
-    for precision, ceiling in (measured.products if measured else {}).items():
+    for precision, ceiling in (measured.products if measured and not measured.disturbed else {}).items():
         found[precision] = min(_SLACK * ceiling.multiply_adds_per_s, found.get(precision, math.inf))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -25,6 +26,12 @@ from edgetl.benchmark.things import Thing
 from edgetl.benchmark.usage import Use
 from edgetl.errors import EdgetlError, MeasurementError, ModelError
 
+_OPEN_S = 1800.0
+"""So long an engine may take to be loaded and make its first inference, since some are compiled then; and no longer."""
+_ANSWER_S, _TIMES_SLOWEST = 120.0, 50.0
+"""So long, and besides so many times its slowest calls so far, an engine may take for a block, or to be looked into."""
+_LOOKED_INTO = 200
+"""Calls that looking into an engine counts as: it is profiled, in up to 76."""
 _LEAVE_S = 10.0
 """An engine may take so long to give back its memory before its process is killed."""
 _SHORT_SPINS = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
@@ -94,6 +101,7 @@ class Process:
         """What it is fed with, as "input float32[1, 3, 224, 224]"."""
         self.timer_ns = 0
         """What timing nothing takes there."""
+        self._slowest_s = 0.0
 
     @property
     def pid(self) -> int:
@@ -111,12 +119,13 @@ class Process:
         Raises:
             EdgetlError: What opening it in this process would raise.
         """
-        self._read()
+        self._read(_OPEN_S)
         start_ms = 1e3 * (time.perf_counter() - began)
-        found, _ = self._ask(do="open", thing=self._thing.to_json(), feeds=feeds.to_json(), threads=threads)
+        found, _ = self._ask(_OPEN_S, do="open", thing=self._thing.to_json(), feeds=feeds.to_json(), threads=threads)
         parts = {name: float(found[name]) for name in ("import_ms", "load_ms", "first_ms")}
         self.cold = ColdStart(start_ms=start_ms, **parts)
         self.inputs, self.timer_ns = tuple(found["inputs"]), int(found["timer_ns"])
+        self._slowest_s = self.cold.first_ms / 1e3
 
     def block(self, calls: int) -> Block:
         """Time some calls in a row.
@@ -124,8 +133,9 @@ class Process:
         Raises:
             EdgetlError: The engine failed, or its process died.
         """
-        found, payload = self._ask(do="block", calls=calls)
+        found, payload = self._ask(self._patience_s(calls), do="block", calls=calls)
         starts, times = np.frombuffer(payload, dtype=np.int64).reshape(2, calls)
+        self._slowest_s = max(self._slowest_s, int(times.max(initial=0)) / 1e9)
         return Block(starts_ns=starts, times_ns=times, use=found["use"])
 
     def check(self) -> Check:
@@ -134,7 +144,7 @@ class Process:
         Raises:
             EdgetlError: The engine failed, or its process died.
         """
-        found, _ = self._ask(do="check")
+        found, _ = self._ask(self._patience_s(_LOOKED_INTO), do="check")
         return Check(**{**found, "layers": tuple(Layer(**each) for each in found["layers"])})
 
     def end(self, *, at_once: bool) -> None:
@@ -166,20 +176,42 @@ class Process:
     def _stdout(self) -> BinaryIO:
         return cast(BinaryIO, self._child.stdout)
 
-    def _ask(self, **command: Any) -> tuple[dict[str, Any], bytes]:
+    def _patience_s(self, calls: int) -> float:
+        """How long some calls may take before the engine is taken to hang."""
+        return _ANSWER_S + _TIMES_SLOWEST * calls * self._slowest_s
+
+    def _ask(self, patience_s: float, **command: Any) -> tuple[dict[str, Any], bytes]:
         try:
             write_frame(self._stdin, command)
         except BrokenPipeError:
             raise self._died() from None
-        return self._read()
+        return self._read(patience_s)
 
-    def _read(self) -> tuple[dict[str, Any], bytes]:
+    def _read(self, patience_s: float) -> tuple[dict[str, Any], bytes]:
+        if not self._answers(patience_s):
+            raise MeasurementError(
+                f"the process that timed {self._thing.name} has not answered for {patience_s:.0f} s: its engine hangs",
+                hint="leave it out; a driver that hangs may want the machine to be started again",
+            )
         frame = read_frame(self._stdout)
         if frame is None:
             raise self._died()
         if "error" in frame[0]:
             raise _restored(self._thing, frame[0]["error"])
         return frame
+
+    def _answers(self, patience_s: float) -> bool:
+        """Wait until there is something to read, or the process has ended.
+
+        Seconds are counted one by one: while this process is stopped (Ctrl-Z), no more than one of them goes by.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while patience_s > 0:
+                if selector.select(min(1.0, patience_s)):
+                    return True
+                patience_s -= 1.0
+        return False
 
     def _died(self) -> MeasurementError:
         """What to raise for a process that ended by itself."""

@@ -38,6 +38,7 @@ def facts(root: Path = ROOT, cpus: Sequence[int] | None = None) -> tuple[Reading
     clock = root / "sys/devices/system/clocksource/clocksource0/current_clocksource"
     return (
         *linux.cpu_facts(root, cpus),
+        load.quota(root),
         read_text("system.clock_source", clock, root=root),
         *linux.trip_points(root),
         *jetson.facts(),

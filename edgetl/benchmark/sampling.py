@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.benchmark.ceilings import device_of
 from edgetl.benchmark.comparison import Series
 from edgetl.benchmark.conditions import Conditions, energies
 from edgetl.benchmark.feeds import Feeds
@@ -142,9 +143,11 @@ class Sampled:
         """Whether the calls that count may be believed: see :func:`edgetl.benchmark.stability.judge`.
 
         Args:
-            conditions: What the machine's sensors said meanwhile.
+            conditions: What the machine's sensors said meanwhile; of GPUs it is heard where the thing may use one.
             during: See there, and :func:`span_of`.
         """
+        if conditions is not None and self._on_processor:
+            conditions = conditions.without_gpus()
         keep = self.counted
         with_calls = np.unique(self._of_block[keep])
         return judge(
@@ -169,6 +172,11 @@ class Sampled:
         if run is None:
             return tuple(without_sensor(one.name, one.source, one.why) for one in conditions.energy_sensors())
         return energies(conditions, began_ns=run.began_ns, ended_ns=run.ended_ns, inferences=run.inferences)
+
+    @property
+    def _on_processor(self) -> bool:
+        """Whether everything that the thing multiplies is known to be multiplied by the processor."""
+        return {device_of(layer.provider) for layer in self.check.layers if layer.multiply_adds} == {"cpu"}
 
     @property
     def _of_block(self) -> Integers:

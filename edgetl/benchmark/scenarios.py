@@ -38,7 +38,8 @@ PATIENCE_NS = 1_000_000_000
 _HOPELESS = 30
 """Times the patience: so far behind, the run ends whatever the reason."""
 _ENOUGH_CALLS, _SURE = 5, 3.0
-_SHOWN = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+SHOWN = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+"""Percentiles that a result tells, where there are queries enough for them, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ class ScenarioResult:
         """Plain values; percentiles for which there are too few queries are left out."""
         times, lateness = self.times, self.times.lateness_ns
         latency = {"mean": float(times.latency_ns.mean()), "min": self.ordered_ns[0], "max": self.ordered_ns[-1]}
-        for name, share in _SHOWN.items():
+        for name, share in SHOWN.items():
             if self.queries >= queries_needed(share):
                 latency[name] = self.percentile_ns(share)
         open_loop = self.plan.scenario in OPEN_LOOP

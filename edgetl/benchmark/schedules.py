@@ -62,6 +62,12 @@ class Plan:
             raise UsageError(f"a percentile is a share between 0 and 1, as 0.99; given was {self.percentile}")
         if not self.min_queries:
             needed = 1 if self.scenario == "offline" else queries_needed(self.percentile)
+            if needed > _MOST_QUERIES:
+                raise UsageError(
+                    f"p{100 * self.percentile:.12g} takes {needed:,} queries to speak of; a run has at most"
+                    f" {_MOST_QUERIES:,}",
+                    hint="--percentile 99.9",
+                )
             object.__setattr__(self, "min_queries", max(_LEAST_QUERIES, needed))
         if self.scenario == "fixed-rate" and self.bound_ms is None and self.rate_per_s:
             object.__setattr__(self, "bound_ms", 1e3 / self.rate_per_s)

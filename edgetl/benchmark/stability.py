@@ -13,7 +13,7 @@ not, is simulated in tests/benchmark/test_stability.py and tried for real by ben
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -126,7 +126,7 @@ def judge(
     reasons += timeline.stalls(calls, limits)
     reasons += timeline.interruptions(calls, limits)
     unknown: list[str] = []
-    reasons += _scheduling(use, limits, unknown)
+    reasons += _scheduling(use, limits, unknown, conditions)
     lasted = int(calls.starts[0]), int(calls.starts[-1] + calls.times[-1])
     reasons += _sensors(conditions, during or lasted, limits, unknown)
     return Stability(stable=not reasons, reasons=tuple(reasons), unknown=tuple(unknown))
@@ -137,7 +137,8 @@ def judge_machine(
 ) -> Stability:
     """Look for reasons to distrust a measurement in what was going on around it alone; its times are not looked at.
 
-    For queries that come as they come: that their latencies move is what the scenario is about.
+    For queries that come as they come: that their latencies move is what the scenario is about. So is that an engine's
+    own threads wait for each other, as they do where the kernel wakes several on one processor after a pause.
 
     Args:
         conditions: What the sensors said meanwhile.
@@ -150,7 +151,10 @@ def judge_machine(
         Stable exactly where there is no reason.
     """
     limits, unknown = limits or Limits(), list[str]()
-    reasons = _scheduling(use, limits, unknown) + _sensors(conditions, (began_ns, ended_ns), limits, unknown)
+    reasons = [
+        *(() if _waited_for_itself(use, conditions) else _scheduling(use, limits, unknown, conditions)),
+        *_sensors(conditions, (began_ns, ended_ns), limits, unknown),
+    ]
     return Stability(stable=not reasons, reasons=tuple(reasons), unknown=tuple(unknown))
 
 
@@ -166,7 +170,17 @@ def _column(column: ArrayLike | None, shape: tuple[int, ...], name: str) -> Floa
     return found
 
 
-def _scheduling(use: BlockUse | None, limits: Limits, unknown: list[str]) -> list[Reason]:
+def _waited_for_itself(use: BlockUse | None, conditions: Conditions | None) -> bool:
+    """Whether others used less than half of the time for which the process waited: they cannot have had it all."""
+    others_s = conditions.others_s() if conditions is not None else None
+    if use is None or use.waiting_ns is None or others_s is None:
+        return False
+    return others_s < 0.5 * float(np.nansum(np.asarray(use.waiting_ns, np.float64))) / 1e9
+
+
+def _scheduling(
+    use: BlockUse | None, limits: Limits, unknown: list[str], conditions: Conditions | None
+) -> list[Reason]:
     if use is None:
         unknown.append("processor time and waiting of the timed process (not given)")
         return []
@@ -175,7 +189,8 @@ def _scheduling(use: BlockUse | None, limits: Limits, unknown: list[str]) -> lis
     waiting = _column(use.waiting_ns, wall.shape, "waiting_ns")
     switches = _column(use.involuntary, wall.shape, "involuntary")
     if (there := np.isfinite(wall) & np.isfinite(waiting)).any():
-        return _waited(wall[there], cpu[there], waiting[there], limits)
+        found = _waited(wall[there], cpu[there], waiting[there], limits)
+        return [_of_its_own(one) for one in found] if _waited_for_itself(use, conditions) else found
     unknown.append("time that the timed process waited for a processor (schedstat)")
     there = np.isfinite(wall) & np.isfinite(cpu) & np.isfinite(switches)
     if not there.any():
@@ -197,6 +212,15 @@ def _waited(wall: Floats, cpu: Floats, waiting: Floats, limits: Limits) -> list[
         figures={"waiting": share, "waiting_ms": total / 1e6},
         advice="another process competes for the same processors: stop it, use fewer threads, or pin the measurement",
     )]  # fmt: skip
+
+
+def _of_its_own(waited: Reason) -> Reason:
+    """The same of a process whose threads waited for each other."""
+    return replace(
+        waited,
+        text=f"{waited.text}, and hardly anybody else used one: its own threads waited for each other",
+        advice="use fewer threads, or give the measurement more processors",
+    )
 
 
 def _switched(wall: float, cpu: float, switches: float, limits: Limits) -> list[Reason]:

@@ -104,10 +104,13 @@ def summarise(
         draws: Resamples per level; see :mod:`edgetl.benchmark.bootstrap`.
 
     Raises:
-        UsageError: There are fewer calls than a median needs, or the arrays are not of one length.
+        UsageError: There are fewer calls than a median needs, the arrays are not of one length, a time is negative or
+            no number, or the confidence is not between 0 and 1.
     """
     if not len(times_ns) == len(process) == len(block):
         raise UsageError("every time needs its process and its block")
+    if not np.all(np.asarray(times_ns) >= 0):  # nor is a NaN
+        raise UsageError("a call cannot take less than nothing")
     least = queries_needed(PERCENTILES["p50"])
     if len(times_ns) < least:
         raise UsageError(f"a median needs at least {least} calls; there are {len(times_ns)}", hint="--samples 100")
@@ -138,6 +141,8 @@ def summarise(
             )
             ends = min(low / 1e6, value), max(high / 1e6, value)
             values[f"{name}_interval_ms"] = ends if math.isfinite(ends[1]) else None
+    told = {name: ends for name in PERCENTILES if (ends := values[f"{name}_interval_ms"]) is not None}
+    values |= {f"{name}_interval_ms": ends for name, ends in _in_order(told).items()}
     return Latency(
         **values,
         confidence=confidence,
@@ -180,7 +185,7 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
         name: _ends(name, nearest_rank(ordered, share) / 1e6, factor)
         for (name, share), factor in zip(backed.items(), factors.tolist(), strict=True)
     }
-    return {name: found for name, found in ends.items() if found is not None}
+    return _in_order({name: found for name, found in ends.items() if found is not None})
 
 
 def too_alike(times_ns: NDArray[np.integer]) -> frozenset[str]:
@@ -233,6 +238,20 @@ def _percentiles_of_blocks(
             low, high = np.where(below < ranks, middle + 1, low), np.where(below < ranks, high, middle)
         return ordered[low].astype(np.float64)
 
+    return found
+
+
+def _in_order(intervals: dict[str, Bounds]) -> dict[str, Bounds]:
+    """Intervals of which none begins below that of a lower percentile: the percentile itself cannot lie there.
+
+    Args:
+        intervals: By the names of ascending percentiles.
+    """
+    found: dict[str, Bounds] = {}
+    least = 0.0
+    for name, (low, high) in intervals.items():
+        least = max(least, low)
+        found[name] = least, high
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +45,8 @@ class Thing:
     """Of ONNX Runtime, where the opener is onnxruntime; an engine's folder names its own."""
     imports: tuple[str, ...] = ()
     """Modules that opening it imports."""
+    engine: str = ""
+    """Of a bundle, in words: which of its engines it is, and that it did not run where the bundle was built."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the inverse of :meth:`from_json`."""
@@ -96,7 +98,10 @@ def thing_at(
         from edgetl.runtime.bundle import open_bundle
 
         chosen = open_bundle(path).choose(target, precision)
-        return engine_thing(path / chosen.folder, name=name)
+        words = f"{chosen.target} {chosen.precision}"
+        if chosen.status != "ready":
+            words += f", which did not run where the bundle was built ({chosen.note or chosen.status})"
+        return replace(engine_thing(path / chosen.folder, name=name), engine=words)
     if (path / "engine.json").is_file():
         return engine_thing(path, name=name)
     if (path / "deploy.json").is_file():

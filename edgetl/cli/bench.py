@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _PERCENT = 100.0
 _MOST_CALLS = 10_000_000
 """Every call is kept."""
+_MOST_PROCESSES = 1000
+"""Each takes about half a second to start."""
 _MOST_THREADS = 1024
 """More than any machine has cores: a slip of the finger, which would keep the machine busy for minutes."""
 _SHOWN = {"p999": "p99.9"}
@@ -61,9 +63,14 @@ def _bench(
     samples: Annotated[
         int, typer.Option("--samples", min=20, max=_MOST_CALLS, help="Calls each that count, over all processes.")
     ] = 700,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes each.")] = 5,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=_MOST_PROCESSES, help="Fresh processes each.")
+    ] = 5,
     warmup: Annotated[
-        int, typer.Option("--warmup", min=0, help="Calls per process planned for warming up; its end is found out.")
+        int,
+        typer.Option(
+            "--warmup", min=0, max=_MOST_CALLS, help="Calls per process planned for warming up; its end is found out."
+        ),
     ] = 20,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="Per engine [default: one per core].")
@@ -192,6 +199,8 @@ def _print(found: Benchmark, layers: int) -> None:
         print_text(line)
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:
         print_text(statement)
+    for note in found.notes:
+        print_text(f"note: {note}")
     _print_ceilings(found)
     for item in found.measured:
         if layers and item.roofline is not None:
@@ -206,6 +215,8 @@ def _print_ceilings(found: Benchmark) -> None:
         print_text(
             f"ceilings of {ceilings.device}: billions of multiply-adds/s {', '.join(rates) or 'unknown'}{slowest}"
         )
+        if ceilings.disturbed:
+            print_text(f"note: they are too low: others used {ceilings.others:.0%} of the processors meanwhile")
     for item in found.measured:
         if item.roofline is None:
             continue

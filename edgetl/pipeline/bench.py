@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,23 @@ class Benchmark:
         """What inferences take, in words; see :func:`edgetl.pipeline.timing.energy_lines`."""
         return energy_lines({item.name: item.energy for item in self.measured})
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the figures do not say of themselves: a bundle's engine, unlike inputs, a single process."""
+        pairs = [*self.comparisons, *(item.comparison for item in self.slowdowns)]
+        fed = {item.name: sorted(text.partition(" ")[2] for text in item.sampled.inputs) for item in self.measured}
+        found = [
+            f"{pair.name} was fed with {', '.join(fed[pair.name])}, and {pair.against} with"
+            f" {', '.join(fed[pair.against])}: they did not do the same work"
+            for pair in pairs
+            if pair.name in fed and pair.against in fed and fed[pair.name] != fed[pair.against]
+        ]
+        things = [item.sampled.thing for item in self.measured]
+        found = [*(f"timed of {thing.name} is {thing.engine}" for thing in things if thing.engine), *found]
+        if pairs and max(pair.rounds for pair in pairs) == 1:
+            found.append("one process each: no interval knows what others would have shown; --processes 5")
+        return tuple(dict.fromkeys(found))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the single calls."""
         first = self.measured[0].latency.p50_ms
@@ -107,6 +125,7 @@ class Benchmark:
             ],
             "comparisons": [item.to_json() for item in self.comparisons],
             "slowdowns": [item.to_json() for item in self.slowdowns],
+            "notes": list(self.notes),
             "conditions": self.conditions.to_json(values=False) if self.conditions else None,
             "ceilings": {device: found.to_json() for device, found in self.ceilings.items()},
         }
@@ -296,5 +315,14 @@ def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], fa
         "details": details,
         "sampled": {each.thing.name: each.to_json() for each in sampled},
     }
+    text = json.dumps(document)
     with storage_errors(output.parent):
-        output.write_text(json.dumps(document), encoding="utf-8")
+        if output.exists() and not output.is_file():  # a pipe, or a terminal
+            output.write_text(text, encoding="utf-8")
+            return
+        beside = output.with_name(f".{output.name}.{os.getpid()}")
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(output)
+        finally:
+            beside.unlink(missing_ok=True)

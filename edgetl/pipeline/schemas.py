@@ -233,6 +233,7 @@ def _output_bench() -> dict[str, Any]:
         "measured": {"type": "array", "minItems": 1, "items": both},
         "comparisons": {"type": "array", "items": comparison},
         "slowdowns": {"type": "array", "items": _object(slowdown)},
+        "notes": _TEXTS,
         "conditions": {"type": ["object", "null"], "required": ["facts", "series", "load", "period_s"]},
         "ceilings": {"type": "object"},
     }

@@ -287,7 +287,8 @@ def doubts(
         threads: That it had.
         ceilings: This machine's, where they were measured.
     """
-    rates = None if environment.gpu_names() else plausibility.most_multiply_adds(threads, (ceilings or {}).get("cpu"))
+    devices = {device_of(layer.provider) for layer in sampled.check.layers if layer.multiply_adds}
+    rates = plausibility.most_multiply_adds(threads, (ceilings or {}).get("cpu")) if devices <= {"cpu"} else None
     return plausibility.implausible(latency, sampled.check, timer_ns=sampled.timer_ns, ceilings=rates)
 
 

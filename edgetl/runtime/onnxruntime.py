@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import MissingExtraError, ModelError, ProviderError
-from edgetl.runtime import products
+from edgetl.runtime import _ort_profile, cuda_wheels
 from edgetl.runtime.runner import EngineNode, FeedsCheck, Placement, Tensors, TensorSpec, check_feeds
 
 _DTYPES = {
@@ -29,28 +28,9 @@ _DTYPES = {
 }
 
 
-_KERNEL_TIME = "_kernel_time"
-_END_OF_RUN = "model_run"
-"""The event that follows those of an inference's nodes."""
-
-_PRECISIONS = {
-    "float": "fp32",
-    "double": "fp64",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "uint8": "int8",
-    "int8": "int8",
-}
-
-_INTEGER_KINDS = re.compile(r"QLinear|QGemm|QAttention|DynamicQuantize(MatMul|LSTM)|MatMulInteger|ConvInteger")
-"""Operators that compute in 8-bit integers although some, or all, of their inputs are float."""
-
 _REPEATABLE = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
 """Options of a provider with which every session computes the same. By default the CUDA provider times the algorithms
 of a convolution in each session and takes the fastest, and rounds the factors of float32 products to TF32."""
-
-_ADDED_SUFFIX = re.compile(r"(_token_\d+|_nchwc)+$")
-"""What the passes that change the layout of tensors append to a node's name."""
 
 _PROVIDER_HINT = "check the driver and the CUDA and cuDNN libraries with `edgetl doctor`"
 
@@ -144,7 +124,7 @@ class OnnxRuntimeRunner:
         """
         given = feeds or {spec.name: _zeros(spec) for spec in self._inputs}
         (events,) = self._events(given, warmup=0, runs=1, packed=False, optimised=optimised)
-        return tuple(_node(event) for event in events)
+        return self._unpadded(events, given)
 
     def profile(self, feeds: Tensors, *, runs: int) -> tuple[EngineNode, ...]:
         """The nodes as they run on some inputs; see :meth:`edgetl.runtime.runner.Profiled.profile`.
@@ -164,6 +144,16 @@ class OnnxRuntimeRunner:
             for node, time in zip(nodes, times, strict=True)
         )
 
+    def _unpadded(self, events: list[_ort_profile.Event], feeds: Tensors) -> tuple[EngineNode, ...]:
+        """Nodes with the multiply-adds of the model's channels, where the engine's shapes have them padded.
+
+        These are from a session without the pass that pads.
+        """
+        if not any(_ort_profile.is_blocked(event) for event in events):
+            return tuple(_ort_profile.node(event) for event in events)
+        (others,) = self._events(feeds, warmup=0, runs=1, packed=False, blocked=False)
+        return _ort_profile.unpadded(events, others)
+
     def _infer(self, session: Any, feeds: Tensors) -> list[NDArray[np.generic]]:
         try:
             found: list[NDArray[np.generic]] = session.run(self._names, feeds if type(feeds) is dict else dict(feeds))
@@ -172,21 +162,21 @@ class OnnxRuntimeRunner:
             raise ModelError(f"ONNX Runtime failed on {self._model.name}: {error}") from error
 
     def _events(
-        self, feeds: Tensors, *, warmup: int, runs: int, packed: bool, optimised: Path | None = None
-    ) -> list[list[dict[str, Any]]]:
+        self,
+        feeds: Tensors,
+        *,
+        warmup: int,
+        runs: int,
+        packed: bool,
+        blocked: bool = True,
+        optimised: Path | None = None,
+    ) -> list[list[_ort_profile.Event]]:
         """Per inference that counts, the events of its nodes' kernels in their order."""
         with tempfile.TemporaryDirectory() as folder:
-            session = self._open(profile=Path(folder) / "profile", packed=packed, optimised=optimised)
+            session = self._open(profile=Path(folder) / "profile", packed=packed, blocked=blocked, optimised=optimised)
             for _ in range(warmup + runs):
                 self._infer(session, feeds)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        found: list[list[dict[str, Any]]] = [[]]
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
-                found[-1].append(event)
-            elif event.get("name") == _END_OF_RUN:
-                found.append([])
-        return found[warmup : warmup + runs]
+            return _ort_profile.inferences(Path(session.end_profiling()))[warmup : warmup + runs]
 
     def __enter__(self) -> OnnxRuntimeRunner:
         return self
@@ -196,7 +186,9 @@ class OnnxRuntimeRunner:
     ) -> None:
         self._session = None
 
-    def _open(self, *, profile: Path | None, packed: bool = True, optimised: Path | None = None) -> Any:
+    def _open(
+        self, *, profile: Path | None, packed: bool = True, blocked: bool = True, optimised: Path | None = None
+    ) -> Any:
         ort = _library()
         ort.set_default_logger_severity(4)  # a provider that cannot start is our error, not a line on the terminal
         there = ort.get_available_providers()
@@ -212,6 +204,8 @@ class OnnxRuntimeRunner:
         options.enable_cpu_mem_arena = not self._frugal
         if not self._optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif not blocked:  # every pass but those of the layout
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry(*_spinning(ort.__version__))
         if profile is not None:
             options.enable_profiling = True
@@ -221,8 +215,6 @@ class OnnxRuntimeRunner:
             options.add_session_config_entry("session.disable_prepacking", "1")
         if optimised is not None:
             options.optimized_model_filepath = str(optimised)
-        if self._provider == "CUDAExecutionProvider" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where they are not on the library path
         behind = [] if self._provider == "CPUExecutionProvider" else ["CPUExecutionProvider"]
         providers = [(self._provider, self._provider_options), *behind]
         try:
@@ -245,6 +237,8 @@ class OnnxRuntimeRunner:
         return session
 
     def _start(self, options: Any, providers: list[Any]) -> Any:
+        if self._provider == "CUDAExecutionProvider":
+            cuda_wheels.preload(_library())
         # Its fallback would print a banner into what a command prints, and leave out providers.
         how: dict[str, Any] = {"providers": providers, "enable_fallback": 0}
         try:
@@ -278,8 +272,9 @@ def why_no_provider(provider: str) -> str | None:
         path.write_bytes(_IDENTITY)
         try:
             OnnxRuntimeRunner(path, provider=provider)
-        except ProviderError:
-            return f"{provider} does not start here: no device, or its libraries are missing"
+        except ProviderError as error:
+            _, told, reason = error.message.partition(f"could not start {provider}: ")
+            return f"{provider} does not start here: " + (reason if told else "no device, or its libraries are missing")
     return None
 
 
@@ -309,59 +304,3 @@ def _spec(node: Any) -> TensorSpec:
 
 def _zeros(spec: TensorSpec) -> NDArray[np.generic]:
     return np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], dtype=spec.dtype)
-
-
-def _node(event: dict[str, Any]) -> EngineNode:
-    """A node from the event of its execution."""
-    facts = event["args"]
-    kind = facts.get("op_name", "unknown")
-    inputs, outputs = _tensors(facts.get("input_type_shape", [])), _tensors(facts.get("output_type_shape", []))
-    types = [name for name, _ in inputs] or [name for name, _ in outputs] or ["unknown"]
-    name = event["name"][: -len(_KERNEL_TIME)]
-    return EngineNode(
-        name=name,
-        kind=kind,
-        precision="int8" if _INTEGER_KINDS.match(kind) else _PRECISIONS.get(types[0], types[0]),
-        multiply_adds=_multiply_adds(kind, [shape for _, shape in inputs], [shape for _, shape in outputs]),
-        provider=facts.get("provider", "unknown"),
-        output_precision=_PRECISIONS.get(outputs[0][0], outputs[0][0]) if outputs else "",
-        origins=(_ADDED_SUFFIX.sub("", name),),
-        **products.traffic(
-            kind,
-            constants=int(facts.get("parameter_size", 0)),
-            read=int(facts.get("activation_size", 0)),
-            written=int(facts.get("output_size", 0)),
-        ),
-    )
-
-
-def _tensors(found: list[dict[str, list[int]]]) -> list[tuple[str, list[int]]]:
-    """Type and shape of each tensor in the profile's ``input_type_shape``; an absent optional one is left out there."""
-    return [next(iter(tensor.items())) for tensor in found if tensor]
-
-
-_SECOND_FACTOR = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
-"""Operator → which input the weights are, where scale and zero point of the first come between; else the second."""
-
-
-def _multiply_adds(kind: str, inputs: list[list[int]], outputs: list[list[int]]) -> int:
-    """Of ONNX Runtime's operators; those of Einsum are not known, because a profile has no attributes."""
-    place = _SECOND_FACTOR.get(kind, 1)
-    if len(inputs) <= place or not outputs:
-        return 0
-    first, second, output = inputs[0], inputs[place], outputs[0]
-    if kind.endswith(("Conv", "ConvInteger")):
-        return products.convolution(output, second)
-    if kind.endswith("ConvTranspose"):
-        return products.transposed_convolution(first, second)
-    if kind == "MatMulNBits":
-        return products.matrix_product(first[-1:], output)  # its packed weights tell no shape
-    if kind.endswith("Gemm") or "MatMul" in kind:
-        return products.matrix_product(first, output)
-    if kind in ("RNN", "GRU", "LSTM", "DynamicQuantizeLSTM") and len(inputs) > 2:
-        return products.recurrent(first, second, inputs[2])
-    if kind.endswith("Attention"):
-        if len(second) == 2:
-            return products.packed_attention(first, second)
-        return products.attention(first, second, inputs[2]) if len(inputs) > 2 else 0
-    return 0

@@ -1,7 +1,7 @@
 """Multiply-adds of convolutions and matrix products, and bytes moved, from what an engine reports of its nodes.
 
 Multiply-adds are counted as the layer is defined, whatever algorithm computes it; bias and scaling are not. Where an
-engine has padded the channels to its registers' width, its shapes have the padding in them, and so has the count.
+engine has padded the channels to its registers' width, its shapes have the padding in them, and so have the bytes.
 """
 
 from __future__ import annotations

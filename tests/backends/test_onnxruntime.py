@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from edgetl.backends.base import Backend, CompileRequest, EngineRecord
 from edgetl.backends.onnxruntime import OnnxRuntimeBackend
 from edgetl.benchmark._worker import RUN_OUT_S
 from edgetl.errors import BundleError, MissingExtraError, ModelError, ProviderError, UnknownNameError, UsageError
+from edgetl.runtime import _ort_profile
 from edgetl.runtime import onnxruntime as ort_runtime
 from edgetl.runtime.nvidia import this_machine
 from edgetl.runtime.onnxruntime import OnnxRuntimeRunner, _spinning
@@ -170,6 +173,48 @@ def test_an_operator_without_a_kernel_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot load m\.onnx: .*NOT_IMPLEMENTED") as raised:
         OnnxRuntimeRunner(path)
     assert "has no kernel for it" in str(raised.value.hint)
+
+
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import onnxruntime
+from edgetl.runtime.onnxruntime import why_no_provider
+assert onnxruntime.__file__.startswith(sys.argv[1])
+why_no_provider("CUDAExecutionProvider")
+print("libcublasLt" in Path("/proc/self/maps").read_text(), file=sys.stderr)
+"""
+
+
+def test_cuda_is_found_where_onnx_runtime_is_installed_in_another_folder(tmp_path: Path) -> None:
+    """`pip install --target`: the CUDA libraries are beside PyTorch, and not beside ONNX Runtime."""
+    import onnxruntime
+
+    home = Path(onnxruntime.__file__).parent
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build has no CUDA provider")
+    if not list(home.parent.glob("nvidia/*/lib/libcublasLt.so.*")):
+        pytest.skip("CUDA's Python packages are not installed")
+    (tmp_path / "onnxruntime").symlink_to(home)
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE, str(tmp_path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and done.stderr.splitlines()[-1] == "True"
+
+
+def test_a_provider_that_refuses_every_graph_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ProviderError("ONNX Runtime could not start CUDAExecutionProvider: CUDA failure 35: driver too old")
+
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_runtime, "OnnxRuntimeRunner", refuse)
+    reason = ort_runtime.why_no_provider("CUDAExecutionProvider")
+    assert reason == "CUDAExecutionProvider does not start here: CUDA failure 35: driver too old"
 
 
 def test_the_cpu_provider_starts() -> None:
@@ -337,6 +382,34 @@ def test_a_profile_is_of_the_given_inputs(small_graph: SmallGraph) -> None:
     assert all(node.time_ms is not None and 0 <= node.time_ms < 1000 for node in nodes)
 
 
+def test_channels_that_the_engine_fills_up_do_not_count(tmp_path: Path) -> None:
+    """Twenty channels become 32 in registers of AVX-512, and a scaling between two layers a convolution of its own."""
+    onnx = pytest.importorskip("onnx")
+    make, draw = onnx.helper, np.random.default_rng(0)
+    constants = {
+        "a": draw.normal(size=(20, 3, 3, 3)), "b": draw.normal(size=(40, 20, 1, 1)),
+        "c": draw.normal(size=(24, 20, 3, 3)), "s": np.ones(40),
+        "t": draw.normal(size=40), "m": draw.normal(size=40), "v": np.ones(40),
+    }  # fmt: skip
+    nodes = [
+        make.make_node("Conv", ["x", "a"], ["d"], pads=[1, 1, 1, 1]), make.make_node("Relu", ["d"], ["e"]),
+        make.make_node("Conv", ["e", "b"], ["f"]), make.make_node("Relu", ["f"], ["g"]),
+        make.make_node("BatchNormalization", ["g", "s", "t", "m", "v"], ["y"]),
+        make.make_node("Conv", ["e", "c"], ["z"]),
+    ]  # fmt: skip
+    ports = {"x": [1, 3, 16, 16], "y": [1, 40, 16, 16], "z": [1, 24, 14, 14]}
+    values = {name: make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ports.items()}
+    weights = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    graph = make.make_graph(nodes, "g", [values["x"]], [values["y"], values["z"]], weights)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    by_hand = [20 * 27 * 16 * 16, 40 * 20 * 16 * 16, 24 * 180 * 14 * 14]
+    with OnnxRuntimeRunner(tmp_path / "m.onnx", threads=1) as runner:
+        found = runner.profile({"x": np.ones((1, 3, 16, 16), np.float32)}, runs=3)
+        assert dict(runner.placement().multiply_adds) == {"fp32": sum(by_hand)}
+    assert sorted(node.multiply_adds for node in found if node.multiply_adds) == sorted(by_hand)
+
+
 def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
     with OnnxRuntimeRunner(picks, threads=1) as runner:
         nodes = {node.kind: node for node in runner.profile({"ids": np.array([3, 1, 4])}, runs=3)}
@@ -400,6 +473,6 @@ def test_a_node_of_the_profile(
             "output_type_shape": [{name: shape} for name, shape in outputs],
         },
     }
-    node = ort_runtime._node(event)
+    node = _ort_profile.node(event)
     assert (node.kind, node.multiply_adds, node.precision) == (kind, multiply_adds, precision)
     assert (node.name, node.origins) == ("conv_1_token_12", ("conv_1",))

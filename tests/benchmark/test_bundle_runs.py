@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgetl.benchmark import bundle_runs
 from edgetl.benchmark.bundle_runs import Drive, EngineChoice, bench_scenario, bench_stages, rows
 from edgetl.benchmark.peak_rate import PeakRate
 from edgetl.benchmark.scenarios import ScenarioResult
@@ -150,3 +153,17 @@ def test_what_does_not_fit_together(bundle: Bundle) -> None:
         bench_scenario(bundle, plan("server"), Drive(target="mars"))
     with pytest.raises(UsageError, match="at least one sample"):
         bench_stages(bundle, samples=0)
+
+
+def test_warming_up_an_engine_of_slow_queries_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline queries of thousands of samples take seconds each: forty of them were made before the run."""
+    monkeypatch.setattr(bundle_runs, "_WARMUP_S", 0.05)
+    asked: list[int] = []
+
+    def issue(indices: Sequence[int]) -> None:
+        asked.append(len(indices))
+        time.sleep(0.03)
+
+    took_ms = bundle_runs._warm(issue, Plan(scenario="offline", per_query=64))
+    assert 2 <= len(asked) <= 6 and set(asked) == {64}
+    assert took_ms >= 30

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetl.benchmark.early_stopping import estimate, percentile_of
+from edgetl.benchmark.early_stopping import estimate, percentile_of, queries_needed
 from edgetl.benchmark.loadgen import _Answers, _read, agreement, agreement_of, run_loadgen
-from edgetl.benchmark.scenarios import run
+from edgetl.benchmark.scenarios import SHOWN, run
 from edgetl.benchmark.schedules import Plan
 from edgetl.errors import DataError, MissingExtraError, SetupError, TargetError, UsageError
 
@@ -139,7 +139,12 @@ class TestLoadGen:
         assert found.latency_ns["min"] <= found.latency_ns["p50"] <= found.latency_ns["p90"] <= found.latency_ns["max"]
         assert (found.samples_per_s is None) == (plan.scenario == "multi-stream")
         assert (found.estimate_ns is None) == (plan.scenario in ("server", "offline"))
-        assert json.loads(json.dumps(found.to_json()))["driver"].startswith("MLPerf LoadGen ")
+        document = json.loads(json.dumps(found.to_json()))
+        assert document["driver"].startswith("MLPerf LoadGen ")
+        count = found.samples if per_query is None else found.queries
+        backed = {name for name, share in SHOWN.items() if count >= queries_needed(share)}
+        assert set(document["latency_ms"]) == {"mean", "min", "max", *backed}
+        assert "p999" not in backed  # hundreds of queries
 
     @pytest.mark.parametrize(("scenario", "percentile"), [("single-stream", 0.9), ("multi-stream", 0.99)])
     def test_definitions_are_those_of_loadgen(self, tmp_path: Path, scenario: Any, percentile: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,3 +80,11 @@ def test_a_machines_own_ceilings_are_narrower_than_any_machines() -> None:
     found = most_multiply_adds(2, measured)
     assert found["fp32"] == 2e10 < most_multiply_adds(2)["fp32"]
     assert found["int8"] == most_multiply_adds(2)["int8"]  # which was not measured
+
+
+def test_ceilings_that_others_lowered_refuse_nothing() -> None:
+    """A third of the true one was measured beside a busy neighbour: an engine at 70% of that one is no wonder."""
+    products = {"fp32": Ceiling(multiply_adds_per_s=1e10, by="a test")}
+    beside = Ceilings(device="cpu", threads=2, bandwidth=(), products=products, others=0.45)
+    assert most_multiply_adds(2, beside) == most_multiply_adds(2)
+    assert most_multiply_adds(2, replace(beside, others=0.02))["fp32"] == 2e10

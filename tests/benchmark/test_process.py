@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgetl.benchmark import process as process_module
 from edgetl.benchmark._frames import read_frame, write_frame
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import started
@@ -192,6 +193,28 @@ def test_a_killed_process_names_its_signal(engine: Thing) -> None:
         process.block(10**7)
     assert "memory" in (caught.value.hint or "")
     assert caught.value.exit_code == 5
+
+
+def test_an_engine_that_hangs_is_not_waited_for_forever(engine: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_ANSWER_S", 0.3)
+    began = time.monotonic()
+    with (
+        pytest.raises(MeasurementError, match=r"timed nothing has not answered for .* s: its engine hangs"),
+        started(engine, FEEDS, threads=1) as process,
+    ):
+        pid = process.pid
+        os.kill(pid, signal.SIGSTOP)
+        process.block(10)
+    assert time.monotonic() - began < 20 and not lives(pid)
+
+
+def test_an_engine_that_is_slow_is_waited_for(engine: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_ANSWER_S", 0.3)
+    with started(engine, FEEDS, threads=1) as process:
+        monkeypatch.setattr(process, "_slowest_s", 1.0)  # its calls take a second: ten may take some minutes
+        os.kill(process.pid, signal.SIGSTOP)
+        threading.Timer(1.0, os.kill, (process.pid, signal.SIGCONT)).start()
+        assert len(process.block(10).times_ns) == 10
 
 
 def test_a_process_that_ends_by_itself_repeats_its_last_words(tmp_path: Path, engine: Thing) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from edgetl.benchmark import sampling
+from edgetl.benchmark.conditions import Conditions, Series
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import Block, Check, ColdStart
+from edgetl.benchmark.roofline import Layer
 from edgetl.benchmark.sampler import Sampler
 from edgetl.benchmark.sampling import SETTLING, Plan, measure
 from edgetl.benchmark.sensors.reading import Reading
@@ -254,6 +256,29 @@ def test_what_the_system_says_of_blocks_counts_where_their_calls_do(clockwork: C
     blocks = int(found.block[found.process == 0].max()) + 1
     assert [len(each["uses"]) for each in document["processes"]] == [blocks, blocks]
     assert document["processes"][0]["uses"][5]["waiting_ns"] == 10**9
+
+
+@pytest.mark.parametrize("name", ["gpu0.clock.sm", "jetson.frequency.gr3d"])
+def test_a_gpu_that_idles_says_nothing_of_an_engine_on_the_processor(clockwork: Clockwork, name: str) -> None:
+    (found,) = run("a", Plan(samples=140, processes=2, warmup=0))
+    begin, end = found.counted_ns
+    slowing = Series(
+        name=name, unit="MHz", source="a test", kind="level", times_ns=np.linspace(begin, end, 12).astype(np.int64),
+        values=np.array([1980.0] * 6 + [345.0] * 6),
+    )  # fmt: skip
+    seen = Conditions(facts=(), series=(slowing,), period_s=0.5, reading_ms=1.0, background=False)
+
+    def on(*providers: str) -> sampling.Sampled:
+        one = Layer(
+            name="conv", kind="Conv", precision="fp32", provider="", multiply_adds=7, weight_bytes=1,
+            activation_bytes=1, time_ms=None,
+        )  # fmt: skip
+        layers = tuple(replace(one, provider=provider) for provider in providers)
+        return replace(found, check=replace(found.check, layers=layers))
+
+    assert on("CPUExecutionProvider").stability(seen).stable
+    for engine in (on("CUDAExecutionProvider"), on("CPUExecutionProvider", "CUDAExecutionProvider"), on()):
+        assert [reason.kind for reason in engine.stability(seen).reasons] == ["frequency"]
 
 
 def test_sensors_are_read_between_blocks_and_never_within_one(clockwork: Clockwork) -> None:

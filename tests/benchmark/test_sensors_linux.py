@@ -392,3 +392,28 @@ def test_rails_of_a_jetson(tree: Tree) -> None:
     assert values(energy.hwmon_power(root)) == {
         "power.VDD_IN": pytest.approx(5.08), "power.VDD_SOC": None, "power.amdgpu.power1": 35.0,
     }  # fmt: skip
+
+
+V2, V1 = {"proc/self/cgroup": "0::/a/b\n"}, {"proc/self/cgroup": "4:cpu,cpuacct:/a/b\n"}
+GROUP, OLD = "sys/fs/cgroup/a/b", "sys/fs/cgroup/cpu,cpuacct/a/b"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({**V2, f"{GROUP}/cpu.stat": "", f"{GROUP}/cpu.max": "150000 100000\n"}, 1.5),
+        ({**V2, f"{GROUP}/cpu.stat": "", f"{GROUP}/cpu.max": "max 100000\n"}, None),
+        (
+            {**V2, f"{GROUP}/cpu.stat": "", f"{GROUP}/cpu.max": "max 100000\n",
+             "sys/fs/cgroup/a/cpu.max": "50000 100000\n"},
+            0.5,
+        ),
+        ({**V1, f"{OLD}/cpu.stat": "", f"{OLD}/cpu.cfs_quota_us": "-1\n", f"{OLD}/cpu.cfs_period_us": "100000"}, None),
+        ({**V1, f"{OLD}/cpu.stat": "", f"{OLD}/cpu.cfs_quota_us": "300000", f"{OLD}/cpu.cfs_period_us": "100000"}, 3.0),
+        ({**V2, f"{GROUP}/cpu.stat": "", f"{GROUP}/cpu.max": "nonsense\n"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_the_quota_of_a_container(tree: Tree, files: dict[str, str], quota: float | None) -> None:
+    found = load.quota(tree(files))
+    assert (found.name, found.value, bool(found.why)) == ("cgroup.quota", quota, quota is None)

@@ -392,6 +392,26 @@ def test_a_clock_that_follows_a_load_on_purpose_is_held_against_nothing() -> Non
     assert judge_machine(found, **ends, limits=Limits(clocks=math.inf)).stable
 
 
+def test_threads_that_wait_for_each_other_are_no_neighbour_of_a_scenario() -> None:
+    """A camera's engine of two threads: after each pause the kernel wakes both on one processor, for a tick of 3 ms."""
+    ends = {"began_ns": 0, "ended_ns": 3 * 10**9}
+    use = BlockUse(wall_ns=[3e9], cpu_ns=[0.8e9], waiting_ns=[0.29e9])
+    alone, beside = (conditions(*processor(0.9 + others, 0.9, 6 - others)) for others in (0.02, 1.5))
+    assert judge_machine(alone, **ends, use=use).stable
+    assert kinds(judge_machine(beside, **ends, use=use)) == {"neighbour"}
+    assert kinds(judge_machine(conditions(), **ends, use=use)) == {"neighbour"}  # it is not known who had it
+
+
+def test_more_threads_than_processors_are_named_as_such() -> None:
+    use = BlockUse(wall_ns=WALL, cpu_ns=WALL * 0.5, waiting_ns=WALL * 0.5)
+    found = judge(
+        CLEAN.astype(np.int64), begin(CLEAN), PROCESS, BLOCK, use=use, conditions=conditions(*processor(0.9, 0.9, 6)),
+    )  # fmt: skip
+    (reason,) = found.reasons
+    assert reason.kind == "neighbour" and "its own threads waited for each other" in reason.text
+    assert reason.advice.startswith("use fewer threads")
+
+
 def test_a_zone_that_reached_its_trip_point() -> None:
     limit = Reading(name="temperature.cpu.passive", value=80.0, unit="°C", source="a test")
     warm, cool = (conditions(series("temperature.cpu", [60.0, top]), facts=(limit,)) for top in (81.0, 79.0))

@@ -106,3 +106,28 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingExtraError, match="hdrh") as caught:
         histogram(np.array([1]))
     assert caught.value.hint == "pip install 'edgetl[bench]'"
+
+
+def test_no_interval_begins_below_that_of_a_lower_percentile() -> None:
+    """Of few processes that differ, that of p99 reached below the median: there it cannot be."""
+    number = np.arange(5 * 160)
+    level = np.array([1.0, 1.01, 1.0, 0.99, 1.4])[number // 160]
+    times = np.rint(1e6 * level * np.random.default_rng(3).lognormal(0.0, 0.04, len(number))).astype(np.int64)
+    times[number // 160 == 2] = np.where(number[:160] % 40 == 0, 4_000_000, times[320:480])
+    found = summarise(times, number // 160, number % 160 // 10)
+    lows = [(found.interval(name) or (0.0, 0.0))[0] for name in ("p50", "p90", "p99")]
+    assert 0 < lows[0] <= lows[1] <= lows[2]
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan")])
+def test_a_time_that_cannot_be_is_refused(wrong: float) -> None:
+    times, places = np.full(100, 1e6), np.arange(100)
+    times[50] = wrong
+    with pytest.raises(UsageError, match="less than nothing"):
+        summarise(times, places % 2, places // 20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -1.0, 95.0, float("nan")])
+def test_a_confidence_is_a_share(confidence: float) -> None:
+    with pytest.raises(UsageError, match="a confidence is a share between 0 and 1"):
+        summary_of([2_000_000, 2_100_000] * 50, confidence=confidence)

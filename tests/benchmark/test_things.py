@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from edgetl.benchmark.feeds import Feeds, described, make_feeds, other_feeds
 from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, open_thing, thing_at
 from edgetl.errors import BundleError, ModelError, UsageError
+from edgetl.runtime.nvidia import this_machine
 from edgetl.runtime.runner import TensorSpec
 
 IMAGE = TensorSpec(name="x", shape=("batch", 3, "h", "w"), dtype="float32")
@@ -69,6 +71,11 @@ def test_a_bundles_engine_is_chosen_by_target_and_precision(built: object) -> No
     assert found.path.parent.name == "intel-cpu"
     assert found.imports[1] == "openvino"
     assert thing_at(bundle).path.parent.parent.name == "engines"
+    assert re.fullmatch(r"intel-cpu (int8|fp32)", found.engine)
+    elsewhere = thing_at(bundle, target="rtx-pc")
+    if not this_machine().gpus:
+        assert elsewhere.engine.startswith("rtx-pc fp16, which did not run where the bundle was built (this machine ")
+    assert Thing.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_what_cannot_be_timed(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import gpu
 import pytest
 
 from edgetl import catalog
+from edgetl.backends.tensorrt_rtx import TensorRTRTXBackend
 from edgetl.benchmark import environment
 from edgetl.config.reading import load
 from edgetl.runtime.nvidia import Gpu, Machine
@@ -88,6 +92,97 @@ def test_it_writes_parity_latency_conditions_and_throughput(
     for roofline in found["roofline"].values():
         assert len(roofline["layers"]) <= gpu.LAYERS
     assert not (project.folder / ".edgetl").exists() and not project.bundle.exists()
+
+
+HOPPER = """\
+schema = 1
+description = "A GPU that TensorRT for RTX does not build for"
+backend = "tensorrt_rtx"
+provider = "GPU"
+scheme = ""
+precisions = ["fp16"]
+built_on_device = false
+
+[hardware]
+architecture = "x86-64"
+processor = "H200"
+compute_capability = ["9.0"]
+"""
+
+
+@pytest.mark.slow
+def test_a_target_that_cannot_be_built_costs_the_others_nothing(
+    make_project: Callable[..., Any], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx_libs")
+    for name in ("OMP_NUM_THREADS", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    project, hopper = make_project(tmp_path / "project"), tmp_path / "hopper.toml"
+    hopper.write_text(HOPPER, encoding="utf-8")
+    head, *_ = project.config.read_text(encoding="utf-8").split("[[target]]")
+    two = f'[[target]]\ndevice = "{hopper}"\n\n[[target]]\ndevice = "x86-64-cpu"\nprecisions = ["fp32"]\n'
+    project.config.write_text(head + two, encoding="utf-8")
+    given = ["--config", project.config, "--target", hopper, "--target", "x86-64-cpu", "--seconds", "0.1"]
+    with pytest.raises(SystemExit, match=r"edgetl build ended with exit code 6: 'hopper' has compute capability 9\.0"):
+        gpu.main([str(each) for each in [*given, "--results", tmp_path / "found"]])
+    (file,) = (tmp_path / "found").iterdir()
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert "exit code 6" in found["left_out"][str(hopper)] and len(found["failures"]) == 1
+    assert found["engines"]["x86-64-cpu fp32"]["single-stream"]["latency_ms"]["p50"] > 0
+
+
+@pytest.mark.slow
+def test_the_figures_of_a_build_that_is_refused_are_kept(
+    make_project: Callable[..., Any], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("OMP_NUM_THREADS", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, environment[name])
+    project = make_project(tmp_path / "project")
+    head, *_ = project.config.read_text(encoding="utf-8").split("[[target]]")
+    budget = '[[target]]\ndevice = "x86-64-cpu"\nprecisions = ["fp32"]\nbudget = { p50_ms = 0.0001 }\n'
+    project.config.write_text(head + budget, encoding="utf-8")
+    with pytest.raises(SystemExit, match="edgetl build ended with exit code 5: the latency budget was missed"):
+        gpu.main(["--config", str(project.config), "--target", "x86-64-cpu", "--results", str(tmp_path / "found")])
+    (file,) = (tmp_path / "found").iterdir()
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["latency"]["x86-64-cpu fp32"]["p50_ms"] > 0 and found["parity"]["x86-64-cpu fp32"]["samples"] == 102
+    assert found["engines"] == {} and "the latency budget was missed" in found["failures"][0]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_part_that_fails_does_not_keep_the_others_from_running(tmp_path: Path) -> None:
+    for name, code in (("python", 3), ("edgetl", 0)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/ran"\nexit {code}\n', encoding="utf-8")
+        program.chmod(0o755)
+    (tmp_path / "installed").touch()
+    os.utime(tmp_path / "installed", (2e9, 2e9))  # newer than what is to be installed
+    done = subprocess.run(
+        ["make", "gpu-check", f"BIN={tmp_path}", f"STAMP={tmp_path / 'installed'}"],
+        cwd=Path(gpu.__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    ran = (tmp_path / "ran").read_text(encoding="utf-8").splitlines()
+    assert ran == ["doctor", "benchmarks/gpu.py", "benchmarks/training.py", "-m pytest -m gpu"]
+    assert all(part in done.stderr.partition("failed;")[2] for part in ran[1:]) and "doctor" not in done.stderr
+
+
+def test_a_target_whose_library_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRTRTXBackend, "version", lambda self: None)
+    kept, left_out = gpu.installed(["x86-64-vnni", "rtx-pc"])
+    assert kept == ["x86-64-vnni"]
+    assert left_out == {"rtx-pc": "tensorrt_rtx is not installed: pip install 'edgetl[tensorrt-rtx]'"}
+
+
+def test_nothing_is_waited_for_when_the_time_is_over() -> None:
+    run = gpu.Run(minutes=0.001)
+    assert run.edgetl("doctor") == (None, "edgetl doctor was ended: the 0.001 minutes are over")
+    assert run.edgetl("doctor") == (None, "edgetl doctor was not begun: the 0.001 minutes are over")
+
+
+def test_what_is_no_json_is_a_failure() -> None:
+    found, failed = gpu.Run(minutes=1.0).edgetl("doctor", "--help")
+    assert (found, failed) == (None, "edgetl doctor ended with exit code 0: see above")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from dataclasses import replace
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetl.benchmark import sampler, sampling
+from edgetl.benchmark import environment, sampler, sampling
 from edgetl.benchmark.comparison import Comparison, slowdown
 from edgetl.benchmark.process import Check, ColdStart
+from edgetl.benchmark.roofline import Layer
 from edgetl.benchmark.sampling import Plan, Sampled
 from edgetl.benchmark.sensors import energy, nvidia
 from edgetl.benchmark.sensors.reading import Reading
 from edgetl.benchmark.steady import steady_state
 from edgetl.benchmark.things import Thing
-from edgetl.errors import BudgetError, MeasurementError, UsageError
+from edgetl.errors import BudgetError, MeasurementError, StorageError, UsageError
 from edgetl.pipeline.bench import Benchmark, Measured, bench_things, gate
 from edgetl.pipeline.timing import details_of, doubts, latency_of, median_cold, steadiness
 from edgetl.runtime.onnxruntime import _IDENTITY
@@ -244,3 +246,68 @@ def test_what_never_becomes_steady_is_told_with_its_reason() -> None:
     assert restless.counted.sum() == 200  # all but what settles
     assert doubts(restless, latency_of(restless), threads=1) == ()
     assert median_cold(restless.cold).first_ms == 4
+
+
+def test_an_engine_on_the_processor_is_held_to_what_processors_can_do_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "gpu_names", lambda: ["NVIDIA H200, 580.159.04"])
+
+    def doubted(provider: str) -> tuple[str, ...]:
+        layer = Layer(
+            name="conv", kind="Conv", precision="fp32", provider=provider, multiply_adds=10**15, weight_bytes=1,
+            activation_bytes=1, time_ms=None,
+        )  # fmt: skip
+        found = sampled("a", 1_000_000, multiply_adds={"fp32": 10**15}, layers=(layer,))
+        return doubts(found, latency_of(found), threads=1)
+
+    assert "this machine needs at least" in doubted("CPUExecutionProvider")[0]
+    assert doubted("CUDAExecutionProvider") == ()
+
+
+def test_a_file_of_calls_that_cannot_be_written_leaves_nothing_and_keeps_the_old_one(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    output = place / "calls.json"
+    output.write_text("of yesterday", encoding="utf-8")
+
+    def full(path: Path, text: str, **_: Any) -> None:
+        path.write_bytes(text.encode()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        bench_things([graph], plan=Plan(samples=20, processes=1, threads=1), output=output, roofline=False)
+    assert [path.name for path in place.iterdir()] == ["calls.json"]
+    assert output.read_bytes() == b"of yesterday"
+
+
+def test_what_was_fed_with_something_else_did_not_do_the_same_work(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    paths = []
+    for size in (2, 3):
+        ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, size]) for name in ("x", "y")]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", ports[:1], ports[1:])
+        paths.append(tmp_path / f"{size}.onnx")
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, paths[-1])
+    plan = Plan(samples=20, processes=1, threads=1)
+    found = bench_things(paths[:1], against=paths[1:], plan=plan, roofline=False)
+    assert found.notes == (
+        f"{paths[0]} was fed with float32[1, 2], and {paths[1]} with float32[1, 3]: they did not do the same work",
+        "one process each: no interval knows what others would have shown; --processes 5",
+    )
+    assert found.to_json()["notes"] == list(found.notes)
+    assert bench_things(paths[:1], plan=plan, roofline=False).notes == ()
+
+
+def test_which_engine_of_a_bundle_was_timed_is_told() -> None:
+    one = measured("dist/digits")
+    thing = replace(one.sampled.thing, engine="arm64-cpu int8, which did not run where the bundle was built (no ARM)")
+    timed = replace(one, sampled=replace(one.sampled, thing=thing))
+    found = Benchmark(measured=(timed,), comparisons=(), slowdowns=(), environment={})
+    assert found.notes == (
+        "timed of dist/digits is arm64-cpu int8, which did not run where the bundle was built (no ARM)",
+    )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from edgetl.benchmark.sensors.linux import ROOT, allowed_cpus, cpu_ranges
-from edgetl.benchmark.sensors.reading import Reading, reason_of, text_of, unknown
+from edgetl.benchmark.sensors.reading import Reading, reason_of, shown, text_of, unknown
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -186,6 +186,40 @@ def parse_cpu_stat(text: str) -> dict[str, float]:
     elif "throttled_time" in table:
         found["cgroup.throttled"] = int(table["throttled_time"]) / 1e9
     return found
+
+
+def quota(root: Path = ROOT) -> Reading:
+    """How many processors' time the control group of this process, or one around it, may use at most; a fact."""
+    path, why = _cpu_stat(root)
+    least: float | None = None
+    top, source = root / "sys/fs/cgroup", _named(path, root)
+    for folder in path.parents if path is not None else ():
+        if folder == top.parent:
+            break
+        found = _quota_of(folder)
+        if found is not None and (least is None or found < least):
+            least, source = found, shown(folder, root)
+    if least is None:
+        return unknown(
+            "cgroup.quota", why or "no group has a quota of processor time", source=source, unit="processors"
+        )
+    return Reading(name="cgroup.quota", value=least, unit="processors", source=source)
+
+
+def _quota_of(folder: Path) -> float | None:
+    """Of one group: cpu.max in version 2 of control groups, cpu.cfs_quota_us and its period in version 1."""
+    try:
+        part, period = text_of(folder / "cpu.max").split()
+    except (OSError, ValueError):
+        try:
+            part, period = (text_of(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        share = int(part) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
+    return share if share > 0 else None  # -1: none
 
 
 def _named(path: Path | None, root: Path) -> str:
