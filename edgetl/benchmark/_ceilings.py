@@ -26,7 +26,7 @@ from edgetl.errors import EdgetlError
 _TIME_S = 0.25
 """Each kernel is repeated for so long, and its best time counts."""
 _SIDE = 1024
-_LONGEST_SIDE = 4096
+_LONGEST_SIDE, _LONGEST_SIDE_OF_A_GPU = 4096, 8192
 _SHORT_S = 0.01
 """Products that take less are made larger: handing them out to threads would count."""
 _CHAIN = 4
@@ -79,13 +79,15 @@ def falling(bandwidth: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]
     return tuple(reversed(found))
 
 
-def _best(kernels: list[Kernel], wanted: tuple[str, ...]) -> tuple[dict[str, Ceiling], dict[str, str]]:
-    """The best of each precision, and why there is none of another."""
+def _best(
+    kernels: list[Kernel], wanted: tuple[str, ...], longest: int = _LONGEST_SIDE
+) -> tuple[dict[str, Ceiling], dict[str, str]]:
+    """The best of each precision, in products of matrices up to a side, and why there is none of another."""
     products: dict[str, Ceiling] = {}
     reasons: dict[str, list[str]] = {name: [] for name in wanted}
     for kernel in kernels:
         try:
-            rate, side = _rate(kernel)
+            rate, side = _rate(kernel, longest)
         except (EdgetlError, ImportError, RuntimeError) as error:
             reasons.setdefault(kernel.precision, []).append(f"{kernel.library}: {' '.join(str(error).split())[:200]}")
             continue
@@ -101,11 +103,11 @@ def _best(kernels: list[Kernel], wanted: tuple[str, ...]) -> tuple[dict[str, Cei
     }
 
 
-def _rate(kernel: Kernel) -> tuple[float, int]:
+def _rate(kernel: Kernel, longest: int) -> tuple[float, int]:
     """Multiply-adds per second, and at which side."""
     side = _SIDE
     call, multiply_adds = kernel.make(side)
-    while side < _LONGEST_SIDE and _shortest(call, 0.0) < _SHORT_S:
+    while side < longest and _shortest(call, 0.0) < _SHORT_S:
         side *= 2
         call, multiply_adds = kernel.make(side)
     return multiply_adds / _shortest(call, _TIME_S), side
@@ -249,7 +251,7 @@ def _gpu(threads: int) -> Ceilings:
     torch.backends.cuda.matmul.allow_tf32 = True  # engines take tensor cores for float32 products, too
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
     kernels = [Kernel(name, "PyTorch", _gpu_product(torch, kind)) for name, kind in kinds.items()]
-    products, unknown = _best(kernels, tuple(kinds))
+    products, unknown = _best(kernels, tuple(kinds), _LONGEST_SIDE_OF_A_GPU)
     bandwidth = falling([(size, _gpu_memory(torch, size)) for size in _sizes()])
     return Ceilings(device="cuda", threads=threads, products=products, bandwidth=bandwidth, unknown=unknown)
 
