@@ -91,13 +91,17 @@ class _Timed:
     def block(self, calls: int) -> Answer:
         """Time calls in a row: start of each on the system's clock, then how long each took, int64 nanoseconds.
 
-        The answer's use is what the operating system says of this process meanwhile.
+        The answer's use is what the operating system says of this process meanwhile; engine_ms what the engine's own
+        clock says of the last call, None where it has none. It is not asked between two calls.
         """
+        from edgetl.runtime.runner import Clocked
+
         assert self._runner is not None
         starts, times, use = timed_calls(self._runner.run, self._feeds, calls)
+        engine_ms = self._runner.latency_ms if isinstance(self._runner, Clocked) else None
         time.sleep(RUN_OUT_S)
         gc.collect(0)
-        return {"use": use}, starts.tobytes() + times.tobytes()
+        return {"use": use, "engine_ms": engine_ms}, starts.tobytes() + times.tobytes()
 
     def check(self) -> Answer:
         """What makes a measurement plausible: whether outputs depend on inputs, and how much there is to compute."""

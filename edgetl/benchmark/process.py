@@ -69,6 +69,8 @@ class Block:
     """(n,): how long each took."""
     use: Use = field(default_factory=dict)
     """What the operating system says of the process meanwhile; empty where it was not asked."""
+    engine_ms: float | None = None
+    """What the engine's own clock says of the last call; None where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class Process:
         found, payload = self._ask(self._patience_s(calls), do="block", calls=calls)
         starts, times = np.frombuffer(payload, dtype=np.int64).reshape(2, calls)
         self._slowest_s = max(self._slowest_s, int(times.max(initial=0)) / 1e9)
-        return Block(starts_ns=starts, times_ns=times, use=found["use"])
+        return Block(starts_ns=starts, times_ns=times, use=found["use"], engine_ms=found["engine_ms"])
 
     def check(self) -> Check:
         """Find out what tells whether a measurement is plausible; not to be called while others are timed.

@@ -103,6 +103,8 @@ class Sampled:
     check: Check
     uses: tuple[Use, ...] = ()
     """Per block, in the order of the calls: what the operating system says of its process; empty: it was not asked."""
+    engine_ms: tuple[float | None, ...] = ()
+    """Per block: what the engine's own clock says of its last call; None where it has none."""
     energy_run: EnergyRun | None = None
     """None: no sensor knew any energy."""
 
@@ -132,6 +134,13 @@ class Sampled:
         return Series(
             name=self.thing.name, times_ns=self.times_ns[keep], process=self.process[keep], block=self.block[keep]
         )
+
+    @property
+    def engine_clock_p50_ms(self) -> float | None:
+        """Median that the engine's own clock says of the last calls of blocks that count; None where it has none."""
+        told = [self.engine_ms[index] for index in np.unique(self._of_block[self.counted])] if self.engine_ms else []
+        known = [each for each in told if each is not None]
+        return float(np.median(known)) if known else None
 
     @property
     def counted_ns(self) -> tuple[int, int]:
@@ -334,6 +343,7 @@ class _Taking:
             timer_ns=self.living().timer_ns,
             check=self.check,
             uses=tuple(block.use for _, _, block in blocks) if all(block.use for _, _, block in blocks) else (),
+            engine_ms=tuple(block.engine_ms for _, _, block in blocks),
             energy_run=self.energy_run,
         )
 

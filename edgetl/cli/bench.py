@@ -195,6 +195,11 @@ def _print(found: Benchmark, layers: int) -> None:
             print_text(f"{item.name} was not steady in {unsteady}: {reason}")
     for name, because in found.unstable.items():
         print_text(f"{name} is UNSTABLE: {because}")
+    for item in found.measured:
+        if item.sampled.engine_clock_p50_ms is not None:
+            print_text(
+                f"{item.name}: {item.sampled.engine_clock_p50_ms:.3f} ms of p50 are the engine's by its own clock"
+            )
     for line in found.energy_lines:
         print_text(line)
     for statement in [*(each.statement for each in found.comparisons), *(each.statement for each in found.slowdowns)]:

@@ -115,6 +115,7 @@ class Benchmark:
                     "inputs": list(item.sampled.inputs),
                     "ratio_p50": item.latency.p50_ms / first,
                     **item.latency.to_json(),
+                    "engine_clock_p50_ms": item.sampled.engine_clock_p50_ms,
                     "cold_start": [each.to_json() for each in item.sampled.cold],
                     **item.steadiness,
                     "stability": item.stability.to_json(),

@@ -208,6 +208,10 @@ def _output_bench() -> dict[str, Any]:
         "name": _TEXT,
         "inputs": _TEXTS,
         "ratio_p50": _NUMBER,
+        "engine_clock_p50_ms": {
+            "type": ["number", "null"],
+            "description": "by the engine's own clock, without the call from Python; null where it has none",
+        },
         "cold_start": {"type": "array", "items": cold},
         "warmup_samples": _COUNT,
         "settling_samples": _COUNT,

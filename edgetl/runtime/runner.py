@@ -178,6 +178,15 @@ class OpenRunner(Protocol):
 
 
 @runtime_checkable
+class Clocked(Protocol):
+    """A runner whose engine has a clock of its own."""
+
+    @property
+    def latency_ms(self) -> float:
+        """What it says of the last :meth:`Runner.run`: without the call from Python; NaN before the first."""
+
+
+@runtime_checkable
 class CopiesApart(Protocol):
     """A runner whose engine has a memory of its own, and that can tell the copies to it and from it apart."""
 

@@ -54,6 +54,27 @@ def gone_within(pid: int, seconds: float) -> bool:
     return not lives(pid)
 
 
+def test_an_engines_own_clock_is_told_beside_the_calls(tmp_path: Path) -> None:
+    """OpenVINO's benchmark_app tells that clock: what Python waits for is longer."""
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    x = ops.parameter([1, 8, 64, 64], np.float32, name="x")
+    weights = ops.constant(np.random.default_rng(0).normal(size=(8, 8, 3, 3)).astype(np.float32))
+    y = ops.convolution(x, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    openvino.save_model(openvino.Model([y], [x], "net"), str(tmp_path / "m.xml"))
+    with started(thing_at(tmp_path / "m.xml"), FEEDS, threads=1) as process:
+        for _ in range(3):
+            block = process.block(5)
+            assert block.engine_ms is not None
+            assert 0 < block.engine_ms <= block.times_ns[-1] / 1e6
+
+
+def test_an_engine_without_a_clock_tells_none(engine: Thing) -> None:
+    with started(engine, FEEDS, threads=1) as process:
+        assert process.block(2).engine_ms is None
+
+
 def test_a_process_tells_its_cold_start_and_every_time(engine: Thing) -> None:
     before = time.perf_counter_ns()
     with started(engine, FEEDS, threads=1) as process:

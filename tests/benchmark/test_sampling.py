@@ -68,7 +68,8 @@ class _Hand:
             times.append(int(level))
             self.clock.now += int(level) + 10
             self.clock.calls[self.name] += 1
-        return Block(starts_ns=np.array(starts), times_ns=np.array(times))
+        engine_ms = times[-1] / 2e6 if self.name == "b" else None
+        return Block(starts_ns=np.array(starts), times_ns=np.array(times), engine_ms=engine_ms)
 
     def check(self) -> Check:
         self.clock.log.append(("check", self.name))
@@ -84,6 +85,16 @@ def clockwork(monkeypatch: pytest.MonkeyPatch) -> Clockwork:
 
 def run(names: str, plan: Plan) -> tuple[sampling.Sampled, ...]:
     return measure([thing(name) for name in names], Feeds(), plan)
+
+
+def test_an_engines_own_clock_counts_where_calls_do(clockwork: Clockwork) -> None:
+    clockwork.warm = 30  # three times as slow
+    a, b = run("ab", Plan(samples=100, processes=2, warmup=30))
+    assert a.engine_clock_p50_ms is None
+    last = np.flatnonzero(np.append(b.place[1:] == 0, True))
+    counted = [place for place in last if b.counted[place]]
+    assert 0 < len(counted) < len(last)
+    assert b.engine_clock_p50_ms == pytest.approx(np.median(b.times_ns[counted]) / 2e6)
 
 
 def test_every_round_has_a_fresh_process_of_each_thing_alive_at_once(clockwork: Clockwork) -> None:
