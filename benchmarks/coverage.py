@@ -4,9 +4,10 @@ In each, a reference and an engine answer the same samples; of bootstrapped metr
 some two million samples. Counted are the two-sided 95% interval, on which side it misses, the one-sided 95% bound of
 the gate (which lets a drop that is just too large pass as often as it fails), and how often an engine passes whose true
 drop is smaller than what is allowed by ``--margin``. ``--table faces`` shows what the intervals of faces are made of;
-``--table top-1`` counts for top-1 what is counted for the others; ``--table sequential`` counts the samples that the
-test which may stop early looks at, beside those that the fixed test needs; and ``--table latency`` is about the
-intervals of latencies' percentiles. The figures are in docs/parity.md and docs/benchmarking.md.
+``--table top-1`` counts for top-1 what is counted for the others, and ``--table groups`` where samples belong
+together; ``--table sequential`` counts the samples that the test which may stop early looks at, beside those that the
+fixed test needs; and ``--table latency`` is about the intervals of latencies' percentiles. The figures are in
+docs/parity.md and docs/benchmarking.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edgetl.benchmark.summary import PERCENTILES, summarise
 from edgetl.metrics import metric, resample_weights
 from edgetl.metrics.identities import linear_drop
 from edgetl.metrics.influences import true_accept_influences
-from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity.bootstrap import grouped_drop, paired_drop
 from edgetl.parity.paired import interval, upper_bound
 from edgetl.parity.sequential import Sequential
 
@@ -221,6 +222,51 @@ def top1(cases: int) -> None:
         )
 
 
+# --- samples that belong together ------------------------------------------------------------------------------------
+
+GROUPED = ((100, 10, 1.0), (300, 10, 1.0), (300, 10, 0.3), (1000, 3, 1.0), (1000, 3, 0.3))
+"""Groups, samples of each on average (from one to twice as many but one), and which share of a group's samples changes
+where any does."""
+_EITHER = 0.02
+"""Share of the samples on which just one of the two is right."""
+
+
+def grouped(cases: int) -> None:
+    """Top-1 of groups at a drop of ``max_drop``: with each sample for itself, and with groups drawn as a whole."""
+    print(
+        "| groups | samples of each | that change together | samples: the 95% interval holds | the gate passes |"
+        " groups: the 95% interval holds | the gate passes |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for row, (groups, each, together) in enumerate(GROUPED):
+        random = np.random.default_rng([13, row])
+        counts = Counter[str]()
+        for seed in range(cases):
+            losses, units = group_losses(random, groups, each, together)
+            n, worse, better = len(losses), int((losses > 0).sum()), int((losses < 0).sum())
+            low, high = interval(worse, better, n, CONFIDENCE)
+            upper = _upper(worse, better, n, CONFIDENCE)
+            found = grouped_drop(losses, units, confidence=CONFIDENCE, resamples=1000, seed=seed)
+            counts["held"] += low <= MAX_DROP <= high
+            counts["passed"] += upper <= MAX_DROP
+            counts["held together"] += min(low, found.interval[0]) <= MAX_DROP <= max(high, found.interval[1])
+            counts["passed together"] += max(upper, found.upper) <= MAX_DROP
+        shares = " | ".join(
+            f"{counts[name] / cases:.1%}" for name in ("held", "passed", "held together", "passed together")
+        )
+        print(f"| {groups:,} | {each} | {together:.0%} | {shares} |", flush=True)
+
+
+def group_losses(random: np.random.Generator, groups: int, each: int, together: float) -> tuple[np.ndarray, np.ndarray]:
+    """Losses with a drop of ``max_drop``, and which group each is of."""
+    sizes = random.integers(1, 2 * each, groups)
+    units = np.repeat(np.arange(groups), sizes)
+    chance = random.random(groups)
+    worse, better = (_EITHER + MAX_DROP) / 2 / together, (_EITHER - MAX_DROP) / 2 / together
+    sign = np.where(chance < worse, 1, np.where(chance < worse + better, -1, 0))
+    return sign[units] * (random.random(len(units)) < together), units
+
+
 # --- the test that may stop early ------------------------------------------------------------------------------------
 
 ENGINES = ((0.0, 0.0), (0.0, 0.002), (0.0, 0.01), (0.0, 0.03), (0.0, 0.1), (0.005, 0.02), (0.02, 0.04), (0.03, 0.05),
@@ -355,7 +401,7 @@ def latency(cases: int) -> None:
 
 
 TABLES: dict[str, Callable[[int], None]] = {
-    "faces": faces, "top-1": top1, "sequential": sequential, "latency": latency
+    "faces": faces, "top-1": top1, "groups": grouped, "sequential": sequential, "latency": latency
 }  # fmt: skip
 
 

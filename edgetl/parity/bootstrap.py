@@ -108,17 +108,53 @@ def paired_drop(
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     random = np.random.default_rng(seed)
     units = _units(metric, np.asarray(labels), groups)
+    apart = len(labels) if metric.by_identity else int(units.max()) + 1
     linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
         drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
         drops, units = linear, np.arange(len(linear.influence))
+    return _bounds(drops, drop, _resampled(drops, _gathered(units, random), resamples, random), confidence, apart)
+
+
+def grouped_drop(
+    losses: NDArray[np.integer], groups: NDArray[Any], *, confidence: float, resamples: int = 2000, seed: int = 0
+) -> Drop:
+    """How much lower a share of right decisions is, and how much it may be, where samples belong together.
+
+    As :func:`paired_drop`, of which top-1 is the simplest case: groups are drawn, each with all its samples.
+
+    Args:
+        losses: (n,): 1 where only the reference is right, -1 where only the engine is, else 0.
+        groups: Integers or names (n,).
+        confidence: Of the one-sided bounds and of the interval, as 0.95.
+        resamples: Number of bootstrap resamples.
+        seed: Of the draws.
+
+    Raises:
+        DataError: There is not one group for each loss, or one group in all.
+    """
+    values, units = np.asarray(losses, dtype=np.float64), np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    if len(units) != len(values):
+        raise DataError(f"there are {len(units)} groups for {len(values)} samples")
+    if not units.max():
+        raise DataError("a bootstrap needs two groups of samples or more; all samples are of one")
+    random = np.random.default_rng(seed)
+
+    def drops(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = values @ weights / weights.sum(0)
+        return means
+
     found = _resampled(drops, _gathered(units, random), resamples, random)
+    return _bounds(drops, float(values.mean()), found, confidence, int(units.max()) + 1)
+
+
+def _bounds(drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int) -> Drop:
+    """Of a drop, by its resamples; none closer than n samples without any difference would leave it."""
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
         _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
-    n = len(labels)
     return Drop(
         value=drop,
         upper=_upper(upper, drop, confidence, n),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -15,11 +15,11 @@ from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric
 from edgetl.metrics import metric as metric_of
 from edgetl.parity import paired
-from edgetl.parity.bootstrap import Drop, paired_drop
+from edgetl.parity.bootstrap import Drop, grouped_drop, paired_drop
 from edgetl.parity.numeric import Numeric, Tolerance, numeric
 from edgetl.parity.paired import Outcome
 from edgetl.parity.sequential import Sequential
-from edgetl.parity.slices import CLASS, Slice, slices
+from edgetl.parity.slices import CLASS, Slice, losses_of, slices
 from edgetl.parity.statements import Asked, sequential_statement, statement
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
 
@@ -32,6 +32,8 @@ class Comparison:
     """What a comparison on labelled samples came to."""
 
     samples: int
+    groups: int | None
+    """In how many groups they belong together: a group counts as one. None: each is by itself."""
     metric: str
     """What is compared, by its name in :mod:`edgetl.metrics`."""
     score_reference: float
@@ -54,8 +56,9 @@ class Comparison:
     interval: tuple[float, float]
     """Two-sided confidence interval of the drop."""
     p_value: float | None
-    """Of the hypothesis that both are equally often right, two-sided, by McNemar's exact test; None for metrics that
-    are no share of right decisions."""
+    """Of the hypothesis that both are equally often right, two-sided, by McNemar's exact test, or of groups by
+    Fisher's randomization (:func:`edgetl.parity.paired.worse_by_samples`); None for metrics that are no share of right
+    decisions."""
     detectable_drop: float
     """The smallest drop that this test set would probably (:data:`edgetl.parity.paired.POWER`) have told from none."""
     samples_to_decide: int | None
@@ -101,6 +104,7 @@ def compare(
     tolerance: Tolerance | None = None,
     classes: Sequence[str] = (),
     columns: Mapping[str, Sequence[str]] | None = None,
+    groups: Sequence[str | None] | None = None,
     sequential: bool = False,
 ) -> Comparison:
     """Compare an engine's outputs with the reference's, sample by sample.
@@ -108,7 +112,7 @@ def compare(
     The engine passes where the upper confidence bound of its drop is at most ``max_drop``: a test of non-inferiority.
     Not seeing a difference is not enough; there must be samples enough to rule one out. It fails where the lower bound
     is above ``max_drop``. For top-1 the bounds are Tango's (:func:`edgetl.parity.paired.upper_bound`), for others they
-    come from a paired bootstrap (:mod:`edgetl.parity.bootstrap`).
+    come from a paired bootstrap (:mod:`edgetl.parity.bootstrap`), and so for top-1 where samples belong together.
 
     Args:
         reference: The PyTorch model's outputs, shape (n, k).
@@ -121,30 +125,37 @@ def compare(
         tolerance: What the numbers must keep to besides; None: nothing.
         classes: Names, in the order of the labels: each class is looked at by itself. Empty: none is.
         columns: Column → what stands in it, for each sample: each value is looked at by itself.
+        groups: What each sample belongs to, as frames to a video; None or empty: to nothing. What errs together is no
+            evidence of its own: a group counts as one. Not looked at where the metric is of identities.
         sequential: The samples are as many of a test split in random order as were looked at until it was decided
             (:mod:`edgetl.parity.sequential`), which then decides here. Bounds and intervals are those of a test with a
             fixed number of samples, and no more than a description.
 
     Raises:
-        DataError: There is no sample, or the shapes differ; or a metric that is no share of right decisions was to be
-            compared sequentially.
+        DataError: There is no sample, or the shapes differ; or a metric that is no share of right decisions, or
+            samples that belong together, were to be compared sequentially.
         ParityError: The reference itself returned NaN or infinite values: nothing can be compared with it.
     """
+    if groups is not None and len(groups) != len(labels):
+        raise DataError(f"there are {len(groups)} groups for {len(labels)} samples")
+    units = None if metric is not None and metric.by_identity else units_of(groups)
     asked = Asked(
         metric=_with_thresholds(metric or metric_of("top1"), decision or Largest()),
         samples=len(labels),
+        groups=None if units is None else int(units.max()) + 1,
         max_drop=max_drop,
         confidence=confidence,
         sequential=sequential,
     )
     expected, got = _checked(asked, reference, outputs, labels)
     answers = _answers(decision or Largest(), expected, got, labels)
-    counts = (answers.worse, answers.better, asked.samples) if asked.by_decisions else None
-    score_reference, score, found = _measured(asked, expected, got, labels, answers)
+    counts = (answers.worse, answers.better, asked.samples) if asked.by_decisions and units is None else None
+    score_reference, score, found = _measured(asked, expected, got, labels, answers, units)
     numbers = numeric(expected, got)
     verdict = _judged(asked, found, counts, answers, _refused(got, tolerance, numbers))
     return Comparison(
         samples=asked.samples,
+        groups=asked.groups,
         metric=asked.metric.name,
         score_reference=score_reference,
         score=score,
@@ -155,13 +166,13 @@ def compare(
         drop_upper=found.upper,
         drop_lower=found.lower,
         interval=found.interval,
-        p_value=paired.mcnemar(answers.worse, answers.better) if asked.by_decisions else None,
+        p_value=_p_value(answers, units) if asked.by_decisions else None,
         detectable_drop=_detectable(found, counts, confidence),
         samples_to_decide=verdict.samples_to_decide,
         confidence=confidence,
         max_drop=max_drop,
         **asdict(numbers),
-        slices=_slices(decision or Largest(), answers, labels, classes, columns or {}, confidence),
+        slices=_slices(decision or Largest(), answers, labels, classes, columns or {}, confidence, units),
         outcome=verdict.outcome,
         statement=verdict.statement,
     )
@@ -225,6 +236,8 @@ def _checked(
         raise DataError(
             f"a sequential comparison is of right decisions one by one, and {asked.metric.title} is none of them"
         )
+    if asked.sequential and asked.groups is not None:
+        raise DataError("a sequential comparison takes samples one by one, and these belong together")
     return expected, got
 
 
@@ -252,17 +265,51 @@ def _measured(
     got: NDArray[np.float64],
     labels: NDArray[np.integer],
     answers: _Answers,
+    units: NDArray[np.int64] | None,
 ) -> tuple[float, float, Drop]:
     """The metric of the reference, of the engine, and how much lower the latter is."""
     if asked.by_decisions:
-        found = _by_decisions(answers.worse, answers.better, asked.samples, asked.confidence)
-        return float(answers.expected_right.mean()), float(answers.right.mean()), found
+        return float(answers.expected_right.mean()), float(answers.right.mean()), _by_decisions(asked, answers, units)
     score = asked.metric(expected, labels)
     if not np.isfinite(got).all():
         return score, 0.0, Drop(value=score, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
-    groups = labels if asked.metric.by_identity else None
+    engine = asked.metric(got, labels)
+    if asked.groups == 1:
+        return score, engine, Drop(value=score - engine, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
+    groups = labels if asked.metric.by_identity else units
     found = paired_drop(asked.metric, expected, got, labels, confidence=asked.confidence, groups=groups)
-    return score, asked.metric(got, labels), found
+    return score, engine, found
+
+
+def units_of(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None:
+    """Which unit of evidence every sample belongs to, (n,), from 0 on.
+
+    Args:
+        groups: What each sample belongs to; None or empty: to nothing.
+
+    Returns:
+        None where every sample is by itself.
+    """
+    if groups is None:
+        return None
+    found: dict[str, int] = {}
+    units, free = [], 0
+    for group in groups:
+        if group and group in found:
+            units.append(found[group])
+            continue
+        if group:
+            found[group] = free
+        units.append(free)
+        free += 1
+    return None if free == len(units) else np.asarray(units, dtype=np.int64)
+
+
+def _p_value(answers: _Answers, units: NDArray[np.int64] | None) -> float:
+    if units is None:
+        return paired.mcnemar(answers.worse, answers.better)
+    losses = losses_of(answers.expected_right, answers.right, units)
+    return min(1.0, 2.0 * min(paired.worse_by_samples(losses), paired.worse_by_samples(-losses)))
 
 
 def _refused(got: NDArray[np.float64], tolerance: Tolerance | None, numbers: Numeric) -> str:
@@ -302,12 +349,26 @@ def _outcome(found: Drop, max_drop: float) -> Outcome:
     return "passed" if found.upper <= max_drop else "undecided"
 
 
-def _by_decisions(worse: int, better: int, n: int, confidence: float) -> Drop:
-    return Drop(
+def _by_decisions(asked: Asked, answers: _Answers, units: NDArray[np.int64] | None) -> Drop:
+    worse, better, n, confidence = answers.worse, answers.better, asked.samples, asked.confidence
+    apart = Drop(
         value=(worse - better) / n,
         upper=paired.upper_bound(worse, better, n, confidence),
         lower=-paired.upper_bound(better, worse, n, confidence),
         interval=paired.interval(worse, better, n, confidence),
+    )
+    if units is None:
+        return apart
+    if asked.groups == 1:
+        return replace(apart, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
+    losses = answers.expected_right.astype(np.int64) - answers.right.astype(np.int64)
+    together = grouped_drop(losses, units, confidence=confidence)
+    # Groups are no more evidence than their samples.
+    return replace(
+        apart,
+        upper=max(apart.upper, together.upper),
+        lower=min(apart.lower, together.lower),
+        interval=(min(apart.interval[0], together.interval[0]), max(apart.interval[1], together.interval[1])),
     )
 
 
@@ -325,9 +386,10 @@ def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] |
     n, distance = asked.samples, abs(asked.max_drop - found.value)
     if distance < 1.0 / n:
         return None
-    # The standard error falls with the root of the number of samples.
+    # The standard error falls with the root of the number of samples, in groups of the size that there are.
     samples = math.ceil(n * (_both(asked.confidence) * _standard_error(found, asked.confidence) / distance) ** 2)
-    return max(samples, paired.samples_needed(asked.max_drop, asked.confidence), n + 1)
+    least = paired.samples_needed(asked.max_drop, asked.confidence)
+    return max(samples, math.ceil(least * n / (asked.groups or n)), n + 1)
 
 
 def _standard_error(found: Drop, confidence: float) -> float:
@@ -347,6 +409,7 @@ def _slices(
     classes: Sequence[str],
     columns: Mapping[str, Sequence[str]],
     confidence: float,
+    units: NDArray[np.int64] | None,
 ) -> tuple[Slice, ...]:
     if isinstance(decision, Similarity):
         return ()  # decisions are on pairs of samples, which belong to no slice
@@ -355,7 +418,7 @@ def _slices(
         if labels.min() < 0 or labels.max() >= len(classes):
             raise DataError(f"there are labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
         every = {CLASS: [classes[int(label)] for label in labels], **every}
-    return slices(answers.expected_right, answers.right, every, confidence, classes=classes)
+    return slices(answers.expected_right, answers.right, every, confidence, classes=classes, groups=units)
 
 
 def _decided(decision: Decision, outputs: NDArray[np.float64]) -> NDArray[np.integer]:

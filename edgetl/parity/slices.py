@@ -62,6 +62,7 @@ def slices(
     confidence: float,
     *,
     classes: Sequence[str] = (),
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[Slice, ...]:
     """Compare two models on every value of every column.
 
@@ -72,6 +73,7 @@ def slices(
         columns: Column → what stands in it, for each sample. An empty text: the sample is in no slice of the column.
         confidence: That no regression is named where there is none.
         classes: Of decisions (n, k), the names of the k classes: a slice each.
+        groups: Which of the samples belong together, (n,): their decisions count together. None: each is by itself.
 
     Returns:
         The likeliest regression first.
@@ -81,17 +83,18 @@ def slices(
     """
     if reference_right.shape != right.shape:
         raise DataError(f"decisions {list(reference_right.shape)} and {list(right.shape)} do not fit together")
-    found: list[tuple[str, str, NDArray[np.bool_], NDArray[np.bool_]]] = []
+    units = np.arange(len(right)) if groups is None else groups
+    found: list[tuple[str, str, NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]] = []
     if classes and right.ndim > 1:
-        found += [(CLASS, name, reference_right[:, k], right[:, k]) for k, name in enumerate(classes)]
+        found += [(CLASS, name, units, reference_right[:, k], right[:, k]) for k, name in enumerate(classes)]
     for column, values in columns.items():
         if len(values) != len(right):
             raise DataError(f"column '{column}' has {len(values)} values for {len(right)} samples")
         members = np.asarray(values, dtype=object)
         for value in sorted({value for value in values if value}):
             inside = members == value
-            found.append((column, value, reference_right[inside], right[inside]))
-    p_values = [worse_by_samples(_losses(first, second)) for *_, first, second in found]
+            found.append((column, value, units[inside], reference_right[inside], right[inside]))
+    p_values = [worse_by_samples(losses_of(first, second, unit)) for _, _, unit, first, second in found]
     adjusted = holm(p_values)
     listed = [
         Slice(
@@ -106,14 +109,28 @@ def slices(
             p_adjusted=p_adjusted,
             regressed=p_adjusted < 1.0 - confidence,
         )
-        for (column, value, first, second), p_value, p_adjusted in zip(found, p_values, adjusted, strict=True)
+        for (column, value, _, first, second), p_value, p_adjusted in zip(found, p_values, adjusted, strict=True)
         if first.size
     ]
     return tuple(sorted(listed, key=lambda each: (each.p_adjusted, each.p_value)))
 
 
-def _losses(reference_right: NDArray[np.bool_], right: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Of each sample, the decisions that only the reference gets right, less those that only the engine does, (n,)."""
+def losses_of(
+    reference_right: NDArray[np.bool_], right: NDArray[np.bool_], units: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of each sample or group, the decisions that only the reference gets right, less those that only the engine does.
+
+    Args:
+        reference_right: Whether the reference's decisions are right, (n,) or (n, k).
+        right: The engine's, of the same shape.
+        units: Which unit a sample belongs to, (n,).
+
+    Returns:
+        One for each unit that there is.
+    """
     losses = reference_right.astype(np.int64) - right.astype(np.int64)
-    balances: NDArray[np.int64] = losses.reshape(len(losses), -1).sum(1)
-    return balances
+    balances = losses.reshape(len(losses), -1).sum(1) if len(losses) else np.zeros(0, np.int64)
+    places = np.unique(units, return_inverse=True)[1]
+    found = np.zeros(int(places.max(initial=-1)) + 1, dtype=np.int64)
+    np.add.at(found, places, balances)
+    return found

@@ -17,6 +17,8 @@ class Asked:
 
     metric: Metric
     samples: int
+    groups: int | None
+    """In how many groups they belong together, which are drawn as a whole; None: each is by itself."""
     max_drop: float
     """Largest accepted drop, as a share."""
     confidence: float
@@ -48,13 +50,16 @@ def statement(asked: Asked, found: Drop, outcome: Outcome, to_decide: int | None
         value, bound, allowed = _points(found.value, found.lower, asked.max_drop)
         return f"{title} drops by {value} points, with {sure} by at least {bound}, and {allowed} are allowed"
     needed = paired.samples_needed(asked.max_drop, asked.confidence)
-    if n < needed:
+    if (asked.groups or n) < needed:
         (allowed,) = _points(asked.max_drop)
-        return f"{n} test samples cannot show a drop below {allowed} points with {sure}: at least {needed} are needed"
+        what = f"{n} test samples" + (f" in {asked.groups} groups" if asked.groups else "")
+        of = f"{needed} groups" if asked.groups else f"{needed}"
+        return f"{what} cannot show a drop below {allowed} points with {sure}: at least {of} are needed"
     bound, allowed = _points(found.upper, asked.max_drop)
     enough = f"some {_rounded(to_decide)} samples would decide it" if to_decide else "it may be just that"
+    within = f" in {asked.groups} groups" if asked.groups else ""
     return (
-        f"undecided: {title} {_moves(found.value)} points on these {n} samples; with {sure} it may drop by"
+        f"undecided: {title} {_moves(found.value)} points on these {n} samples{within}; with {sure} it may drop by"
         f" up to {bound}, and {allowed} are allowed; {enough}"
     )
 

@@ -153,9 +153,7 @@ def _route(
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
     few = gates.too_few_samples(config, len(dataset.test))
-    together = gates.samples_in_groups(
-        [sample.group for sample in dataset.test], drawn_together=tasks.metric_of(config).by_identity
-    )
+    together = gates.samples_in_groups(config, [sample.group for sample in dataset.test])
     if until not in ("train", "export", "calibrate", "compile"):
         for said in filter(None, (few, together)):
             session.reporter.note(said)

@@ -9,7 +9,7 @@ from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.benchmark.summary import PERCENTILES
 from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
-from edgetl.parity.compare import Comparison
+from edgetl.parity.compare import Comparison, units_of
 from edgetl.parity.numeric import TOLERANCES, Tolerance
 from edgetl.parity.paired import samples_needed
 from edgetl.pipeline import tasks, timing, transfer
@@ -64,24 +64,37 @@ def too_few_samples(config: Config, samples: int) -> str:
     )
 
 
-def samples_in_groups(groups: Sequence[str | None], *, drawn_together: bool) -> str:
-    """What to tell where test samples belong together, and parity counts each by itself.
+def samples_in_groups(config: Config, groups: Sequence[str | None]) -> str:
+    """What to tell where test samples belong together, and a group counts as one.
 
     Args:
+        config: Of the project.
         groups: Of each test sample; None where it is in none.
-        drawn_together: Whether the metric is of identities, which its bounds draw as a whole.
 
     Returns:
-        A sentence; empty where no two samples are of one group.
+        A sentence; empty where no two samples are of one group, and for metrics of identities.
+
+    Raises:
+        ConfigError: They do, and samples are to be looked at one by one until it is decided.
     """
-    named = [group for group in groups if group]
-    apart = len(groups) - len(named) + len(set(named))
-    if drawn_together or apart == len(groups):
+    units = None if tasks.metric_of(config).by_identity else units_of(groups)
+    if units is None:
         return ""
-    return (
-        f"{len(groups)} test samples are {apart} groups, and parity counts each sample as evidence of its own: where an"
-        f" engine errs group by group, they show no more than {apart} samples do"
+    apart = int(units.max()) + 1
+    if config.parity.sequential:
+        raise ConfigError(
+            f"parity.sequential takes test samples one by one, and these {len(groups)} belong together in {apart}"
+            " groups: what errs together is no evidence of its own",
+            hint="parity.sequential = false, or one sample of each group in test",
+        )
+    needed = samples_needed(config.parity.max_drop, config.parity.confidence)
+    few = (
+        f"; at least {needed} groups show a drop below {100 * config.parity.max_drop:.12g} points, and parity will be"
+        " undecided"
+        if apart < needed
+        else ""
     )
+    return f"{len(groups)} test samples belong together in {apart} groups, of which each counts as one for parity{few}"
 
 
 def check_budgets(config: Config, candidates: list[Candidate]) -> None:

@@ -140,6 +140,7 @@ def _engine(record: Record, item: Decision) -> model.Engine:
             slices=tuple(_change(each) for each in comparison.slices),
             max_abs_error=comparison.max_abs_error,
             mean_abs_error=comparison.mean_abs_error,
+            groups=comparison.groups,
             cosine=comparison.cosine,
             sqnr_db=comparison.sqnr_db,
         )

@@ -181,6 +181,7 @@ def _compared(trial: _Trial, outputs: NDArray[Any]) -> Comparison:
             column: [trial.dataset.test[index].slices[place] for index in order]
             for place, column in enumerate(config.data.slices)
         },
+        groups=[trial.dataset.test[index].group for index in order],
         sequential=config.parity.sequential,
     )
     trial.session.reporter.note(

@@ -24,7 +24,7 @@ def asked(report: Report, metric: str) -> str:
     if not report.sequential:
         return (
             f"An engine passes where the upper {sure} confidence bound of its drop in {metric}, on the same {all_} raw "
-            f"test samples as PyTorch, is at most {allowed}."
+            f"test samples as PyTorch, is at most {allowed}.{_together(figures[0].groups)}"
         )
     least, most = min(each.samples for each in figures), max(each.samples for each in figures)
     looked = integer(least) if least == most else f"{integer(least)} to {integer(most)}"
@@ -35,6 +35,10 @@ def asked(report: Report, metric: str) -> str:
         "all. Intervals, bounds and p of classes are those of a test with a fixed number of samples: here they "
         "describe, and decide nothing."
     )
+
+
+def _together(groups: int | None) -> str:
+    return f" They belong together in {integer(groups)} groups, of which each counts as one." if groups else ""
 
 
 def detectable(report: Report) -> float | None:

@@ -139,6 +139,8 @@ class ParityFigures:
     """Largest absolute difference of any output value."""
     mean_abs_error: float
     """Mean absolute difference over all output values."""
+    groups: int | None = None
+    """In how many groups the test samples belong together, of which each counts as one; None: each is by itself."""
     cosine: float | None = None
     """Mean cosine between both output vectors of a sample; None in reports of builds that did not tell it."""
     sqnr_db: float

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
 from edgetl.parity import bootstrap
-from edgetl.parity.bootstrap import paired_drop
+from edgetl.parity.bootstrap import grouped_drop, paired_drop
 from edgetl.parity.paired import least_bound, samples_needed, upper_bound
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -216,3 +216,42 @@ class TestBadInput:
             paired_drop(metric("auc"), reference, outputs, labels[:-1], confidence=0.9)
         with pytest.raises(DataError, match="resample"):
             paired_drop(metric("auc"), reference, outputs, labels, confidence=0.9, resamples=0)
+
+
+# --- samples that belong together -------------------------------------------------------------------------------------
+
+
+def losses(random: np.random.Generator, groups: int, drop: float, together: float) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of 1 to 9 samples a group: of a group that errs, such a share of them is lost."""
+    sizes = random.integers(1, 10, groups)
+    units = np.repeat(np.arange(groups), sizes)
+    errs = random.random(groups) < drop / together
+    return (errs[units] & (random.random(len(units)) < together)).astype(np.int64), units
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [0.1, 0.5, 1.0])
+def test_the_bound_of_groups_holds_as_often_as_stated(together: float) -> None:
+    random = np.random.default_rng(3)
+    held = [
+        grouped_drop(*losses(random, 400, 0.02, together), confidence=0.95, resamples=400, seed=seed).upper >= 0.02
+        for seed in range(400)
+    ]
+    assert 0.92 <= np.mean(held) <= 0.99
+
+
+def test_groups_of_one_sample_are_top_1() -> None:
+    random = np.random.default_rng(4)
+    right = random.random(300) > 0.05
+    labels = np.arange(300) % 2
+    outputs = np.eye(2)[np.where(right, labels, 1 - labels)]
+    whole = paired_drop(metric("top1"), np.eye(2)[labels], outputs, labels, confidence=0.95)
+    found = grouped_drop(1 - right.astype(np.int64), np.arange(300), confidence=0.95)
+    assert (found.value, found.upper, found.lower) == pytest.approx((whole.value, whole.upper, whole.lower))
+
+
+def test_groups_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="there are 3 groups for 5 samples"):
+        grouped_drop(np.zeros(5, np.int64), np.arange(3), confidence=0.95)
+    with pytest.raises(DataError, match="needs two groups"):
+        grouped_drop(np.zeros(5, np.int64), np.zeros(5, np.int64), confidence=0.95)

@@ -442,3 +442,92 @@ def test_float16_outputs_are_compared_in_double() -> None:
     reference = np.full((300, 2), 60_000.0, dtype=np.float16)
     found = compare(reference, -reference, np.zeros(300, int), max_drop=1.0, confidence=0.95)
     assert found.max_abs_error == 120_000.0  # float16 ends at 65,504
+
+
+# --- samples that belong together -------------------------------------------------------------------------------------
+
+
+def answers(right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Outputs of two classes that are right just there, and the labels."""
+    labels = np.arange(len(right)) % 2
+    return np.eye(2)[np.where(right, labels, 1 - labels)], labels
+
+
+def in_groups(right: NDArray[np.bool_], groups: list[str | None] | None, **more: object) -> Comparison:
+    """Of an engine that is right just there, against a reference that always is."""
+    reference, labels = answers(np.ones(len(right), dtype=bool))
+    settings: dict[str, object] = {"max_drop": 0.05, "confidence": 0.95, **more}
+    return compare(reference, answers(right)[0], labels, groups=groups, **settings)
+
+
+class TestGroups:
+    def test_what_errs_together_is_one_error(self) -> None:
+        """Forty frames of four videos are no forty pictures: the bound was that of forty errors each by itself."""
+        right = np.ones(2000, dtype=bool)
+        right[:40] = False
+        groups = [f"video {place // 10}" for place in range(2000)]
+        alone, together = in_groups(right, None), in_groups(right, groups)
+        assert alone.drop == together.drop == 0.02
+        assert alone.outcome == "passed" and alone.groups is None
+        assert together.groups == 200 and together.drop_upper > alone.drop_upper + 0.01
+        few = in_groups(right[:400], groups[:400], max_drop=0.2)
+        assert few.groups == 40 and few.outcome == "undecided"
+        assert "on these 400 samples in 40 groups" in few.statement
+
+    def test_errors_that_fall_apart_cost_little(self) -> None:
+        right = np.random.default_rng(0).random(3000) > 0.02
+        alone = in_groups(right, None)
+        together = in_groups(right, [str(place // 3) for place in range(3000)])
+        assert alone.drop_upper <= together.drop_upper < alone.drop_upper + 0.003
+        assert together.outcome == alone.outcome == "passed"
+
+    @pytest.mark.parametrize("groups", [None, [None] * 400, [""] * 400, [str(place) for place in range(400)]])
+    def test_samples_by_themselves_are_as_before(self, groups: list[str | None] | None) -> None:
+        right = np.random.default_rng(1).random(400) > 0.03
+        assert in_groups(right, groups) == in_groups(right, None)
+
+    def test_so_few_groups_show_nothing(self) -> None:
+        right = np.ones(500, dtype=bool)
+        one = in_groups(right, ["a"] * 500)
+        assert one.outcome == "undecided" and (one.drop_lower, one.drop_upper) == (-1.0, 1.0)
+        found = in_groups(right, [str(place % 20) for place in range(500)])
+        assert found.outcome == "undecided" and found.drop_upper == pytest.approx(least_bound(20, 0.95))
+        assert "500 test samples in 20 groups cannot show a drop below 5.00 points" in found.statement
+        assert f"at least {samples_needed(0.05, 0.95)} groups are needed" in found.statement
+        assert found.samples_to_decide is not None and found.samples_to_decide >= 25 * samples_needed(0.05, 0.95)
+
+    def test_p_is_that_of_groups(self) -> None:
+        right = np.ones(300, dtype=bool)
+        right[:30] = False
+        assert in_groups(right, None).p_value == pytest.approx(2.0**-29)
+        # Three groups lose everything: as likely as three heads, or three tails.
+        assert in_groups(right, [str(place // 10) for place in range(300)]).p_value == pytest.approx(0.25)
+
+    def test_a_class_is_no_worse_for_one_group(self) -> None:
+        right = np.ones(600, dtype=bool)
+        right[:60] = False
+        groups = [str(place // 30) for place in range(600)]
+        alone = in_groups(right, None, classes=["even", "odd"]).slices
+        together = in_groups(right, groups, classes=["even", "odd"]).slices
+        assert any(each.regressed for each in alone) and not any(each.regressed for each in together)
+        assert {(each.value, each.worse) for each in alone} == {(each.value, each.worse) for each in together}
+
+    @pytest.mark.parametrize("name", ["macro-f1", "auc"])
+    def test_other_metrics_draw_groups(self, name: str) -> None:
+        random = np.random.default_rng(2)
+        labels = np.arange(600) % 2
+        reference = random.normal(size=(600, 2)) + 2.0 * np.eye(2)[labels]
+        group = np.arange(600) // 20
+        outputs = reference + random.normal(size=(30, 2))[group]
+        more: dict[str, object] = {"max_drop": 0.05, "confidence": 0.95, "metric": metric(name)}
+        alone = compare(reference, outputs, labels, **more)
+        together = compare(reference, outputs, labels, groups=group.astype(str).tolist(), **more)
+        assert together.groups == 30 and together.drop == alone.drop
+        assert together.drop_upper > alone.drop_upper
+
+    def test_what_cannot_be(self) -> None:
+        right = np.ones(10, dtype=bool)
+        with pytest.raises(DataError, match="there are 3 groups for 10 samples"):
+            in_groups(right, ["a", "b", "c"])
+        with pytest.raises(DataError, match="these belong together"):
+            in_groups(right, ["a"] * 10, sequential=True)

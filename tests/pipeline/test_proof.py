@@ -56,9 +56,10 @@ def decide(items: list[Proven], timings: Timings, **parity: Any) -> list[Decisio
 
 def comparison(passed: bool) -> Comparison:
     return Comparison(
-        samples=1000, metric="top1", score_reference=0.98, score=0.98, agreement=1.0, worse=0, better=0, drop=0.0,
-        drop_upper=0.0, drop_lower=0.0, interval=(0.0, 0.0), p_value=1.0, detectable_drop=0.0, samples_to_decide=None,
-        confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0, sqnr_db=40.0, slices=(),
+        samples=1000, groups=None, metric="top1", score_reference=0.98, score=0.98, agreement=1.0, worse=0, better=0,
+        drop=0.0, drop_upper=0.0, drop_lower=0.0, interval=(0.0, 0.0), p_value=1.0, detectable_drop=0.0,
+        samples_to_decide=None, confidence=0.95, max_drop=0.01, max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0,
+        sqnr_db=40.0, slices=(),
         outcome="passed" if passed else "failed", statement="as good" if passed else "top-1 drops by 3.00 points",
     )  # fmt: skip
 
@@ -378,9 +379,14 @@ def test_too_few_samples_are_told_before_training(samples: int, max_drop: float,
     ("groups", "apart"), [(["a", "a", "b", None, None, ""], 5), (["a", "b", None, None], None), ([None] * 3, None)]
 )
 def test_samples_that_belong_together_are_told(groups: list[str | None], apart: int | None) -> None:
-    said = samples_in_groups(groups, drawn_together=False)
-    assert (f"{len(groups)} test samples are {apart} groups" in said) if apart else said == ""
-    assert samples_in_groups(groups, drawn_together=True) == ""
+    said = samples_in_groups(config(), groups)
+    assert (f"{len(groups)} test samples belong together in {apart} groups" in said) if apart else said == ""
+    if apart:
+        assert "at least 299 groups show a drop below 1 points" in said
+        with pytest.raises(ConfigError, match=f"these {len(groups)} belong together in {apart} groups"):
+            samples_in_groups(config(sequential=True), groups)
+    else:
+        assert samples_in_groups(config(sequential=True), groups) == ""
 
 
 def test_any_needs_one_and_all_needs_every_precision() -> None:
