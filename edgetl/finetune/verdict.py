@@ -12,7 +12,7 @@ by the standard error over seeds (Student 1908, Biometrika 6, 1-25). docs/metric
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, UnknownNameError
-from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_weights
+from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_units, resample_weights
 from edgetl.metrics.identities import linear_drop, mean_influences
 from edgetl.tomlfile import did_you_mean
 
@@ -137,7 +137,13 @@ def verdict(scores: Mapping[str, NDArray[Any]], confidence: float, *, seed: int 
 
 
 def verdict_by(
-    metric: Metric, outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any], confidence: float, *, seed: int = 0
+    metric: Metric,
+    outputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any],
+    confidence: float,
+    *,
+    groups: Sequence[str | None] | None = None,
+    seed: int = 0,
 ) -> Verdict:
     """Whether transfer helped, by a metric that is no mean over samples, as AUC.
 
@@ -146,6 +152,8 @@ def verdict_by(
         outputs: As :func:`verdict`'s scores, but outputs (seeds, n, k).
         labels: Of the test samples, as the metric takes them.
         confidence: Of the two-sided intervals.
+        groups: What each sample belongs to, None or empty: to nothing; samples of one are drawn together. Not looked at
+            where the metric is of identities.
         seed: Of the resamples.
 
     Raises:
@@ -160,8 +168,7 @@ def verdict_by(
         raise DataError(f"there are {len(labels)} labels for {samples} test samples")
     runs = {name: _runs(metric, each, labels) for name, each in outputs.items()}
     _ = [metric(run, labels) for each in outputs.values() for run in each[:1]]  # an error where it has no value
-    units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else np.arange(samples)
-    return _verdict(runs, units.astype(np.int64), confidence, seed)
+    return _verdict(runs, _units(metric, labels, groups), confidence, seed)
 
 
 def forgetting(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.95, *, seed: int = 0) -> Forgetting:
@@ -191,6 +198,7 @@ def forgetting_by(
     labels: NDArray[Any],
     confidence: float = 0.95,
     *,
+    groups: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Forgetting:
     """The change on the source task, by a metric that is no mean over samples, as AUC.
@@ -201,6 +209,7 @@ def forgetting_by(
         after: And after it, (seeds, n, k).
         labels: Of the samples, as the metric takes them.
         confidence: Of the two-sided interval.
+        groups: As :func:`verdict_by`'s.
         seed: Of the resamples.
 
     Raises:
@@ -212,12 +221,19 @@ def forgetting_by(
             f" {len(labels)} labels"
         )
     metric(before, labels)  # an error where it has no value
-    units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else np.arange(len(labels))
     pair = _runs(metric, before[None], labels), _runs(metric, after, labels)
-    return _forgetting(*pair, units.astype(np.int64), confidence, seed)
+    return _forgetting(*pair, _units(metric, labels, groups), confidence, seed)
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _units(metric: Metric, labels: NDArray[Any], groups: Sequence[str | None] | None) -> NDArray[np.int64]:
+    """Which unit of the draw a sample belongs to, (n,)."""
+    if groups is not None and len(groups) != len(labels):
+        raise DataError(f"there are {len(groups)} groups for {len(labels)} test samples")
+    units = np.unique(labels, return_inverse=True)[1] if metric.by_identity else resample_units(groups)
+    return np.arange(len(labels)) if units is None else units.astype(np.int64)
 
 
 def _scores(name: str, scores: NDArray[Any]) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ from edgetl.tomlfile import did_you_mean
 
 __all__ = [
     "CELLS", "FAR", "Influences", "Metric", "Verification", "Weighted", "allowed_metrics", "brier", "default_metric",
-    "expected_calibration_error", "metric", "resample_block", "resample_weights", "verification",
+    "expected_calibration_error", "metric", "resample_block", "resample_units", "resample_weights", "verification",
 ]  # fmt: skip
 
 
@@ -178,6 +178,30 @@ def resample_weights(random: np.random.Generator, units: NDArray[np.int64], coun
     times = np.bincount(drawn.ravel(), minlength=many * count).reshape(count, many)
     result: Floats = np.ascontiguousarray(times.T, dtype=np.float64)[units]
     return result
+
+
+def resample_units(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None:
+    """Which unit of the draw every sample belongs to, (n,), from 0 on without gaps.
+
+    Args:
+        groups: What each sample belongs to; None or empty: to nothing.
+
+    Returns:
+        None where every sample is by itself.
+    """
+    if groups is None:
+        return None
+    found: dict[str, int] = {}
+    units, free = [], 0
+    for group in groups:
+        if group and group in found:
+            units.append(found[group])
+            continue
+        if group:
+            found[group] = free
+        units.append(free)
+        free += 1
+    return None if free == len(units) else np.asarray(units, dtype=np.int64)
 
 
 def resample_block(samples: int) -> int:

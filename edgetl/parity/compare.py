@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
-from edgetl.metrics import Metric
+from edgetl.metrics import Metric, resample_units
 from edgetl.metrics import metric as metric_of
 from edgetl.parity import paired
+from edgetl.parity.answers import Answers, answers_of, differences
 from edgetl.parity.bootstrap import Drop, grouped_drop, paired_drop
 from edgetl.parity.numeric import Numeric, Tolerance, numeric
 from edgetl.parity.paired import Outcome
@@ -22,9 +23,6 @@ from edgetl.parity.sequential import Sequential
 from edgetl.parity.slices import CLASS, Slice, losses_of, slices
 from edgetl.parity.statements import Asked, sequential_statement, statement
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity
-
-_PAIRED = 1500
-"""Samples whose pairs are decided on, at most: 1.1 million pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ def compare(
     """
     if groups is not None and len(groups) != len(labels):
         raise DataError(f"there are {len(groups)} groups for {len(labels)} samples")
-    units = None if metric is not None and metric.by_identity else units_of(groups)
+    units = None if metric is not None and metric.by_identity else resample_units(groups)
     asked = Asked(
         metric=_with_thresholds(metric or metric_of("top1"), decision or Largest()),
         samples=len(labels),
@@ -148,7 +146,7 @@ def compare(
         sequential=sequential,
     )
     expected, got = _checked(asked, reference, outputs, labels)
-    answers = _answers(decision or Largest(), expected, got, labels)
+    answers = answers_of(decision or Largest(), expected, got, labels)
     counts = (answers.worse, answers.better, asked.samples) if asked.by_decisions and units is None else None
     score_reference, score, found = _measured(asked, expected, got, labels, answers, units)
     numbers = numeric(expected, got)
@@ -176,25 +174,6 @@ def compare(
         outcome=verdict.outcome,
         statement=verdict.statement,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answers:
-    """Decisions on samples, or on pairs of them."""
-
-    agreement: float
-    expected_right: NDArray[np.bool_]
-    """The reference's, of the shape of :func:`_decided`."""
-    right: NDArray[np.bool_]
-    """The engine's."""
-
-    @property
-    def worse(self) -> int:
-        return int((self.expected_right & ~self.right).sum())
-
-    @property
-    def better(self) -> int:
-        return int((self.right & ~self.expected_right).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,30 +220,12 @@ def _checked(
     return expected, got
 
 
-def _answers(
-    decision: Decision, expected: NDArray[np.float64], got: NDArray[np.float64], labels: NDArray[np.integer]
-) -> _Answers:
-    whole = np.asarray(np.isfinite(got).all(1))
-    wanted, truth = _decided(decision, expected), _truth(decision, labels)
-    decided = _decided(decision, np.where(whole[:, None], got, 0.0))
-    # What is not finite decides nothing: no class, no label, and nothing about a pair.
-    there = whole if decided.ndim == 1 else whole[:, None]
-    if isinstance(decision, Similarity):
-        first, second = _pairs(len(got))
-        there = whole[first] & whole[second]
-    return _Answers(
-        agreement=float(((decided == wanted) & there).mean()) if decided.size else 1.0,
-        expected_right=np.equal(wanted, truth),
-        right=np.equal(decided, truth) & there,
-    )
-
-
 def _measured(
     asked: Asked,
     expected: NDArray[np.float64],
     got: NDArray[np.float64],
     labels: NDArray[np.integer],
-    answers: _Answers,
+    answers: Answers,
     units: NDArray[np.int64] | None,
 ) -> tuple[float, float, Drop]:
     """The metric of the reference, of the engine, and how much lower the latter is."""
@@ -281,31 +242,7 @@ def _measured(
     return score, engine, found
 
 
-def units_of(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None:
-    """Which unit of evidence every sample belongs to, (n,), from 0 on.
-
-    Args:
-        groups: What each sample belongs to; None or empty: to nothing.
-
-    Returns:
-        None where every sample is by itself.
-    """
-    if groups is None:
-        return None
-    found: dict[str, int] = {}
-    units, free = [], 0
-    for group in groups:
-        if group and group in found:
-            units.append(found[group])
-            continue
-        if group:
-            found[group] = free
-        units.append(free)
-        free += 1
-    return None if free == len(units) else np.asarray(units, dtype=np.int64)
-
-
-def _p_value(answers: _Answers, units: NDArray[np.int64] | None) -> float:
+def _p_value(answers: Answers, units: NDArray[np.int64] | None) -> float:
     if units is None:
         return paired.mcnemar(answers.worse, answers.better)
     losses = losses_of(answers.expected_right, answers.right, units)
@@ -319,9 +256,7 @@ def _refused(got: NDArray[np.float64], tolerance: Tolerance | None, numbers: Num
     return "; ".join(tolerance.missed(numbers)) if tolerance else ""
 
 
-def _judged(
-    asked: Asked, found: Drop, counts: tuple[int, int, int] | None, answers: _Answers, refused: str
-) -> _Verdict:
+def _judged(asked: Asked, found: Drop, counts: tuple[int, int, int] | None, answers: Answers, refused: str) -> _Verdict:
     if refused:
         return _Verdict(outcome="failed", samples_to_decide=None, statement=refused)
     if asked.sequential:
@@ -336,12 +271,6 @@ def _judged(
     return _Verdict(outcome=outcome, samples_to_decide=to_decide, statement=said)
 
 
-def differences(expected_right: NDArray[np.bool_], right: NDArray[np.bool_]) -> list[int]:
-    """For each decision 1 where only the reference is right, -1 where only the engine is, else 0."""
-    found: list[int] = (expected_right.astype(np.int64) - right.astype(np.int64)).ravel().tolist()
-    return found
-
-
 def _outcome(found: Drop, max_drop: float) -> Outcome:
     """Of all samples of a test split."""
     if found.lower > max_drop:
@@ -349,7 +278,7 @@ def _outcome(found: Drop, max_drop: float) -> Outcome:
     return "passed" if found.upper <= max_drop else "undecided"
 
 
-def _by_decisions(asked: Asked, answers: _Answers, units: NDArray[np.int64] | None) -> Drop:
+def _by_decisions(asked: Asked, answers: Answers, units: NDArray[np.int64] | None) -> Drop:
     worse, better, n, confidence = answers.worse, answers.better, asked.samples, asked.confidence
     apart = Drop(
         value=(worse - better) / n,
@@ -404,7 +333,7 @@ def _both(confidence: float) -> float:
 
 def _slices(
     decision: Decision,
-    answers: _Answers,
+    answers: Answers,
     labels: NDArray[np.integer],
     classes: Sequence[str],
     columns: Mapping[str, Sequence[str]],
@@ -419,31 +348,3 @@ def _slices(
             raise DataError(f"there are labels from {labels.min()} to {labels.max()} for {len(classes)} classes")
         every = {CLASS: [classes[int(label)] for label in labels], **every}
     return slices(answers.expected_right, answers.right, every, confidence, classes=classes, groups=units)
-
-
-def _decided(decision: Decision, outputs: NDArray[np.float64]) -> NDArray[np.integer]:
-    """Decisions on samples, (n,) or (n, k); of embeddings on pairs, (pairs,)."""
-    if not isinstance(decision, Similarity):
-        answers: NDArray[np.integer] = decision.decide(outputs)
-        return answers
-    first, second = _pairs(len(outputs))
-    norms = np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), 1e-12)
-    cosines = (outputs / norms) @ (outputs / norms).T
-    same: NDArray[np.integer] = (cosines[first, second] >= decision.threshold).astype(np.int64)
-    return same
-
-
-def _truth(decision: Decision, labels: NDArray[np.integer]) -> NDArray[np.integer]:
-    """What would be right, in the shape of :func:`_decided`."""
-    if not isinstance(decision, Similarity):
-        return labels
-    first, second = _pairs(len(labels))
-    same: NDArray[np.integer] = (labels[first] == labels[second]).astype(np.int64)
-    return same
-
-
-def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """All pairs of samples; where there are many, of some at equal distances."""
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _PAIRED)).round().astype(np.intp))
-    first, second = np.triu_indices(len(chosen), 1)
-    return chosen[first], chosen[second]

@@ -9,7 +9,8 @@ from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.benchmark.summary import PERCENTILES
 from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
-from edgetl.parity.compare import Comparison, units_of
+from edgetl.metrics import resample_units
+from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
 from edgetl.parity.paired import samples_needed
 from edgetl.pipeline import tasks, timing, transfer
@@ -77,7 +78,7 @@ def samples_in_groups(config: Config, groups: Sequence[str | None]) -> str:
     Raises:
         ConfigError: They do, and samples are to be looked at one by one until it is decided.
     """
-    units = None if tasks.metric_of(config).by_identity else units_of(groups)
+    units = None if tasks.metric_of(config).by_identity else resample_units(groups)
     if units is None:
         return ""
     apart = int(units.max()) + 1

@@ -18,7 +18,8 @@ from edgetl.benchmark import environment
 from edgetl.config.sections import Batch
 from edgetl.data.dataset import Dataset, Sample, digest_of_samples
 from edgetl.data.loader import Samples, batches
-from edgetl.parity.compare import Comparison, compare, differences
+from edgetl.parity.answers import differences
+from edgetl.parity.compare import Comparison, compare
 from edgetl.parity.sequential import Sequential
 from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine

@@ -161,7 +161,9 @@ def change(session: Session, source: SourceTask, answers: dict[str, Artifact], c
     labels = np.asarray([sample.label for sample in source.samples], dtype=np.int64)
     before, *after = (_read(answer) for answer in answers.values())
     return SourceChange(
-        forgetting=forgetting_by(metric, before, np.stack(after), labels, confidence),
+        forgetting=forgetting_by(
+            metric, before, np.stack(after), labels, confidence, groups=[sample.group for sample in source.samples]
+        ),
         head=source.head,
         how=_how(source),
         metric=metric.title,

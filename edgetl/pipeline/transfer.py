@@ -122,7 +122,7 @@ def compare(session: Session, dataset: Dataset, planned: Plan, *, confidence: fl
                 tuned.append(checkpoint)
     answers = source_task.ask(session, source, tuned) if source else {}
     metric = tasks.metric_of(config)
-    labels = trials[TUNED][0][1].labels
+    labels, groups = trials[TUNED][0][1].labels, [sample.group for sample in dataset.test]
     outputs: dict[str, NDArray[Any]] = {
         name: np.stack([reference.outputs for _, reference in found]) for name, found in trials.items()
     }
@@ -130,6 +130,7 @@ def compare(session: Session, dataset: Dataset, planned: Plan, *, confidence: fl
         "references": {name: [artifact.digest for artifact, _ in found] for name, found in trials.items()},
         "metric": metric.name,
         "confidence": confidence,
+        "groups": groups,
         "source": {name: artifact.digest for name, artifact in answers.items()},
         "code": code_digest("finetune/verdict.py", "metrics", "pipeline/transfer.py", "pipeline/source_task.py"),
         "versions": versions_of("numpy"),
@@ -137,7 +138,7 @@ def compare(session: Session, dataset: Dataset, planned: Plan, *, confidence: fl
 
     def make(folder: Path) -> None:
         found = Comparison(
-            verdict=statistics.verdict_by(metric, outputs, labels, confidence),
+            verdict=statistics.verdict_by(metric, outputs, labels, confidence, groups=groups),
             metric=metric.title,
             epochs={name: sum(phase.epochs for phase in method.finetune.phases) for name, method in methods.items()},
             scores={name: [float(metric(run, labels)) for run in runs] for name, runs in outputs.items()},

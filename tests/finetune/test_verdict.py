@@ -192,6 +192,36 @@ class TestByMetric:
             verdict_by(metric("top1"), {"fine-tuned": np.zeros((3, 4))}, np.zeros(4, dtype=int), 0.95)
 
 
+class TestGroups:
+    """Samples that belong together are drawn together."""
+
+    def test_what_changes_together_says_less(self) -> None:
+        random, labels = np.random.default_rng(5), np.arange(600) % 2
+        group = np.arange(600) // 20
+        before = np.eye(2)[labels] * 1.0
+        lost = random.random(30) < 0.2
+        after = np.where(lost[group][:, None], 1.0 - before, before)
+        names: list[str | None] = [f"video {each}" for each in group]
+        alone = forgetting_by(metric("top1"), before, after[None], labels)
+        together = forgetting_by(metric("top1"), before, after[None], labels, groups=names)
+        assert together.change == alone.change < 0
+        assert together.lower < alone.lower and together.upper > alone.upper
+        scores = {"fine-tuned": np.stack([before] * 3), "scratch": np.stack([after] * 3)}
+        first, second = (
+            verdict_by(metric("top1"), scores, labels, 0.95, groups=each).differences[0] for each in (None, names)
+        )
+        assert second.value == first.value > 0 and second.lower < first.lower
+
+    def test_samples_of_no_group_are_as_before(self) -> None:
+        labels = np.arange(40) % 2
+        before, after = np.eye(2)[labels], np.random.default_rng(6).normal(size=(3, 40, 2))
+        wanted = forgetting_by(metric("top1"), before, after, labels)
+        for groups in ([None] * 40, [""] * 40, [str(place) for place in range(40)]):
+            assert forgetting_by(metric("top1"), before, after, labels, groups=groups) == wanted
+        with pytest.raises(DataError, match="there are 3 groups for 40 test samples"):
+            forgetting_by(metric("top1"), before, after, labels, groups=["a", "b", "c"])
+
+
 class TestForgetting:
     def test_what_was_forgotten(self) -> None:
         random = np.random.default_rng(0)
