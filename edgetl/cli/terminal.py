@@ -21,14 +21,19 @@ _BAR = 14
 def harmless(text: str) -> str:
     """Text that commands neither a terminal nor GitHub's runner, whatever names from data stand in it.
 
-    The runner takes a line that begins with two colons for a command, also behind spaces.
+    The runner takes a line that begins with two colons for a command, also behind spaces; and in its older way of
+    writing them what begins with ``##[``, anywhere in a line.
     """
-    return _COMMAND.sub(r"\1: :", clean(text))
+    return _COMMAND.sub(r"\1: :", clean(text)).replace("##[", "## [")
 
 
 def print_json(kind: str, document: Any) -> None:
-    """A result as versioned JSON: the only thing on stdout."""
-    sys.stdout.write(json.dumps({"schema": SCHEMA, "kind": kind, "result": document}, ensure_ascii=False) + "\n")
+    """A result as versioned JSON: the only thing on stdout.
+
+    ``##[`` can stand in strings alone, and stays the same string for who reads it; see :func:`harmless`.
+    """
+    text = json.dumps({"schema": SCHEMA, "kind": kind, "result": document}, ensure_ascii=False)
+    sys.stdout.write(text.replace("##[", "#\\u0023[") + "\n")
 
 
 def print_text(text: str = "") -> None:
@@ -86,7 +91,7 @@ class TerminalReporter:
     def started(self, stage: str, what: str) -> None:
         """One line when a stage begins, so that a log shows where a build stands."""
         self._close()
-        sys.stderr.write(f"{_bold(stage.ljust(10))} {what} …\n")
+        sys.stderr.write(f"{_bold(stage.ljust(10))} {harmless(what)} …\n")
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Move the bar, which tells the time that went by and, where the total is known (not 0), the time left."""
@@ -103,7 +108,7 @@ class TerminalReporter:
         """One line when a stage is done; what took no work says so."""
         self._close()
         end = "cached" if cached else f"{seconds:.1f} s"
-        sys.stderr.write(f"{_bold(stage.ljust(10))} {what}: {_dim(end)}\n")
+        sys.stderr.write(f"{_bold(stage.ljust(10))} {harmless(what)}: {_dim(end)}\n")
 
     def note(self, text: str) -> None:
         """An indented line."""

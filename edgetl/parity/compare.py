@@ -194,9 +194,9 @@ def _checked(
     asked: Asked, reference: NDArray[np.floating], outputs: NDArray[np.floating], labels: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Outputs of the reference and of the engine, float64 (n, k), or why they cannot be compared."""
-    if not 0.0 < asked.max_drop <= 1.0 or not 0.5 <= asked.confidence < 1.0:
+    if not 0.0 < asked.max_drop <= 1.0 or not 0.5 < asked.confidence < 1.0:
         raise DataError(
-            f"parity needs 0 < max_drop <= 1 and 0.5 <= confidence < 1, not {asked.max_drop} and {asked.confidence}"
+            f"parity needs 0 < max_drop <= 1 and 0.5 < confidence < 1, not {asked.max_drop} and {asked.confidence}"
         )
     if reference.ndim != 2 or reference.shape != outputs.shape or len(reference) != len(labels):
         raise DataError(

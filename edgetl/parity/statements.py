@@ -10,6 +10,9 @@ from edgetl.parity import paired
 from edgetl.parity.bootstrap import Drop
 from edgetl.parity.paired import Outcome
 
+_DIGITS = 10
+"""Of a share; what is less is no finding of any number of samples."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -85,11 +88,12 @@ def _sure(asked: Asked) -> str:
 
 def _points(*shares: float) -> list[str]:
     """Shares as points: with two decimals, or as many more as it takes to tell them from 0 and from one another."""
+    exact = [_exact(share) for share in shares]
     for decimals in range(2, 9):
-        texts = [f"{100 * share:.{decimals}f}" for share in shares]
+        texts = [f"{100 * share:.{decimals}f}" for share in exact]
         shown = [float(text) for text in texts]
-        told = all((one == 0.0) == (share == 0.0) for one, share in zip(shown, shares, strict=True))
-        if told and len(set(shown)) == len(set(shares)):
+        told = all((one == 0.0) == (share == 0.0) for one, share in zip(shown, exact, strict=True))
+        if told and len(set(shown)) == len(set(exact)):
             break
     return texts
 
@@ -97,7 +101,12 @@ def _points(*shares: float) -> list[str]:
 def _moves(drop: float) -> str:
     """How a metric moves, without its unit."""
     (size,) = _points(abs(drop))
-    return f"rises by {size}" if drop < 0.0 else f"drops by {size}"
+    return f"rises by {size}" if _exact(drop) < 0.0 else f"drops by {size}"
+
+
+def _exact(share: float) -> float:
+    """A share without what its last bits got by rounding: two metrics of the same counts may differ in these."""
+    return round(share, _DIGITS) + 0.0
 
 
 def _rounded(samples: int) -> str:

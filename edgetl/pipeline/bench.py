@@ -318,7 +318,8 @@ def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], fa
     }
     text = json.dumps(document)
     with storage_errors(output.parent):
-        if output.exists() and not output.is_file():  # a pipe, or a terminal
+        # What is written at once: a pipe or a terminal; and a link, as /dev/stdout is one, which would be replaced.
+        if output.is_symlink() or (output.exists() and not output.is_file()):
             output.write_text(text, encoding="utf-8")
             return
         beside = output.with_name(f".{output.name}.{os.getpid()}")

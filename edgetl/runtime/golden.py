@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -48,7 +49,9 @@ def read_golden(folder: Path, files: Container[str]) -> Golden:
         with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
             names, inputs, outputs = arrays["names"].tolist(), arrays["inputs"], arrays["outputs"]
             classes = tuple(arrays["classes"].tolist()) if "classes" in arrays else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise BundleError(f"{folder / ARRAYS} cannot be read: {error!r}") from None
     wrong = _wrong(folder, names, inputs, outputs)
     if wrong:
@@ -62,11 +65,15 @@ def _wrong(folder: Path, names: list[str], inputs: Array, outputs: NDArray[np.fl
     """What is wrong with golden inputs; empty where nothing is."""
     if not isinstance(names, list) or not names:
         return "there is no golden input"
+    if not all(isinstance(name, str) for name in names):
+        return "the names of golden inputs are no names"
     for name in names:  # whatever lies in the folder was checked; nothing outside is read
         if PurePosixPath(name).name != name or not (folder / "golden" / name).is_file():
             return f"there is no golden input {name}"
-    if outputs.ndim != 2 or len(inputs) != len(names) or len(outputs) != len(names):
+    if outputs.ndim != 2 or not inputs.ndim or len(inputs) != len(names) or len(outputs) != len(names):
         return f"{len(names)} names, inputs {list(inputs.shape)} and outputs {list(outputs.shape)} do not fit together"
+    if inputs.dtype.kind not in "fiu":
+        return f"its inputs are {inputs.dtype.name}, and no numbers"
     if outputs.dtype.kind != "f" or not np.isfinite(outputs).all():
         return "its outputs are not finite numbers"
     return ""

@@ -11,6 +11,8 @@ from edgetl.errors import BundleError
 _STATUSES = ("ready", "built", "build-on-device")
 _SHARES = ("agreement", "score", "score_reference")
 """Numbers of an engine's parity from 0 to 1."""
+_NAMES = ("target", "precision", "folder", "backend", "provider")
+"""Of an engine, that are text."""
 
 
 def refuse_malformed(manifest: Mapping[str, Any], where: str) -> None:
@@ -54,6 +56,7 @@ def _held_of(engine: Mapping[str, Any], name: str) -> list[tuple[str, Any, bool,
         (f"the status of {name}", status, status in _STATUSES, f"one of {', '.join(_STATUSES)}"),
         (f"the parity of {name}", parity, isinstance(parity, dict), "an object"),
         (f"the latency of {name}", latency, isinstance(latency, dict), "an object"),
+        *((f"the {key} of {name}", engine[key], isinstance(engine[key], str), "a name") for key in _NAMES),
     ]
     if not all(fits for *_, fits, _ in found):
         return found
@@ -61,13 +64,14 @@ def _held_of(engine: Mapping[str, Any], name: str) -> list[tuple[str, Any, bool,
         value = parity.get(key)
         fits = value is None or (_is_number(value) and 0.0 <= value <= 1.0)
         found.append((f"the {key} of {name}", value, fits, "a share from 0 to 1"))
-    for key, value in (
-        ("samples", parity.get("samples")),
-        ("sqnr_db", parity.get("sqnr_db")),
-        ("p50_ms", latency.get("p50_ms")),
-    ):
-        found.append((f"the {key} of {name}", value, value is None or _is_number(value), "a finite number"))
-    return found
+    samples, sqnr_db, p50_ms = parity.get("samples"), parity.get("sqnr_db"), latency.get("p50_ms", 0.0)
+    counted = samples is None or (type(samples) is int and samples >= 0)
+    return [
+        *found,
+        (f"the samples of {name}", samples, counted, "a number of samples"),
+        (f"the sqnr_db of {name}", sqnr_db, sqnr_db is None or _is_number(sqnr_db), "a finite number"),
+        (f"the p50_ms of {name}", p50_ms, _is_number(p50_ms), "a finite number"),
+    ]
 
 
 def _is_batch(value: Any) -> bool:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edgetl.bundle import sign, write
 from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
 from edgetl.runtime.bundle import canonical, open_bundle
+from edgetl.runtime.golden import ARRAYS, read_golden
 from edgetl.runtime.opening import open_engine
 
 MakeBundle = Callable[..., Path]
@@ -225,6 +226,10 @@ def test_a_manifest_may_not_reach_outside(
         lambda manifest: manifest["engines"][0].update(parity={"agreement": "high"}),
         lambda manifest: manifest["engines"][0].update(parity={"agreement": float("nan")}),
         lambda manifest: manifest["engines"][0].update(parity={"agreement": 1.5}),
+        lambda manifest: manifest["engines"][0].update(latency={"p50_ms": None}),
+        lambda manifest: manifest["engines"][0].update(backend=["onnxruntime"]),
+        lambda manifest: manifest["engines"][0].update(folder=7),
+        lambda manifest: manifest["engines"][0].update(parity={"samples": -2}),
         lambda manifest: manifest["engines"][0].update(parity={"samples": "all"}),
         lambda manifest: manifest["engines"][0].update(parity={"sqnr_db": "40"}),
         lambda manifest: manifest["engines"][0].update(parity={"sqnr_db": float("-inf")}),
@@ -377,6 +382,10 @@ def test_an_engine_of_an_unknown_backend(tmp_path: Path) -> None:
         ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS[:0]}, "do not fit together"),
         ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS * np.nan}, "not finite"),
         ({"names": np.array(["a.png"], dtype=object), "inputs": INPUTS, "outputs": OUTPUTS}, "cannot be read"),
+        ({"names": np.array([1]), "inputs": INPUTS, "outputs": OUTPUTS}, "are no names"),
+        ({"names": np.array([["a.png"]]), "inputs": INPUTS, "outputs": OUTPUTS}, "are no names"),
+        ({"names": np.array(["a.png"]), "inputs": np.float32(1), "outputs": OUTPUTS}, "do not fit together"),
+        ({"names": np.array(["a.png"]), "inputs": np.array(["a"]), "outputs": OUTPUTS}, "its inputs are str32"),
     ],
 )
 def test_golden_inputs_that_no_build_writes(
@@ -394,3 +403,23 @@ def test_golden_inputs_that_no_build_writes(
     write.seal(folder, {key: value for key, value in manifest.items() if key not in ("schema", "files")}, signing_key)
     with pytest.raises(BundleError, match=said):
         open_bundle(folder).golden()
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+def test_golden_inputs_that_are_damaged_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    """zlib's own errors, and what zipfile does not implement, were tracebacks."""
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "golden").mkdir()
+    (folder / "golden" / "a.png").write_bytes(b"an image")
+    file = folder / ARRAYS
+    np.savez_compressed(file, names=np.array(["a.png"]), inputs=np.arange(300.0).reshape(1, 300) ** 2, outputs=OUTPUTS)
+    content = bytearray(file.read_bytes())
+    for place, value in changes:
+        content[place % len(content)] = value
+    file.write_bytes(content)
+    try:
+        assert len(read_golden(folder, [ARRAYS]).sources) == 1
+    except BundleError as error:
+        assert "golden" in error.message

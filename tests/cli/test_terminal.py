@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgetl.cli.terminal import TerminalReporter, harmless, print_error, print_text
+from edgetl.cli.terminal import TerminalReporter, harmless, print_error, print_json, print_text
 from edgetl.errors import DataError
 
 NAME = "\x1b[2Jcat\n  ::error file=x::stop\u202e"
@@ -20,7 +22,23 @@ def test_no_line_begins_a_command(text: str) -> None:
     assert not set(harmless(text)) & {"\x1b", "\u202e", "\x85", "\x0b"}
 
 
-@pytest.mark.parametrize("text", ["", "a::b", "std::vector: 1", "one\n  two", "Zürich 漢字 10⁻⁴"])
+def test_nothing_in_a_line_is_a_command_of_the_older_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """GitHub's runner takes ``##[add-mask]`` for a command wherever it stands, in JSON, too."""
+    name = 'seven ##[add-mask]7 ###[error]"'
+    print_json("run", {"label": name})
+    out, _ = capsys.readouterr()
+    assert "##[" not in out and json.loads(out)["result"] == {"label": name}
+    reporter = TerminalReporter()
+    reporter.started("build", name)
+    reporter.finished("build", name, cached=True, seconds=0.0)
+    reporter.note(name)
+    print_text(name)
+    print_error(DataError(name, hint=name), as_json=True)
+    out, err = capsys.readouterr()
+    assert "##[" not in out + err and err.count("add-mask") == 5
+
+
+@pytest.mark.parametrize("text", ["", "a::b", "std::vector: 1", "one\n  two", "## [a] #[b]", "Zürich 漢字 10⁻⁴"])
 def test_other_text_stays(text: str) -> None:
     assert harmless(text) == text
 

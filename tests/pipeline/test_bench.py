@@ -284,6 +284,15 @@ def test_a_file_of_calls_that_cannot_be_written_leaves_nothing_and_keeps_the_old
     assert output.read_bytes() == b"of yesterday"
 
 
+def test_a_link_to_a_file_of_calls_stays_one(graph: Path, tmp_path: Path) -> None:
+    """`--output /dev/stdout` is a link, too: it was replaced by a file, for every other process as well."""
+    there, output = tmp_path / "calls.json", tmp_path / "latest.json"
+    there.write_text("of yesterday", encoding="utf-8")
+    output.symlink_to(there)
+    bench_things([graph], plan=Plan(samples=20, processes=1, threads=1), output=output, roofline=False)
+    assert output.is_symlink() and "sampled" in json.loads(there.read_text(encoding="utf-8"))
+
+
 def test_what_was_fed_with_something_else_did_not_do_the_same_work(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     paths = []
