@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.errors import BundleError
-from edgetl.runtime.bundle import SIGNATURE, canonical, fingerprint, signature_text
+from edgetl.runtime.seal import SIGNATURE, canonical, fingerprint, signature_text
 
 
 def user_key() -> Path:

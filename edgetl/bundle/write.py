@@ -13,7 +13,7 @@ from typing import Any
 
 from edgetl.bundle import sign
 from edgetl.errors import StorageError
-from edgetl.runtime.bundle import MANIFEST, SIGNATURE, manifest_text
+from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
 from edgetl.store import file_digest, storage_errors, sync_folder, sync_tree
 
 

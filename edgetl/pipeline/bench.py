@@ -36,7 +36,7 @@ from edgetl.pipeline.timing import (
     unstable_lines,
     what_to_do,
 )
-from edgetl.runtime.bundle import MANIFEST
+from edgetl.runtime.seal import MANIFEST
 from edgetl.store import storage_errors
 
 

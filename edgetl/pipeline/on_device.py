@@ -16,7 +16,8 @@ from edgetl.errors import TargetError, UnknownNameError, UsageError
 from edgetl.pipeline.check import Checked, verify_bundle
 from edgetl.pipeline.engines import longest
 from edgetl.pipeline.session import Reporter, Silent
-from edgetl.runtime.bundle import MANIFEST, SIGNATURE, Bundle, EngineEntry, open_bundle
+from edgetl.runtime.bundle import Bundle, EngineEntry, open_bundle
+from edgetl.runtime.seal import MANIFEST, SIGNATURE
 from edgetl.specs import BatchRange, Target
 from edgetl.store import file_digest, storage_errors
 

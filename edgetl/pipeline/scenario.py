@@ -19,7 +19,8 @@ from edgetl.benchmark.stages import Stages
 from edgetl.errors import BudgetError, MeasurementError, UsageError
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import unstable_because, what_to_do
-from edgetl.runtime.bundle import MANIFEST, Bundle, EngineEntry, open_bundle
+from edgetl.runtime.bundle import Bundle, EngineEntry, open_bundle
+from edgetl.runtime.seal import MANIFEST
 
 _Choice = TypeVar("_Choice", bound=EngineChoice)
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from edgetl.bundle import sign, write
 from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
-from edgetl.runtime.bundle import canonical, open_bundle
+from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.golden import ARRAYS, read_golden
 from edgetl.runtime.opening import open_engine
+from edgetl.runtime.seal import canonical
 
 MakeBundle = Callable[..., Path]
 INPUTS, OUTPUTS = np.zeros((1, 3, 8, 8), np.float32), np.ones((1, 3), np.float32)

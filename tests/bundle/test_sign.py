@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from edgetl.bundle import sign
 from edgetl.errors import BundleError
-from edgetl.runtime.bundle import fingerprint
+from edgetl.runtime.seal import fingerprint
 
 MAKE = """
 import sys, time
