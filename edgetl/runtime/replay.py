@@ -232,7 +232,7 @@ def _differences(there: Any, was: Any, place: str) -> Iterator[tuple[str, str, s
             else:
                 one, other = (_spoken(each[name]) if name in each else "nothing" for each in (there, was))
                 yield inside, one, other
-    elif json.dumps(there) != json.dumps(was):
+    elif json.dumps(there, sort_keys=True) != json.dumps(was, sort_keys=True):  # told apart: 1, 1.0 and true
         yield place, _spoken(there), _spoken(was)
 
 

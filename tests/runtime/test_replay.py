@@ -158,6 +158,14 @@ def test_what_golden_inputs_cannot_tell_apart_is_refused_all_the_same(
         verify_bundle(folder)
 
 
+def test_the_order_of_keys_is_no_difference(seal: Seal) -> None:
+    """A manifest that a tool sorted and that was signed again: the message said "is" and "was" of the same."""
+    spec = {"batch": [1, 4], "dtype": "float32", "name": "x", "shape": ["batch", 3, 8, 8]}
+    folder = seal(inputs=[spec], preprocessing=dict(sorted(CONTRACT.to_json().items())))
+    with open_bundle(folder).open() as model:
+        assert model.engine.target == "cpu"
+
+
 def test_of_a_bundle_without_a_written_contract_the_tensors_are_compared(seal: Seal, tmp_path: Path) -> None:
     folder = seal(preprocessing={**CONTRACT.to_json(), "mean": [0.1, 0.2, 0.3]})
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
