@@ -8,7 +8,8 @@ the interval between the two of them that hold the median of all rounds there co
 ranks alone: David and Nagaraja 2003, Order statistics, section 7.1). One process is up to a tenth faster than the next
 of the same tool: few rounds say little.
 benchmark_app comes with OpenVINO's wheel, and tells what OpenVINO's own clock says of each call, without the call from
-Python. The lines "own clock" are what it says of calls through edgetl's runner, in a process of their own.
+Python. The lines "own clock" are what it says of edgetl's calls, in the same processes: the last call of each block, as
+`edgetl bench` tells it.
 onnxruntime_perf_test comes with no wheel: its loop, which binds inputs and outputs once and then calls Run, is made
 with IOBinding here, as ONNX Runtime's documentation of its Python interface describes it.
 """
@@ -24,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import imagenet
@@ -60,25 +60,6 @@ ORT_LOOP = textwrap.dedent(
         session.run_with_iobinding(binding)
         times.append(time.perf_counter() - began)
     print(json.dumps(1e3 * statistics.median(times)))
-    """
-)
-OWN_CLOCK = textwrap.dedent(
-    """
-    import statistics, sys, time
-    from pathlib import Path
-    from edgetl.benchmark.feeds import Feeds, make_feeds
-    from edgetl.runtime.openvino import OpenVinoRunner
-
-    model, threads, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    with OpenVinoRunner(Path(model), threads=threads) as runner:
-        feeds = make_feeds(Feeds(), runner.inputs, "OpenVINO")
-        for _ in range(20):
-            runner.run(feeds)
-        times, end = [], time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            runner.run(feeds)
-            times.append(runner.latency_ms)
-    print(statistics.median(times))
     """
 )
 SECONDS = 2.0
@@ -133,27 +114,29 @@ def compared(
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Medians in ms of edgetl and of the other tool, round by round; who begins changes."""
     other = {"onnxruntime": ort_loop, "openvino": benchmark_app}[engine]
-    tools: list[Callable[[], float]] = [lambda: edgetl(engine, model, threads), lambda: other(model, threads)]
-    if engine == "openvino":
-        tools.append(lambda: own_clock(model, threads))
-    found: list[list[float]] = [[] for _ in tools]
+    ours: list[float] = []
+    own: list[float] = []
+    theirs: list[float] = []
     for number in range(rounds):
-        for turn in range(len(tools)):
-            index = (number + turn) % len(tools)
-            found[index].append(tools[index]())
-        print(f"{name}: {', '.join(f'{times[-1]:.3f}' for times in found)} ms", flush=True)
-    pairs = {name: (found[0], found[1])}
-    return pairs if len(found) == 2 else pairs | {f"{name}, own clock": (found[2], found[1])}
+        if number % 2:
+            theirs.append(other(model, threads))
+        p50, engine_clock = edgetl(engine, model, threads)
+        ours.append(p50)
+        own += [engine_clock] if engine_clock is not None else []
+        if not number % 2:
+            theirs.append(other(model, threads))
+        print(f"{name}: {ours[-1]:.3f}, the other {theirs[-1]:.3f} ms; own clock {engine_clock}", flush=True)
+    return {name: (ours, theirs), **({f"{name}, own clock": (own, theirs)} if own else {})}
 
 
-def edgetl(engine: str, model: Path, threads: int) -> float:
-    """Median in ms, of one fresh process."""
+def edgetl(engine: str, model: Path, threads: int) -> tuple[float, float | None]:
+    """Median in ms, of one fresh process, and that of the engine's own clock in it, where it has one."""
     thing = onnx_thing(model, name=engine)
     if engine == "openvino":
         imports = ("numpy", "openvino", "edgetl.runtime.openvino")
         thing = Thing(name=engine, opener="openvino", path=model.resolve(), imports=imports)
     (sampled,) = measure([thing], Feeds(), Plan(samples=int(SECONDS * 300), processes=1, threads=threads))
-    return latency_of(sampled).p50_ms
+    return latency_of(sampled).p50_ms, sampled.engine_clock_p50_ms
 
 
 def benchmark_app(model: Path, threads: int) -> float:
@@ -169,12 +152,6 @@ def benchmark_app(model: Path, threads: int) -> float:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return float(re.findall(r"Median:\s+([\d.]+) ms", done.stdout)[0])
-
-
-def own_clock(model: Path, threads: int) -> float:
-    """Median in ms that OpenVINO's own clock says of calls through edgetl's runner."""
-    arguments = [sys.executable, "-c", OWN_CLOCK, model, str(threads), str(SECONDS)]
-    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
 def ort_loop(model: Path, threads: int) -> float:
