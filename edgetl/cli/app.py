@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 import traceback
 from typing import Annotated, Any
 
@@ -12,7 +14,7 @@ import typer
 from edgetl import __version__
 from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, report, run_, targets, train, verify
 from edgetl.cli.terminal import print_error, print_json_error
-from edgetl.errors import EdgetlError, MissingExtraError, SetupError, UsageError
+from edgetl.errors import EdgetlError, MissingExtraError, SetupError, StorageError, UsageError
 
 _INTERRUPTED = 130
 
@@ -86,6 +88,15 @@ def run(arguments: list[str]) -> int:
         return found.exit_code
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _defect()
+        full = StorageError(
+            f"the disk is full: {error}",
+            hint=f"make room; temporary files are in {tempfile.gettempdir()}, or where TMPDIR says",
+        )
+        print_error(full, as_json=as_json)
+        return full.exit_code
     except Exception:  # noqa: BLE001 - the last line of defence: a defect, with everything needed to report it
         return _defect()
     if result == _INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves

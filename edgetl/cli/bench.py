@@ -73,7 +73,8 @@ def _bench(
         ),
     ] = 20,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=_MOST_THREADS, help="Per engine [default: one per core].")
+        int | None,
+        typer.Option("--threads", min=1, max=_MOST_THREADS, help="Per engine [default: one per usable core]."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="For dynamic batches.")] = 1,
     size: Annotated[int | None, typer.Option("--size", min=1, help="For other dynamic dimensions.")] = None,

@@ -290,7 +290,7 @@ def _by_decisions(asked: Asked, answers: Answers, units: NDArray[np.int64] | Non
         return apart
     if asked.groups == 1:
         return replace(apart, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
-    losses = answers.expected_right.astype(np.int64) - answers.right.astype(np.int64)
+    losses = np.asarray(differences(answers.expected_right, answers.right))
     together = grouped_drop(losses, units, confidence=confidence)
     # Groups are no more evidence than their samples.
     return replace(

@@ -60,12 +60,12 @@ def magnitudes(model: ir.Model, tools: Tools) -> dict[str, float]:
             for feeds, count in steps(model, tools.samples(), graphs.fixed_batch(model) or 1):
                 (found,) = runner.run(feeds).values()
                 reach, infinite = _reach(found)
+                endless = [name for name, there in zip(names, infinite, strict=True) if there and name in inputs]
+                if endless:  # first: what is computed of it may well be NaN
+                    raise _broken(f"has an infinite number in '{endless[0]}'", tools, seen, count)
                 broken = [name for name, size in zip(names, reach, strict=True) if np.isnan(size)]
                 if not ends.isdisjoint(broken):
                     raise _broken(f"makes the activation '{broken[0]}' NaN", tools, seen, count)
-                endless = [name for name, there in zip(names, infinite, strict=True) if there and name in inputs]
-                if endless:
-                    raise _broken(f"has an infinite number in '{endless[0]}'", tools, seen, count)
                 reached = np.maximum(reached, reach)
                 seen += count
                 if tools.progress:

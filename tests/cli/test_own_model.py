@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 from edgetl.cli.app import run
+from edgetl.quantize import activations
 
 
 def classifier(*, batch="N", height=32, width=32, channels=3, opset=17, spoil=None, dtype=np.float32, inputs=1):
@@ -149,6 +151,18 @@ def test_files_that_are_no_graphs(quantize, command, tmp_path, content):
     for code, _, err in (quantize(path), command("inspect", path), command("bench", path, "--samples", "20")):
         assert code == 2
         assert "model.onnx" in err
+
+
+def test_a_full_disk_for_temporary_files_is_no_defect(quantize, tmp_path, monkeypatch):
+    """A traceback, and the request to report it."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.data")
+
+    monkeypatch.setattr(activations, "with_outputs", full)
+    code, _, err = quantize(save(classifier(), tmp_path))
+    assert code == 8 and "defect" not in err
+    assert "the disk is full: [Errno 28] No space left on device: 'weights.data'" in err and "TMPDIR" in err
 
 
 def test_an_operator_that_nobody_knows_is_named_with_the_users_file(quantize, tmp_path):
@@ -678,15 +692,22 @@ def test_a_constant_that_is_an_output(command, recipe, tmp_path):
     np.testing.assert_array_equal(found[0], SQUARE)
 
 
-@pytest.mark.parametrize(("value", "named"), [(np.nan, "x"), (np.inf, "y")])
-def test_nan_on_a_sample_stops_float16_and_is_named(command, value, named, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.nan, "makes the activation 'x' NaN"),
+        (np.inf, "has an infinite number in 'x'"),
+        (3e38, "makes the activation 'y' NaN"),
+    ],
+)
+def test_nan_on_a_sample_stops_float16_and_is_named(command, value, said, tmp_path):
     """All nodes stayed in float32, and the SQNR was -200 dB."""
     path, samples = rows([*TWO[:1], helper.make_node("Sub", ["a", "a"], ["y"])], tmp_path, {"w": SQUARE})
-    samples["x"][3, 2] = value
+    samples["x"][3, 2:4] = value
     np.savez(tmp_path / "samples.npz", **samples)
     code, _, err = put_into_float16(command, path)
     assert code == 3
-    assert f"calibration sample 3 of samples.npz makes the activation '{named}' NaN" in err
+    assert f"calibration sample 3 of samples.npz {said}" in err
 
 
 def test_nan_that_the_model_replaces_is_no_bad_sample(command, tmp_path):
