@@ -9,17 +9,17 @@ less".
 For every sample, d is 1 where only the reference is right, -1 where only the engine is, else 0; the drop is its mean.
 Betting the share λ turns capital K into K·(1 ± λ·(d - max_drop)), which is fair in the mean (Waudby-Smith and Ramdas
 2024, Estimating means of bounded random variables by betting, Journal of the Royal Statistical Society B 86, 1-27). λ
-is what would have earned most on the samples so far (Kelly 1956), a fraction of each kind of disagreement added. What
-kind the disagreements are of, who bets on a small drop takes for balanced until many say otherwise, as those of a good
-engine are, and who bets on a large one for mostly losses. λ never knows the sample that it is staked on, and any λ so
-chosen keeps the error rates.
+is what would have earned most on the samples so far (Kelly 1956), a fraction of each kind of disagreement added. How
+many of the disagreements are losses shows last, and each gambler starts from what his side says of the drop: who bets
+that it is small expects an engine as good as the reference, who bets that it is large one several times as bad as is
+allowed. Both count it in drops, not in losses: among many disagreements a small excess of losses is a large drop. λ
+never knows the sample that it is staked on, and any λ so chosen keeps the error rates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,36 +27,52 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError
 from edgetl.parity.paired import Outcome
 
-_PRIOR = 0.25
+_PRIOR = 0.2
 """Of each kind of disagreement, as if so many had been seen: nobody stakes all on the next sample being alike."""
-_PASSING = (0.5, 20.0)
-"""What share of the disagreements are losses, and as if so many had been seen, to who bets that the drop is small: an
-engine that loses nothing has as many of one kind as of the other, and the first few that are seen differ by chance."""
-_FAILING = (0.8, 4.0)
-"""Likewise to who bets that the drop is large. Other values earn more against one engine and less against another: ten
-with 0.8 save a tenth more of a drop of 3 points and take a fifth longer where all disagreements are losses."""
+_EQUAL = 1 / 3
+"""Who bets that the drop is small takes it for none, with this standard deviation, as a part of ``max_drop``."""
+_EQUAL_AT_LEAST = 20.0
+"""As if so many disagreements had been seen, half of them losses: the first few that are seen differ by chance."""
+_WORSE = 4.0
+"""Who bets that the drop is large takes it for so many times ``max_drop``."""
+_WORSE_AT_MOST = 0.9
+"""Share of losses that he expects, where so large a drop would need more than that."""
+_WORSE_AS = 4.0
+"""As if so many disagreements had been seen to be like that."""
 _STAKES = 64
 """Shares of the capital that are compared, as parts of the largest that cannot ruin."""
 _AGAIN = 1.02
 """Stakes are worked out again after every disagreement, and where so many more samples were seen."""
+_A_LITTLE_MORE = 1 + 1e-9
+"""Than what just reaches the limit, which rounding must not miss."""
 
 
-@dataclass
 class _Gambler:
     """Bets on one side of a mean."""
 
-    payoffs: NDArray[np.float64]
-    """Of each stake (rows) for d = 1, 0, -1 (columns): the logarithm of what capital is multiplied by."""
-    log_capital: float = 0.0
-    _stake: tuple[float, ...] = (0.0, 0.0, 0.0)
+    def __init__(self, gains: NDArray[np.float64], goal: int, limit: float) -> None:
+        """Start with a capital of 1.
+
+        Args:
+            gains: (3,) of d = 1, 0, -1: what a stake of the whole capital gains or loses.
+            goal: The column of the outcome by which the capital grows to the limit. Never more is staked than makes
+                it reach the limit so: what is above is of no use to anybody.
+            limit: Logarithm of the capital at which the game ends.
+        """
+        self.log_capital = 0.0
+        self._stakes = np.arange(_STAKES) / _STAKES / max(1e-300, -float(gains.min()))
+        self._payoffs = np.log1p(np.outer(self._stakes, gains))
+        self._gains: tuple[float, ...] = tuple(gains.tolist())
+        self._goal, self._limit, self._stake = self._gains[goal], limit, 0.0
 
     def learn(self, counts: NDArray[np.float64]) -> None:
-        """From now on stake what would have earned most so far."""
-        self._stake = tuple(self.payoffs[int(np.argmax(self.payoffs @ counts))].tolist())
+        """From now on stake what would have earned most on so many outcomes of each kind."""
+        self._stake = float(self._stakes[int(np.argmax(self._payoffs @ counts))])
 
     def bet(self, outcome: int) -> None:
         """Take what a sample brings."""
-        self.log_capital += self._stake[outcome]
+        enough = _A_LITTLE_MORE * math.expm1(self._limit - self.log_capital) / self._goal
+        self.log_capital += math.log1p(min(self._stake, enough) * self._gains[outcome])
 
 
 class Sequential:
@@ -81,12 +97,11 @@ class Sequential:
         self.outcome: Outcome = "undecided"
         self.samples = 0
         """Looked at; none after the decision is."""
-        self._limit = math.log(1.0 / (1.0 - confidence))
-        shares = np.arange(_STAKES) / _STAKES
         d = np.array([1.0, 0.0, -1.0])
-        below = 1.0 - np.outer(shares / (1.0 - max_drop), d - max_drop)
-        above = 1.0 + np.outer(shares / (1.0 + max_drop), d - max_drop)
-        self._passing, self._failing = _Gambler(np.log(below)), _Gambler(np.log(above))
+        limit = math.log(1.0 / (1.0 - confidence))
+        self._max_drop, self._limit = max_drop, limit
+        self._passing = _Gambler(max_drop - d, goal=1, limit=limit)
+        self._failing = _Gambler(d - max_drop, goal=0, limit=limit)
         self._counts = np.array([_PRIOR, 0.0, _PRIOR])
         self._learn_at = 0.0
 
@@ -113,8 +128,7 @@ class Sequential:
             if difference not in (-1, 0, 1):
                 raise DataError(f"a sample's difference is 1, 0 or -1, not {difference}")
             if self.samples >= self._learn_at:
-                self._passing.learn(self._expected(*_PASSING))
-                self._failing.learn(self._expected(*_FAILING))
+                self._learn()
                 self._learn_at = _AGAIN * self.samples
             column = 1 - int(difference)
             self._passing.bet(column)
@@ -129,9 +143,13 @@ class Sequential:
                 self.outcome = "failed"
         return self.outcome
 
-    def _expected(self, share: float, weight: float) -> NDArray[np.float64]:
-        """The samples so far, their disagreements pulled towards a share of losses."""
+    def _learn(self) -> None:
         worse, same, better = self._counts.tolist()
         both = worse + better
-        losses = both * (worse - _PRIOR + weight * share) / (both - 2 * _PRIOR + weight)
-        return np.array([losses, same, both - losses])
+        # Where a share v of the samples disagrees, a drop makes losses of the share (1 + drop / v) / 2 of these.
+        excess = self._max_drop * max(1, self.samples) / both
+        equal = max(_EQUAL_AT_LEAST, (_EQUAL * excess) ** -2)
+        large = min(_WORSE_AT_MOST, (1.0 + _WORSE * excess) / 2)
+        for gambler, share, weight in ((self._passing, 0.5, equal), (self._failing, large, _WORSE_AS)):
+            losses = both * (worse - _PRIOR + weight * share) / (both - 2 * _PRIOR + weight)
+            gambler.learn(np.array([losses, same, both - losses]))

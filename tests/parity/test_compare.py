@@ -289,11 +289,11 @@ def test_a_drop_of_just_what_is_allowed_is_never_decided() -> None:
 
 
 def test_a_sequential_comparison_decides_by_its_own_test() -> None:
-    labels = [index % 4 for index in range(375)]
+    labels = [index % 4 for index in range(364)]
     found = comparing(labels, labels, labels, sequential=True)
     assert found.passed and found.samples_to_decide is None
     assert found.statement == (
-        "after 375 test samples it is sure, with 95% confidence, that top-1 drops by less than 1.00 points"
+        "after 364 test samples it is sure, with 95% confidence, that top-1 drops by less than 1.00 points"
     )
     fewer = comparing(labels[:300], labels[:300], labels[:300], sequential=True)
     assert fewer.outcome == "undecided" and comparing(labels[:300], labels[:300], labels[:300]).passed

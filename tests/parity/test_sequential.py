@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -45,21 +47,26 @@ def test_a_clear_pass_takes_less_than_half_of_the_samples(discordant: float) -> 
     assert mean <= n / 2
 
 
-@pytest.mark.parametrize(("discordant", "fixed"), [(0.01, 1312), (0.03, 3360)])
+@pytest.mark.parametrize(("discordant", "fixed"), [(0.01, 1312), (0.03, 3360), (0.1, 10816)])
 def test_an_equal_engine_that_disagrees_passes_before_a_fixed_test_cut_to_measure(
     discordant: float, fixed: int
 ) -> None:
     """``fixed``: what one needs that passes 95% of such engines (benchmarks/coverage.py --table sequential)."""
     outcomes, mean = simulated(0.0, discordant, 4 * fixed, 120)
     assert outcomes["passed"] >= 0.95 * 120
-    assert mean <= 0.75 * fixed
+    assert mean <= (0.75 if discordant < 0.1 else 0.65) * fixed  # 72% while a drop was counted in losses
 
 
-@pytest.mark.parametrize(("drop", "discordant", "fixed"), [(0.03, 0.05, 1232), (0.05, 0.06, 314)])
-def test_a_worse_engine_fails_before_a_fixed_test_cut_to_measure(drop: float, discordant: float, fixed: int) -> None:
+@pytest.mark.parametrize(
+    ("drop", "discordant", "fixed", "most"),
+    [(0.03, 0.05, 1232, 0.75), (0.05, 0.06, 314, 0.75), (0.03, 0.03, 440, 0.94)],  # the last: 100% until 2026-11-23
+)
+def test_a_worse_engine_fails_before_a_fixed_test_cut_to_measure(
+    drop: float, discordant: float, fixed: int, most: float
+) -> None:
     outcomes, mean = simulated(drop, discordant, 4 * fixed, 400)
     assert outcomes["failed"] >= 0.95 * 400
-    assert mean <= 0.77 * fixed
+    assert mean <= most * fixed
 
 
 def test_a_clear_failure_takes_less_than_half_of_the_samples() -> None:
@@ -71,6 +78,26 @@ def test_without_any_disagreement_it_takes_little_more_than_the_fixed_test_needs
     test = Sequential(MAX_DROP, 0.95)
     assert test.add([0] * 1000) == "passed"
     assert upper_bound(0, 0, 299, 0.95) <= MAX_DROP and 299 < test.samples < 400
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0.2, 0.0), (0.3, 0.1), (0.55, 0.35)])
+def test_bets_are_fair_while_the_drop_is_the_limit(worse: float, better: float) -> None:
+    """Over all that seven samples can be, capital is 1 in the mean: what Ville's inequality asks for."""
+    chances = {1: worse, 0: 1 - worse - better, -1: better}
+    means = np.zeros(2)
+    for differences in itertools.product(chances, repeat=7):
+        test = Sequential(worse - better, 0.6)
+        test.add(differences)
+        means += math.prod(chances[one] for one in differences) * np.array(test.e_values)
+    assert means == pytest.approx([1.0, 1.0], rel=1e-9)
+
+
+@given(st.lists(st.sampled_from([-1, 0, 0, 0, 1, 1]), max_size=300))
+def test_who_bets_on_a_large_drop_stakes_no_more_than_the_end_needs(differences: list[int]) -> None:
+    test = Sequential(0.05, 0.9)
+    test.add(differences)
+    assert test.e_values[1] <= 10 * (1 + 1e-6)
+    assert (test.e_values[1] >= 10) == (test.outcome == "failed")
 
 
 @given(st.lists(st.sampled_from([-1, 0, 0, 0, 1]), max_size=300), st.integers(1, 20))
