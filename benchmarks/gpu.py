@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="that each scenario lasts at least")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing more is begun or waited for")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
+    parser.add_argument("--store", type=Path, help="of an earlier run: what it has is not made again [default: none]")
     given = parser.parse_args(arguments)
     gpus = environment.gpu_names() or [gpu.name for gpu in this_machine().gpus]
     if not gpus and not given.target:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not given.config:
             targets, document["left_out"] = installed(targets or [*TARGETS, *tensorrt(folder)])
         config = given.config or project(folder / "project", targets)
-        built = build(run, config, targets, folder, document["left_out"])
+        built = build(run, config, targets, folder, given.store or folder / "store", document["left_out"])
         if (folder / "reports" / "bench.json").is_file():
             found = gathered(folder / "reports", built)
             document |= {**found, "ceilings": {**document["ceilings"], **found["ceilings"]}}
@@ -180,7 +181,9 @@ def installed(targets: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in targets if name not in left_out], left_out
 
 
-def build(run: Run, config: Path, targets: Sequence[str], folder: Path, left_out: dict[str, str]) -> Any:
+def build(
+    run: Run, config: Path, targets: Sequence[str], folder: Path, store: Path, left_out: dict[str, str]
+) -> Any:
     """What `edgetl build --json` says; None where it failed. "reports" has its reports, also where it was refused.
 
     Where it ends before there are reports, the engines of each target are compiled by themselves, and the targets of
@@ -190,10 +193,11 @@ def build(run: Run, config: Path, targets: Sequence[str], folder: Path, left_out
         run: Runs the commands; learns what failed.
         config: Of the project.
         targets: Of its targets; none: all of them, which are not tried one by one.
-        folder: For the store, the bundle and the reports.
+        folder: For the bundle and the reports.
+        store: Of what is built.
         left_out: Grows by the targets that are left out, with the reason.
     """
-    places = ("--store", folder / "store", "--set", f'bundle.output="{folder / "dist"}"')
+    places = ("--store", store, "--set", f'bundle.output="{folder / "dist"}"')
 
     def attempt(only: Sequence[str]) -> Any:
         chosen = [word for target in only for word in ("--target", target)]

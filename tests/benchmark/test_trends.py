@@ -48,6 +48,14 @@ def test_kolmogorovs_distribution() -> None:
     assert all(trends.kolmogorov(x) >= trends.kolmogorov(x + 0.01) for x in np.arange(0, 3, 0.01))
 
 
+@given(st.integers(6, 54), st.integers(0, 1 << 32))
+def test_a_step_in_quiet_values_is_found_wherever_it_is(at: int, seed: int) -> None:
+    """Also near an end, where ranks lose it among the noise of the longer side."""
+    values = 100 + np.random.default_rng(seed).normal(0, 0.01, 60) + np.where(np.arange(60) < at, 0, 10)
+    found = trends.step(values)
+    assert found.index == at and found.size == pytest.approx(0.1, abs=0.001) and found.p < 0.003
+
+
 def test_a_clear_step_and_a_clear_line() -> None:
     step = np.r_[np.full(20, 100.0), np.full(30, 110.0)]
     found = trends.step(step)

@@ -112,17 +112,18 @@ compute_capability = ["9.0"]
 
 @pytest.mark.slow
 def test_a_target_that_cannot_be_built_costs_the_others_nothing(
-    make_project: Callable[..., Any], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variant: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
     for name in ("OMP_NUM_THREADS", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, environment[name])
-    project, hopper = make_project(tmp_path / "project"), tmp_path / "hopper.toml"
+    hopper = tmp_path / "hopper.toml"
     hopper.write_text(HOPPER, encoding="utf-8")
-    head, *_ = project.config.read_text(encoding="utf-8").split("[[target]]")
+    head, *_ = variant.config.read_text(encoding="utf-8").split("[[target]]")
     two = f'[[target]]\ndevice = "{hopper}"\n\n[[target]]\ndevice = "x86-64-cpu"\nprecisions = ["fp32"]\n'
-    project.config.write_text(head + two, encoding="utf-8")
-    given = ["--config", project.config, "--target", hopper, "--target", "x86-64-cpu", "--seconds", "0.1"]
+    variant.config.write_text(head + two, encoding="utf-8")
+    given = ["--config", variant.config, "--target", hopper, "--target", "x86-64-cpu", "--seconds", "0.1"]
+    given += ["--store", variant.store]
     with pytest.raises(SystemExit, match=r"edgetl build ended with exit code 6: 'hopper' has compute capability 9\.0"):
         gpu.main([str(each) for each in [*given, "--results", tmp_path / "found"]])
     (file,) = (tmp_path / "found").iterdir()
@@ -133,16 +134,16 @@ def test_a_target_that_cannot_be_built_costs_the_others_nothing(
 
 @pytest.mark.slow
 def test_the_figures_of_a_build_that_is_refused_are_kept(
-    make_project: Callable[..., Any], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    variant: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("OMP_NUM_THREADS", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, environment[name])
-    project = make_project(tmp_path / "project")
-    head, *_ = project.config.read_text(encoding="utf-8").split("[[target]]")
+    head, *_ = variant.config.read_text(encoding="utf-8").split("[[target]]")
     budget = '[[target]]\ndevice = "x86-64-cpu"\nprecisions = ["fp32"]\nbudget = { p50_ms = 0.0001 }\n'
-    project.config.write_text(head + budget, encoding="utf-8")
+    variant.config.write_text(head + budget, encoding="utf-8")
     with pytest.raises(SystemExit, match="edgetl build ended with exit code 5: the latency budget was missed"):
-        gpu.main(["--config", str(project.config), "--target", "x86-64-cpu", "--results", str(tmp_path / "found")])
+        given = ["--config", variant.config, "--target", "x86-64-cpu", "--store", variant.store]
+        gpu.main([str(each) for each in [*given, "--results", tmp_path / "found"]])
     (file,) = (tmp_path / "found").iterdir()
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["latency"]["x86-64-cpu fp32"]["p50_ms"] > 0 and found["parity"]["x86-64-cpu fp32"]["samples"] == 102
