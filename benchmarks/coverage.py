@@ -29,7 +29,7 @@ from edgetl.metrics import metric, resample_weights
 from edgetl.metrics.identities import linear_drop
 from edgetl.metrics.influences import true_accept_influences
 from edgetl.parity.bootstrap import grouped_drop, paired_drop
-from edgetl.parity.paired import interval, upper_bound
+from edgetl.parity.bounds import rules_out, score_bound
 from edgetl.parity.sequential import Sequential
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -180,27 +180,36 @@ def pairs(random: np.random.Generator, drop: float, discordant: float, n: int, c
     return random.multinomial(n, [*chances, 1 - discordant], size=cases)[:, :2]
 
 
-@cache
-def _upper(worse: int, better: int, n: int, confidence: float) -> float:
-    return upper_bound(worse, better, n, confidence)
+_rules_out = cache(rules_out)
+
+
+def share(found: np.ndarray, what: Callable[[int, int], bool]) -> float:
+    """Of test sets, (cases, 2) losses and wins, of which something is so."""
+    return float(np.mean([what(worse, better) for worse, better in found.tolist()]))
 
 
 def passes(found: np.ndarray, n: int) -> float:
     """Share of test sets on which the gate passes."""
-    return float(np.mean([_upper(worse, better, n, CONFIDENCE) <= MAX_DROP for worse, better in found.tolist()]))
+    return share(found, lambda worse, better: _rules_out(MAX_DROP, worse, better, n, CONFIDENCE))
 
 
 def fails(found: np.ndarray, n: int) -> float:
     """Share of test sets on which the gate fails: the drop is shown to be larger."""
-    return float(np.mean([-_upper(better, worse, n, CONFIDENCE) > MAX_DROP for worse, better in found.tolist()]))
+    return share(found, lambda worse, better: _rules_out(-MAX_DROP, better, worse, n, CONFIDENCE))
 
 
 def covers(drop: float, found: np.ndarray, n: int) -> tuple[float, float, float]:
     """Of the two-sided interval: how often it holds the drop, is above it, and is below it."""
-    ends = [interval(worse, better, n, CONFIDENCE) for worse, better in np.unique(found, axis=0).tolist()]
-    _, places = np.unique(found, axis=0, return_inverse=True)
-    low, high = np.array(ends)[places.reshape(-1)].T
-    return float(np.mean((low <= drop) & (drop <= high))), float(np.mean(low > drop)), float(np.mean(high < drop))
+    above = share(found, lambda worse, better: _outside(-drop, better, worse, n))
+    below = share(found, lambda worse, better: _outside(drop, worse, better, n))
+    return 1.0 - above - below, above, below
+
+
+@cache
+def _outside(drop: float, worse: int, better: int, n: int) -> bool:
+    """Whether the upper end of the two-sided interval is below a drop."""
+    one_sided = (1 + CONFIDENCE) / 2
+    return score_bound(worse, better, n, one_sided) < drop and _rules_out(drop, worse, better, n, CONFIDENCE)
 
 
 def top1(cases: int) -> None:
@@ -244,13 +253,15 @@ def grouped(cases: int) -> None:
         for seed in range(cases):
             losses, units = group_losses(random, groups, each, together)
             n, worse, better = len(losses), int((losses > 0).sum()), int((losses < 0).sum())
-            low, high = interval(worse, better, n, CONFIDENCE)
-            upper = _upper(worse, better, n, CONFIDENCE)
+            below, above = _outside(MAX_DROP, worse, better, n), _outside(-MAX_DROP, better, worse, n)
+            passed = rules_out(MAX_DROP, worse, better, n, CONFIDENCE)
             found = grouped_drop(losses, units, confidence=CONFIDENCE, resamples=1000, seed=seed)
-            counts["held"] += low <= MAX_DROP <= high
-            counts["passed"] += upper <= MAX_DROP
-            counts["held together"] += min(low, found.interval[0]) <= MAX_DROP <= max(high, found.interval[1])
-            counts["passed together"] += max(upper, found.upper) <= MAX_DROP
+            counts["held"] += not below and not above
+            counts["passed"] += passed
+            counts["held together"] += not (below and found.interval[1] < MAX_DROP) and not (
+                above and found.interval[0] > MAX_DROP
+            )
+            counts["passed together"] += passed and found.upper <= MAX_DROP
         shares = " | ".join(
             f"{counts[name] / cases:.1%}" for name in ("held", "passed", "held together", "passed together")
         )

@@ -181,9 +181,7 @@ def installed(targets: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in targets if name not in left_out], left_out
 
 
-def build(
-    run: Run, config: Path, targets: Sequence[str], folder: Path, store: Path, left_out: dict[str, str]
-) -> Any:
+def build(run: Run, config: Path, targets: Sequence[str], folder: Path, store: Path, left_out: dict[str, str]) -> Any:
     """What `edgetl build --json` says; None where it failed. "reports" has its reports, also where it was refused.
 
     Where it ends before there are reports, the engines of each target are compiled by themselves, and the targets of

@@ -15,7 +15,7 @@ A bootstrap knows only of what it saw. To every resample are added, once each on
 reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
 proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
-below that of top-1 for n samples without a single difference (:func:`edgetl.parity.paired.least_bound`).
+below that of top-1 for n samples without a single difference (:func:`edgetl.parity.bounds.least_bound`).
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
 from edgetl.metrics.identities import linear_drop, mean_influences
-from edgetl.parity.paired import least_bound
+from edgetl.parity.bounds import least_bound
 
 _Drops = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Weights (n, b): b sets of them → the drop with each set, (b,); NaN where it has no value."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import Metric, resample_units
 from edgetl.metrics import metric as metric_of
-from edgetl.parity import paired
+from edgetl.parity import bounds, paired
 from edgetl.parity.answers import Answers, answers_of, differences
 from edgetl.parity.bootstrap import Drop, grouped_drop, paired_drop
 from edgetl.parity.numeric import Numeric, Tolerance, numeric
@@ -109,7 +109,7 @@ def compare(
 
     The engine passes where the upper confidence bound of its drop is at most ``max_drop``: a test of non-inferiority.
     Not seeing a difference is not enough; there must be samples enough to rule one out. It fails where the lower bound
-    is above ``max_drop``. For top-1 the bounds are Tango's (:func:`edgetl.parity.paired.upper_bound`), for others they
+    is above ``max_drop``. For top-1 the bounds are exact (:func:`edgetl.parity.bounds.upper_bound`), for others they
     come from a paired bootstrap (:mod:`edgetl.parity.bootstrap`), and so for top-1 where samples belong together.
 
     Args:
@@ -282,9 +282,9 @@ def _by_decisions(asked: Asked, answers: Answers, units: NDArray[np.int64] | Non
     worse, better, n, confidence = answers.worse, answers.better, asked.samples, asked.confidence
     apart = Drop(
         value=(worse - better) / n,
-        upper=paired.upper_bound(worse, better, n, confidence),
-        lower=-paired.upper_bound(better, worse, n, confidence),
-        interval=paired.interval(worse, better, n, confidence),
+        upper=bounds.upper_bound(worse, better, n, confidence),
+        lower=-bounds.upper_bound(better, worse, n, confidence),
+        interval=bounds.interval(worse, better, n, confidence),
     )
     if units is None:
         return apart
@@ -317,7 +317,7 @@ def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] |
         return None
     # The standard error falls with the root of the number of samples, in groups of the size that there are.
     samples = math.ceil(n * (_both(asked.confidence) * _standard_error(found, asked.confidence) / distance) ** 2)
-    least = paired.samples_needed(asked.max_drop, asked.confidence)
+    least = bounds.samples_needed(asked.max_drop, asked.confidence)
     return max(samples, math.ceil(least * n / (asked.groups or n)), n + 1)
 
 

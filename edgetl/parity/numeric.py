@@ -100,7 +100,8 @@ def sqnr_db(expected: NDArray[np.floating], got: NDArray[np.floating]) -> float:
     signal = float(np.square(expected.astype(np.float64)).sum())
     if noise <= signal * 1e-20:
         return MOST_DB
-    return 10.0 * math.log10(signal / noise) if signal > 0 else -MOST_DB
+    # By logarithms: the ratio of a tiny signal to a large difference is 0 as a number.
+    return max(-MOST_DB, 10.0 * (math.log10(signal) - math.log10(noise))) if signal > 0 else -MOST_DB
 
 
 def _cosines(expected: NDArray[np.float64], got: NDArray[np.float64]) -> NDArray[np.float64]:

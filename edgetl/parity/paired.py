@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError
+from edgetl.parity.bounds import samples_needed
 
 Outcome = Literal["passed", "failed", "undecided"]
 """Of a comparison: the drop is shown to be small enough, or too large; or these samples show neither."""
@@ -23,64 +24,6 @@ POWER = 0.8
 """With which a test set should decide: of what it could show, it shows so much."""
 _MOST_EXACT = 10_000
 """Decisions that changed, as many as distributions are worked out for exactly."""
-
-
-def upper_bound(worse: int, better: int, n: int, confidence: float) -> float:
-    """Upper bound of the drop: Tango's score interval, and where nothing was won at least the exact one.
-
-    Tango, T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design, Statistics in Medicine 17, 891-908. It holds its level for few discordant pairs, where Wald's does not; but
-    for an engine that only loses: such a drop of one point passes 268 samples without a loss in 6.8% of all cases, not
-    5%. What such an engine loses is binomial, and has an exact bound (Clopper, Pearson 1934, Biometrika 26, 404-413).
-
-    Args:
-        worse: Pairs in which only the first is right.
-        better: Pairs in which only the second is right.
-        n: All pairs.
-        confidence: One-sided, as 0.95.
-
-    Returns:
-        The largest difference (first minus second) that the data do not reject.
-    """
-    z = NormalDist().inv_cdf(confidence)
-    low, high = (worse - better) / n, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _score(middle, worse, better, n) > -z:
-            low = middle
-        else:
-            high = middle
-    return max(high, _exact_bound(worse, n, confidence)) if better == 0 else high
-
-
-def _exact_bound(count: int, n: int, confidence: float) -> float:
-    """The largest share of which so few of n, or fewer, are seen with a probability of 1 - confidence."""
-    if count >= n:
-        return 1.0
-    if count == 0:
-        return -math.expm1(math.log1p(-confidence) / n)
-    logs = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(count + 1)])
-    counts, low, high = np.arange(count + 1), count / n, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        seen = float(np.exp(logs + counts * math.log(middle) + (n - counts) * math.log1p(-middle)).sum())
-        low, high = (middle, high) if seen > 1.0 - confidence else (low, middle)
-    return high
-
-
-def least_bound(n: int, confidence: float) -> float:
-    """The drop that n samples without a single difference do not rule out: :func:`upper_bound` of them, in closed form.
-
-    It is the larger of the score bound, z² / (n + z²), and of the exact one, 1 - (1 - confidence)^(1/n).
-    """
-    z = NormalDist().inv_cdf(confidence)
-    return max(z * z / (n + z * z), _exact_bound(0, n, confidence))
-
-
-def interval(worse: int, better: int, n: int, confidence: float) -> tuple[float, float]:
-    """The two-sided interval of the drop, both ends by :func:`upper_bound`."""
-    one_sided = (1.0 + confidence) / 2.0
-    return -upper_bound(better, worse, n, one_sided), upper_bound(worse, better, n, one_sided)
 
 
 def mcnemar(worse: int, better: int) -> float:
@@ -141,18 +84,6 @@ def _tail(total: int, least: int) -> float:
     if least <= 0:
         return 1.0
     return float(min(1.0, _halves(total)[least:].sum())) if least <= total else 0.0
-
-
-def samples_needed(max_drop: float, confidence: float) -> int:
-    """How many samples show a drop below ``max_drop`` where engine and reference never disagree.
-
-    See :func:`least_bound`.
-    """
-    if max_drop >= 1.0:
-        return 0  # nothing drops further
-    z = NormalDist().inv_cdf(confidence)
-    exact = math.log1p(-confidence) / math.log1p(-max_drop)
-    return max(math.ceil(z * z * (1.0 - max_drop) / max_drop), math.ceil(exact - 1e-9))
 
 
 def detectable_drop(worse: int, better: int, n: int, confidence: float, power: float = POWER) -> float:
@@ -228,15 +159,3 @@ def holm(p_values: list[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def _score(delta: float, worse: int, better: int, n: int) -> float:
-    """The score statistic of the hypothesis that the difference is ``delta``."""
-    a = 2.0 * n
-    b = -worse - better + (2.0 * n - worse + better) * delta
-    c = -better * delta * (1.0 - delta)
-    only_second = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = n * (2.0 * only_second + delta * (1.0 - delta))
-    if variance <= 0.0:
-        return 0.0
-    return (worse - better - n * delta) / math.sqrt(variance)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from edgetl.metrics import Metric
-from edgetl.parity import paired
+from edgetl.parity import bounds
 from edgetl.parity.bootstrap import Drop
 from edgetl.parity.paired import Outcome
 
@@ -52,7 +52,7 @@ def statement(asked: Asked, found: Drop, outcome: Outcome, to_decide: int | None
     if outcome == "failed":
         value, bound, allowed = _points(found.value, found.lower, asked.max_drop)
         return f"{title} drops by {value} points, with {sure} by at least {bound}, and {allowed} are allowed"
-    needed = paired.samples_needed(asked.max_drop, asked.confidence)
+    needed = bounds.samples_needed(asked.max_drop, asked.confidence)
     if (asked.groups or n) < needed:
         (allowed,) = _points(asked.max_drop)
         what = f"{n} test samples" + (f" in {asked.groups} groups" if asked.groups else "")

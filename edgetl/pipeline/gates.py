@@ -10,9 +10,9 @@ from edgetl.benchmark.summary import PERCENTILES
 from edgetl.config import Config, Parity
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.metrics import resample_units
+from edgetl.parity.bounds import samples_needed
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
-from edgetl.parity.paired import samples_needed
 from edgetl.pipeline import tasks, timing, transfer
 from edgetl.specs import Precision
 

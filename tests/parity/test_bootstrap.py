@@ -11,7 +11,7 @@ from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
 from edgetl.parity import bootstrap
 from edgetl.parity.bootstrap import grouped_drop, paired_drop
-from edgetl.parity.paired import least_bound, samples_needed, upper_bound
+from edgetl.parity.bounds import least_bound, samples_needed, upper_bound
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -5,178 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric
+from edgetl.parity.bounds import (
+    least_bound,
+    samples_needed,
+    upper_bound,
+)
 from edgetl.parity.compare import Comparison, compare
 from edgetl.parity.numeric import Tolerance, sqnr_db
-from edgetl.parity.paired import least_bound, samples_needed, upper_bound
 from edgetl.runtime.decision import MultiLabel, Similarity
-
-CONFIDENCES = st.sampled_from([0.6, 0.8, 0.9, 0.95, 0.99])
-
-
-@st.composite
-def tables(draw: st.DrawFn) -> tuple[int, int, int]:
-    """worse, better, n."""
-    n = draw(st.integers(1, 3000))
-    worse = draw(st.integers(0, n))
-    return worse, draw(st.integers(0, n - worse)), n
-
-
-# --- Tango's bound ---------------------------------------------------------------------------------------------------
-
-PUBLISHED = [
-    # only first, only second, n, two-sided confidence, lower, upper
-    # Fagerland, Lydersen, Laake, Statistical Analysis of Contingency Tables (2017), chapter 8, as its R package
-    # contingencytables has them: complete response before and after consolidation therapy (Cavo et al. 2012)
-    (6, 16, 161, 0.95, -0.1240, -0.0054),
-    # the same chapter: airway hyper-responsiveness (Bentur et al. 2009), to the three digits that R's ratesci notes
-    (1, 7, 21, 0.95, -0.517, -0.026),
-    # R's PropCIs::scoreci.mp(25, 28, 618, 0.90), whose difference is second minus first
-    (28, 25, 618, 0.90, -0.0148, 0.0247),
-]
-
-
-@pytest.mark.parametrize(("first", "second", "n", "confidence", "lower", "upper"), PUBLISHED)
-def test_published_intervals(first: int, second: int, n: int, confidence: float, lower: float, upper: float) -> None:
-    one_sided = 1 - (1 - confidence) / 2
-    digits = 3 if upper == -0.026 else 4
-    assert round(upper_bound(first, second, n, one_sided), digits) == upper
-    assert round(-upper_bound(second, first, n, one_sided), digits) == lower
-
-
-def fewer(count: int, n: int, share: float) -> float:
-    """Probability of so many of n, or fewer."""
-    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(count + 1)]
-    return math.fsum(math.exp(log + k * math.log(share) + (n - k) * math.log1p(-share)) for k, log in enumerate(logs))
-
-
-@given(tables(), CONFIDENCES)
-def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], confidence: float) -> None:
-    """The likelihood is maximised here on a grid, not with the closed form that the code uses."""
-    worse, better, n = table
-    bound = upper_bound(worse, better, n, confidence)
-    assume(0.001 < bound < 0.999)
-    if better == 0 and fewer(worse, n, bound) == pytest.approx(1 - confidence, rel=1e-6):
-        return  # an engine that only lost has the exact bound, where that is larger
-    # Given the difference d, p21 = q and p12 = q + d, with q up to (1 - d) / 2; concordant pairs share 1 - 2q - d.
-    # The log likelihood is concave in q: find where its slope is zero.
-    low, high = 0.0, (1 - bound) / 2
-    for _ in range(200):
-        q = (low + high) / 2
-        slope = worse / (q + bound) + (better / q if q > 0 else math.inf if better else 0.0)
-        rest = 1 - 2 * q - bound
-        slope -= 2 * (n - worse - better) / rest if rest > 0 else (math.inf if n > worse + better else 0.0)
-        low, high = (q, high) if slope > 0 else (low, q)
-    variance = n * (2 * low + bound - bound * bound)
-    score = (worse - better - n * bound) / math.sqrt(variance)
-    assert score == pytest.approx(-NormalDist().inv_cdf(confidence), abs=1e-4)
-
-
-@given(tables(), CONFIDENCES)
-def test_the_bound_is_above_the_estimate_and_at_most_one(table: tuple[int, int, int], confidence: float) -> None:
-    worse, better, n = table
-    assert (worse - better) / n <= upper_bound(worse, better, n, confidence) <= 1.0
-
-
-@given(tables(), CONFIDENCES, CONFIDENCES)
-def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    assert upper_bound(*table, low) <= upper_bound(*table, high) + 1e-9
-
-
-@given(tables(), CONFIDENCES)
-def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, int, int], confidence: float) -> None:
-    worse, better, n = table
-    assume(worse + better < n)
-    here = upper_bound(worse, better, n, confidence)
-    assert upper_bound(worse + 1, better, n, confidence) >= here - 1e-9
-    assert upper_bound(worse, better + 1, n, confidence) <= here + 1e-9
-
-
-@given(tables(), CONFIDENCES)
-def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int, int], confidence: float) -> None:
-    """The lower bound of (first - second) is minus the upper bound of (second - first): they enclose the estimate."""
-    worse, better, n = table
-    lower = -upper_bound(better, worse, n, confidence)
-    assert lower - 1e-12 <= (worse - better) / n <= upper_bound(worse, better, n, confidence) + 1e-12
-
-
-@given(st.integers(1, 100_000), CONFIDENCES)
-def test_without_discordant_pairs_the_bound_is_known(n: int, confidence: float) -> None:
-    z = NormalDist().inv_cdf(confidence)
-    score, exact = z * z / (n + z * z), 1 - (1 - confidence) ** (1 / n)
-    assert upper_bound(0, 0, n, confidence) == pytest.approx(max(score, exact), rel=1e-6)
-    assert least_bound(n, confidence) == pytest.approx(max(score, exact), rel=1e-6)
-
-
-@pytest.mark.parametrize("n", [268, 280, 298, 299, 473, 474, 627, 3000])
-@pytest.mark.parametrize("p_better", [0.0, 0.002, 0.01])
-def test_an_engine_at_the_limit_passes_no_more_often_than_stated_by_exact_probabilities(
-    n: int, p_better: float
-) -> None:
-    """Score bounds alone let one that loses a point and wins nothing pass in 6.8% of test sets of 268 samples."""
-    p_worse, logs = 0.01 + p_better, [math.lgamma(k + 1) for k in range(n + 1)]
-    passed = 0.0
-    for better in range(40 if p_better else 1):
-        for worse in range(n):
-            if upper_bound(worse, better, n, 0.95) > 0.01:
-                break  # it grows with what was lost
-            same = n - worse - better
-            ways = logs[n] - logs[worse] - logs[better] - logs[same]
-            chance = worse * math.log(p_worse) + same * math.log1p(-p_worse - p_better)
-            passed += math.exp(ways + chance + (better * math.log(p_better) if better else 0.0))
-    assert passed <= 0.0525
-
-
-@pytest.mark.parametrize(("worse", "better", "n"), [(1, 0, 1), (0, 1, 1), (50, 0, 50), (0, 50, 50), (25, 25, 50)])
-def test_the_ends_of_the_range(worse: int, better: int, n: int) -> None:
-    bound = upper_bound(worse, better, n, 0.95)
-    assert math.isfinite(bound)
-    assert (worse - better) / n <= bound <= 1.0
-
-
-@pytest.mark.parametrize(("p_worse", "p_better", "n"), [(0.02, 0.01, 500), (0.01, 0.01, 1000), (0.05, 0.03, 300)])
-def test_coverage_by_simulation(p_worse: float, p_better: float, n: int) -> None:
-    """The true difference lies below a 95% bound in about 95 of 100 test sets: the binomial's spread here is 0.5%."""
-    rng = np.random.default_rng(11)
-    draws = rng.multinomial(n, [p_worse, p_better, 1 - p_worse - p_better], size=2000)
-    bounds: dict[tuple[int, int], float] = {}
-    for worse, better, _ in draws.tolist():
-        if (worse, better) not in bounds:
-            bounds[worse, better] = upper_bound(worse, better, n, 0.95)
-    covered = np.mean([bounds[worse, better] >= p_worse - p_better for worse, better, _ in draws.tolist()])
-    assert 0.935 <= covered <= 0.975
-
-
-def test_an_engine_at_the_limit_rarely_passes() -> None:
-    """The gate's promise: an engine that really drops by max_drop passes in at most about 5 of 100 builds."""
-    rng = np.random.default_rng(3)
-    draws = rng.multinomial(1000, [0.02, 0.01, 0.97], size=2000).tolist()
-    passed = np.mean([upper_bound(worse, better, 1000, 0.95) <= 0.01 for worse, better, _ in draws])
-    assert passed <= 0.065
-
-
-@given(st.floats(1e-4, 0.5), CONFIDENCES)
-def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, confidence: float) -> None:
-    needed = samples_needed(max_drop, confidence)
-    assert upper_bound(0, 0, needed, confidence) <= max_drop * (1 + 1e-9)
-    assert needed <= 1 or upper_bound(0, 0, needed - 1, confidence) > max_drop * (1 - 1e-9)
-
-
-def test_samples_needed_for_one_point() -> None:
-    assert samples_needed(1.0, 0.95) == 0, "nothing drops further"
-    assert samples_needed(0.01, 0.95) == 299  # log 0.05 / log 0.99 = 298.1
-    assert samples_needed(0.01, 0.975) == 381  # 1.96² · 0.99 / 0.01 = 380.3, and log 0.025 / log 0.99 = 367.0
-
 
 # --- SQNR ------------------------------------------------------------------------------------------------------------
 
@@ -188,6 +33,11 @@ def test_sqnr_of_known_signals() -> None:
     assert sqnr_db(signal, np.zeros_like(signal)) == pytest.approx(0.0)
     assert sqnr_db(np.zeros((1, 2)), signal) == -200.0
     assert sqnr_db(np.zeros((1, 2)), np.zeros((1, 2))) == 200.0
+
+
+def test_sqnr_of_a_signal_that_is_nothing_beside_the_difference() -> None:
+    """The ratio of their powers is less than any number; its logarithm is not."""
+    assert sqnr_db(np.full(3, 2.9e-162), np.full(3, 2.0)) == -200.0
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
@@ -266,7 +116,7 @@ def test_a_real_drop_fails_with_its_size() -> None:
     labels = [0] * 1000
     found = comparing(labels, [1] * 30 + [0] * 970, labels)
     assert found.outcome == "failed" and not found.passed
-    assert found.statement == ("top-1 drops by 3.00 points, with 95% confidence by at least 2.23, and 1.00 are allowed")
+    assert found.statement == ("top-1 drops by 3.00 points, with 95% confidence by at least 2.17, and 1.00 are allowed")
 
 
 def test_what_samples_do_not_decide_is_undecided_and_says_what_would() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetl.errors import DataError
-from edgetl.parity.paired import upper_bound
+from edgetl.parity.bounds import upper_bound
 from edgetl.parity.sequential import Sequential
 
 MAX_DROP = 0.01
