@@ -192,7 +192,10 @@ def samples_to_decide(
 ) -> int | None:
     """How many samples would probably decide whether the drop is below ``max_drop``, if it is what it seems here.
 
-    The bound of the drop must clear ``max_drop``: |max_drop - drop| ≥ (z_confidence + z_power)·√((ψ - drop²) / N).
+    The score statistic of :func:`upper_bound` must be beyond z: |max_drop - drop| ≥ (z_confidence·√V₀ + z_power·√V₁) /
+    √N, where V₁ is the variance of a pair's difference as it seems here, ψ - drop², and V₀ that of the hypothesis that
+    is to be rejected, with a drop of ``max_drop`` (Nam 1997, Biometrics 53, 1422-1430). By V₁ alone it would be too few
+    where few pairs are discordant: they would decide in half of all cases.
 
     Args:
         worse: Pairs in which only the reference is right.
@@ -211,9 +214,11 @@ def samples_to_decide(
     distance = abs(max_drop - drop)
     if distance < 1.0 / n:
         return None
-    z = normal.inv_cdf(confidence) + normal.inv_cdf(power)
-    samples = math.ceil(z * z * max(share - drop * drop, 0.0) / (distance * distance))
-    return max(samples, samples_needed(max_drop, confidence))
+    share = max(share, abs(drop))
+    rejected = _variance(max_drop, (share + drop) / 2.0, (share - drop) / 2.0, 1.0)
+    width = normal.inv_cdf(confidence) * math.sqrt(max(rejected, 0.0))
+    width += normal.inv_cdf(power) * math.sqrt(max(share - drop * drop, 0.0))
+    return max(math.ceil((width / distance) ** 2), samples_needed(max_drop, confidence))
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -232,11 +237,16 @@ def holm(p_values: list[float]) -> list[float]:
 
 def _score(delta: float, worse: int, better: int, n: int) -> float:
     """The score statistic of the hypothesis that the difference is ``delta``."""
+    variance = _variance(delta, worse, better, n)
+    if variance <= 0.0:
+        return 0.0
+    return (worse - better - n * delta) / math.sqrt(variance)
+
+
+def _variance(delta: float, worse: float, better: float, n: float) -> float:
+    """Of worse - better, if the difference is ``delta``: by the likeliest shares among those with that difference."""
     a = 2.0 * n
     b = -worse - better + (2.0 * n - worse + better) * delta
     c = -better * delta * (1.0 - delta)
     only_second = (math.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = n * (2.0 * only_second + delta * (1.0 - delta))
-    if variance <= 0.0:
-        return 0.0
-    return (worse - better - n * delta) / math.sqrt(variance)
+    return n * (2.0 * only_second + delta * (1.0 - delta))

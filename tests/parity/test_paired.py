@@ -117,6 +117,18 @@ class TestSimulated:
         assert np.mean(decided) == pytest.approx(0.8, abs=0.1)  # normal tails, whole counts
 
 
+    @pytest.mark.parametrize(
+        ("worse", "better", "n", "max_drop"), [(0, 0, 100, 0.02), (1, 0, 200, 0.02), (1, 1, 200, 0.02), (2, 2, 100, 0.05)]
+    )
+    def test_and_where_hardly_a_decision_changed(self, worse: int, better: int, n: int, max_drop: float) -> None:
+        """By the variance that is seen alone, they would decide in 52 to 71% of all cases."""
+        samples = samples_to_decide(worse, better, n, max_drop, 0.95)
+        assert samples is not None
+        found = draws(5, (worse - better) / n, (worse + better + 1) / (n + 1), samples)
+        passed = np.mean([upper_bound(int(w), int(b), samples, 0.95) <= max_drop for w, b in found])
+        assert 0.77 <= passed <= 0.88  # whole counts
+
+
 class TestPlanning:
     @given(st.integers(0, 50), st.integers(0, 50), st.integers(200, 10_000))
     def test_never_fewer_than_the_least(self, worse: int, better: int, n: int) -> None:
