@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap
-from edgetl.benchmark.summary import nearest_rank
+from edgetl.benchmark.summary import RUN_BLOCKS, nearest_rank
 from edgetl.errors import UsageError
 
 
@@ -95,7 +95,7 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
 
     Paired by round, and by pass within a round: what slowed both down at the same time counts for neither. The interval
     is Student's for the logarithms of the rounds' ratios; it is never narrower than half of what blocks within rounds
-    make it. Of a single round, blocks are all there is.
+    make it. Of a single round, blocks are all there is: they are joined to ten, and the interval is Student's for these.
 
     Args:
         first: The calls of one thing.
@@ -110,12 +110,13 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
     rounds = np.unique(first.process)
     if not len(rounds) or not np.array_equal(rounds, np.unique(second.process)):
         raise UsageError(f"{first.name} and {second.name} were not timed in the same rounds")
-    logs, spreads = np.array([_round_ratio(*both, number, draws) for number in rounds]).T
+    most = RUN_BLOCKS if len(rounds) == 1 else None
+    logs, spreads, blocks = np.array([_round_ratio(*both, number, draws, most) for number in rounds]).T
     if not np.isfinite(logs).all():
         raise UsageError(f"{first.name} or {second.name} took no time at all")
     within = float(np.sqrt((spreads**2).sum())) / len(rounds)
     across = float(logs.std(ddof=1)) / math.sqrt(len(rounds)) if len(rounds) > 1 else math.nan
-    width = bootstrap.half_width(across, within, len(rounds), confidence)
+    width = bootstrap.half_width(across, within, len(rounds), confidence, blocks=int(blocks.min()))
     ratio, factor = math.exp(logs.mean()), math.exp(width) if math.isfinite(width) else math.inf
     lower, upper = ratio / factor, ratio * factor
     return Comparison(
@@ -130,23 +131,27 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
     )
 
 
-def _round_ratio(first: Series, second: Series, number: int, draws: int) -> tuple[float, float]:
-    """Logarithm of the ratio of the medians in one round, and its standard error from resampling the round's passes."""
+def _round_ratio(
+    first: Series, second: Series, number: int, draws: int, most: int | None
+) -> tuple[float, float, int]:
+    """Logarithm of the ratio of the medians in one round, its standard error from resampling the round's passes, and
+    how many were resampled: at most so many, neighbours joined; None: each by itself."""
     parts = [(each.times_ns[each.process == number], each.block[each.process == number]) for each in (first, second)]
     medians = [nearest_rank(np.sort(times), 0.5) for times, _ in parts]
     if not all(medians):
-        return math.nan, math.nan
-    blocks, cells = np.unique(np.concatenate([block for _, block in parts]), return_inverse=True)
-    if len(blocks) < 2:
-        return math.log(medians[0] / medians[1]), math.nan
-    weights = np.random.default_rng(int(number)).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws)
-    places = np.split(cells.reshape(-1), [len(parts[0][0])])
+        return math.nan, math.nan, 0
+    passes, cells = np.unique(np.concatenate([block for _, block in parts]), return_inverse=True)
+    count = len(passes) if most is None else min(len(passes), most)
+    if count < 2:
+        return math.log(medians[0] / medians[1]), math.nan, count
+    weights = np.random.default_rng(int(number)).multinomial(count, np.full(count, 1 / count), draws)
+    places = np.split(cells.reshape(-1) * count // len(passes), [len(parts[0][0])])
     top, bottom = (
         np.log(bootstrap.weighted_percentiles(times, mine, weights, [0.5])[:, 0])
         for (times, _), mine in zip(parts, places, strict=True)
     )
-    spread = float(np.nanstd(top - bottom)) * math.sqrt(len(blocks) / (len(blocks) - 1))
-    return math.log(medians[0] / medians[1]), spread
+    spread = float(np.nanstd(top - bottom)) * math.sqrt(count / (count - 1))
+    return math.log(medians[0] / medians[1]), spread, count
 
 
 def slowdown(comparison: Comparison, allowed: float) -> Slowdown:

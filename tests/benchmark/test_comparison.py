@@ -75,6 +75,23 @@ def test_one_block_shows_no_difference_however_large_it_is() -> None:
     assert json.loads(json.dumps(found.to_json()))["upper"] is None
 
 
+@pytest.mark.parametrize(("passes", "memory"), [(2, 0.0), (4, 0.0), (72, 0.5)])
+def test_equal_things_of_one_process_seldom_differ(passes: int, memory: float) -> None:
+    """Of few passes, Student's quantile counts; of many that are like their neighbours, longer ones are compared."""
+    generator = np.random.default_rng(11)
+    block = np.repeat(np.arange(passes), PER_BLOCK)
+
+    def one(name: str) -> Series:
+        level = np.zeros(passes)
+        for index in range(passes):
+            level[index] = memory * level[index - 1] + generator.normal() * np.sqrt(1 - memory**2)
+        times = 5e6 * np.exp(0.01 * level[block] + 0.02 * generator.normal(size=len(block)))
+        return Series(name=name, times_ns=times.astype(np.int64), process=np.zeros_like(block), block=block)
+
+    verdicts = [compare(one("a"), one("b"), draws=50).verdict for _ in range(300)]
+    assert np.mean([verdict != "no difference" for verdict in verdicts]) <= 0.11
+
+
 def test_passes_that_count_for_one_alone_do_no_harm() -> None:
     """A warm-up of one of them."""
     first, second = pair(np.random.default_rng(8), 1.3)
