@@ -231,8 +231,7 @@ def _joules(series: Series, began_ns: int, ended_ns: int) -> tuple[float | None,
             return energy.joules_counted(times, values, series.wraps_at, began_ns, ended_ns), ""
         inside = (times > began_ns) & (times < ended_ns)
         if inside.sum() >= 2:  # those around it are of a machine at rest
-            times = np.concatenate([[began_ns], times[inside], [ended_ns]])
-            values = np.concatenate([values[inside][:1], values[inside], values[inside][-1:]])
+            times, values = times[inside], values[inside]
         return energy.joules_integrated(times, values, began_ns, ended_ns), ""
     except ValueError as problem:
         return None, str(problem)

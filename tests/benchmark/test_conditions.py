@@ -210,6 +210,13 @@ def test_powers_read_around_a_run_are_those_of_a_machine_at_rest() -> None:
     assert one.joules == pytest.approx(36.0)
 
 
+def test_a_sensor_that_stops_during_a_run_does_not_know_its_energy() -> None:
+    watts = [2.0, 12.0, 12.0, *[float("nan")] * 7]
+    found = conditions(series("power.VDD_IN", watts, unit="W", kind="level"))
+    (one,) = energies(found, began_ns=SECOND // 2, ended_ns=17 * SECOND // 2, inferences=10)
+    assert one.joules is None and "do not cover" in one.why
+
+
 def test_energy_outside_of_the_readings_is_unknown() -> None:
     found = conditions(series("gpu0.energy", [0.0, 10.0], unit="J"))
     (one,) = energies(found, began_ns=0, ended_ns=60 * SECOND, inferences=10)
