@@ -95,7 +95,7 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
 
     Paired by round, and by pass within a round: what slowed both down at the same time counts for neither. The interval
     is Student's for the logarithms of the rounds' ratios; it is never narrower than half of what blocks within rounds
-    make it. Of a single round, blocks are all there is: they are joined to ten, and the interval is Student's for these.
+    make it. Of a single round, blocks are all there is: they are joined to ten, which the interval is Student's for.
 
     Args:
         first: The calls of one thing.
@@ -131,9 +131,7 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
     )
 
 
-def _round_ratio(
-    first: Series, second: Series, number: int, draws: int, most: int | None
-) -> tuple[float, float, int]:
+def _round_ratio(first: Series, second: Series, number: int, draws: int, most: int | None) -> tuple[float, float, int]:
     """Logarithm of the ratio of the medians in one round, its standard error from resampling the round's passes, and
     how many were resampled: at most so many, neighbours joined; None: each by itself."""
     parts = [(each.times_ns[each.process == number], each.block[each.process == number]) for each in (first, second)]

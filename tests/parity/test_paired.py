@@ -116,9 +116,9 @@ class TestSimulated:
         ]
         assert np.mean(decided) == pytest.approx(0.8, abs=0.1)  # normal tails, whole counts
 
-
     @pytest.mark.parametrize(
-        ("worse", "better", "n", "max_drop"), [(0, 0, 100, 0.02), (1, 0, 200, 0.02), (1, 1, 200, 0.02), (2, 2, 100, 0.05)]
+        ("worse", "better", "n", "max_drop"),
+        [(0, 0, 100, 0.02), (1, 0, 200, 0.02), (1, 1, 200, 0.02), (2, 2, 100, 0.05)],
     )
     def test_and_where_hardly_a_decision_changed(self, worse: int, better: int, n: int, max_drop: float) -> None:
         """By the variance that is seen alone, they would decide in 52 to 71% of all cases."""
