@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.summary import RUN_BLOCKS, nearest_rank
 from edgetl.errors import UsageError
+
+_MOST_DECIMALS, _SAME = 8, 1e-9
+"""In statements; and what is nearer to a limit than that is no finding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,11 +50,15 @@ class Comparison:
     @property
     def statement(self) -> str:
         """In words."""
-        sure = f"{self.confidence:.0%} interval of the ratio of medians {self.lower:.3f} to {self.upper:.3f}"
+        ends = _decimals((self.lower, self.upper), 1.0, least=3)
+        span = f"{self.lower:.{ends}f} to {self.upper:.{ends}f}"
+        sure = f"{sure_of(self.confidence)} interval of the ratio of medians {span}"
         if self.verdict == "faster":
-            return f"{self.name} is {1 / self.ratio:.2f}× as fast as {self.against} ({sure})"
+            factor = 1 / self.ratio
+            return f"{self.name} is {factor:.{_decimals((factor,), 1.0, least=2)}f}× as fast as {self.against} ({sure})"
         if self.verdict == "slower":
-            return f"{self.name} takes {self.ratio:.2f}× as long as {self.against} ({sure})"
+            decimals = _decimals((self.ratio,), 1.0, least=2)
+            return f"{self.name} takes {self.ratio:.{decimals}f}× as long as {self.against} ({sure})"
         return f"no difference between {self.name} and {self.against} was seen ({sure})"
 
     def to_json(self) -> dict[str, Any]:
@@ -72,13 +80,16 @@ class Slowdown:
     def statement(self) -> str:
         """In words."""
         found = self.comparison
-        span = f"{found.lower - 1:+.1%} to {found.upper - 1:+.1%} with {found.confidence:.0%} confidence"
+        ends = (100 * (found.lower - 1), 100 * (found.upper - 1))
+        decimals = _decimals(ends, 100 * self.allowed, least=1)
+        low, high = (f"{end:+.{decimals}f}%" for end in ends)
+        span = f"{low} to {high} with {sure_of(found.confidence)} confidence"
         verb = {
             "passed": "is slower by no more than",
             "failed": "is slower by more than",
             "undecided": "may or may not be slower by more than",
         }[self.outcome]
-        return f"{found.name} {verb} {self.allowed:.1%}: {span} beside {found.against}"
+        return f"{found.name} {verb} {100 * self.allowed:.{decimals}f}%: {span} beside {found.against}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -88,6 +99,22 @@ class Slowdown:
             "outcome": self.outcome,
             "statement": self.statement,
         }
+
+
+def sure_of(confidence: float) -> str:
+    """A confidence as it was asked for: nothing is sure to 100%."""
+    return f"{100 * confidence:.12g}%"
+
+
+def _decimals(values: Sequence[float], limit: float, *, least: int) -> int:
+    """How many tell each of some numbers from a limit, and the limit as it is; at most eight."""
+    for decimals in range(least, _MOST_DECIMALS):
+        shown = round(limit, decimals)
+        if abs(shown - limit) < _SAME and all(
+            (abs(value - limit) < _SAME) == (round(value, decimals) == shown) for value in values
+        ):
+            return decimals
+    return _MOST_DECIMALS
 
 
 def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: int = bootstrap.DRAWS) -> Comparison:

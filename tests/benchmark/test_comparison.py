@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_a_slowdown_is_held_against_the_whole_interval(lower: float, upper: floa
     assert found.outcome == outcome
     assert found.to_json()["outcome"] == outcome
     assert "3.0%" in found.statement
+
+
+def test_statements_do_not_contradict_their_figures() -> None:
+    """What is asked for stands there as it was, and no digit is left out that a verdict rests on."""
+    tight = replace(ratio(1.0302, 1.0398), confidence=0.999)
+    said = slowdown(tight, 0.03).statement
+    assert said == "new is slower by more than 3.00%: +3.02% to +3.98% with 99.9% confidence beside old"
+    assert "by no more than 0.25%: -1.00% to +0.20%" in slowdown(ratio(0.99, 1.002), 0.0025).statement
+    assert "may or may not be slower by more than 3.0%: +1.0% to +inf%" in slowdown(ratio(1.01, np.inf), 0.03).statement
+    slower = replace(tight, ratio=1.0012, lower=1.0003, upper=1.0021, verdict="slower", confidence=0.995)
+    assert slower.statement == (
+        "new takes 1.001× as long as old (99.5% interval of the ratio of medians 1.0003 to 1.0021)"
+    )
+    faster = replace(tight, ratio=0.9988, lower=0.9979, upper=0.9997, verdict="faster", confidence=0.9999)
+    assert faster.statement == (
+        "new is 1.001× as fast as old (99.99% interval of the ratio of medians 0.9979 to 0.9997)"
+    )
 
 
 @pytest.mark.parametrize("allowed", [-0.01, float("nan")])
