@@ -15,7 +15,9 @@ A bootstrap knows only of what it saw. To every resample are added, once each on
 reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
 proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
-below that of top-1 for n samples without a single difference (:func:`edgetl.parity.paired.least_bound`).
+below that of top-1 for n samples without a single difference (:func:`edgetl.parity.paired.least_bound`). Of a metric
+that is a mean over classes, none is below what the rarest class leaves open by itself: what an engine loses there
+weighs more than a sample, and test sets with few of its samples rarely show it.
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
@@ -28,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,8 @@ class Drop:
     """Lower confidence bound, one-sided; never above the value."""
     interval: tuple[float, float]
     """Two-sided confidence interval."""
+    least: float = 0.0
+    """What the upper bound is at least, by how few samples there are, of all classes or of the rarest."""
 
 
 def paired_drop(
@@ -109,12 +114,18 @@ def paired_drop(
     random = np.random.default_rng(seed)
     units = _units(metric, np.asarray(labels), groups)
     apart = len(labels) if metric.by_identity else int(units.max()) + 1
+    rarest = _rarest_class(np.asarray(labels), units) if metric.by_class else None
+
+    def least(sure: float) -> float:
+        of_all = least_bound(apart, sure)
+        return max(of_all, least_bound(rarest[0], sure) / rarest[1]) if rarest else of_all
+
     linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
         drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
         drops, units = linear, np.arange(len(linear.influence))
-    return _bounds(drops, drop, _resampled(drops, _gathered(units, random), resamples, random), confidence, apart)
+    return _bounds(drops, drop, _resampled(drops, _gathered(units, random), resamples, random), confidence, least)
 
 
 def grouped_drop(
@@ -146,20 +157,28 @@ def grouped_drop(
         return means
 
     found = _resampled(drops, _gathered(units, random), resamples, random)
-    return _bounds(drops, float(values.mean()), found, confidence, int(units.max()) + 1)
+    return _bounds(drops, float(values.mean()), found, confidence, partial(least_bound, int(units.max()) + 1))
 
 
-def _bounds(drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int) -> Drop:
-    """Of a drop, by its resamples; none closer than n samples without any difference would leave it."""
+def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, int]:
+    """In how many units the rarest class is, of those that are there, and how many classes these are."""
+    flags = labels == 1 if labels.ndim > 1 else labels[:, None] == np.unique(labels)
+    counts = [len(np.unique(units[flags[:, column]])) for column in range(flags.shape[1]) if flags[:, column].any()]
+    return (min(counts), len(counts)) if counts else (1, 1)
+
+
+def _bounds(drops: _Drops, drop: float, found: _Resamples, confidence: float, least: Callable[[float], float]) -> Drop:
+    """Of a drop, by its resamples; none closer than ``least``: what no difference at all leaves open, by confidence."""
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
         _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
     return Drop(
         value=drop,
-        upper=_upper(upper, drop, confidence, n),
-        lower=_lower(lower, drop, confidence, n),
-        interval=(_lower(low, drop, two_sided, n), _upper(high, drop, two_sided, n)),
+        upper=_upper(upper, drop, least(confidence)),
+        lower=_lower(lower, drop, least(confidence)),
+        interval=(_lower(low, drop, least(two_sided)), _upper(high, drop, least(two_sided))),
+        least=least(confidence),
     )
 
 
@@ -225,13 +244,13 @@ def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sig
     return drop if math.isnan(bound) else bound + unseen
 
 
-def _upper(bound: float, drop: float, confidence: float, samples: int) -> float:
-    return min(max(bound, drop, least_bound(samples, confidence)), 1.0)
+def _upper(bound: float, drop: float, least: float) -> float:
+    return min(max(bound, drop, least), 1.0)
 
 
-def _lower(bound: float, drop: float, confidence: float, samples: int) -> float:
+def _lower(bound: float, drop: float, least: float) -> float:
     """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
-    return max(min(bound, drop - least_bound(samples, confidence)), -1.0)
+    return max(min(bound, drop - least), -1.0)
 
 
 def _units(metric: Metric, labels: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.int64]:
