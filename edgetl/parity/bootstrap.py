@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,8 +67,10 @@ class Drop:
     """Lower confidence bound, one-sided; never above the value."""
     interval: tuple[float, float]
     """Two-sided confidence interval."""
-    least: float = 0.0
-    """What the upper bound is at least, by how few samples there are, of all classes or of the rarest."""
+    rarest: float = 0.0
+    """Of a mean over classes, what few samples of the rarest leave open: the upper bound is not below it."""
+    apart: float = 0.0
+    """How far the bounds would be from the value without that; 0: as far as they are."""
 
 
 def paired_drop(
@@ -115,17 +116,13 @@ def paired_drop(
     units = _units(metric, np.asarray(labels), groups)
     apart = len(labels) if metric.by_identity else int(units.max()) + 1
     rarest = _rarest_class(np.asarray(labels), units) if metric.by_class else None
-
-    def least(sure: float) -> float:
-        of_all = least_bound(apart, sure)
-        return max(of_all, least_bound(rarest[0], sure) / rarest[1]) if rarest else of_all
-
     linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
         drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
         drops, units = linear, np.arange(len(linear.influence))
-    return _bounds(drops, drop, _resampled(drops, _gathered(units, random), resamples, random), confidence, least)
+    found = _resampled(drops, _gathered(units, random), resamples, random)
+    return _bounds(drops, drop, found, confidence, apart, rarest)
 
 
 def grouped_drop(
@@ -157,7 +154,7 @@ def grouped_drop(
         return means
 
     found = _resampled(drops, _gathered(units, random), resamples, random)
-    return _bounds(drops, float(values.mean()), found, confidence, partial(least_bound, int(units.max()) + 1))
+    return _bounds(drops, float(values.mean()), found, confidence, int(units.max()) + 1)
 
 
 def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, int]:
@@ -167,18 +164,27 @@ def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, 
     return (min(counts), len(counts)) if counts else (1, 1)
 
 
-def _bounds(drops: _Drops, drop: float, found: _Resamples, confidence: float, least: Callable[[float], float]) -> Drop:
-    """Of a drop, by its resamples; none closer than ``least``: what no difference at all leaves open, by confidence."""
+def _bounds(
+    drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int, rarest: tuple[int, int] | None = None
+) -> Drop:
+    """Of a drop, by its resamples; none closer than n samples without any difference, or the rarest class's samples
+    (how many, and of how many classes it is one), would leave it."""
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
         _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
+
+    def of_rarest(sure: float) -> float:
+        return least_bound(rarest[0], sure) / rarest[1] if rarest else 0.0
+
+    least, least_of_two = (max(least_bound(n, sure), of_rarest(sure)) for sure in (confidence, two_sided))
     return Drop(
         value=drop,
-        upper=_upper(upper, drop, least(confidence)),
-        lower=_lower(lower, drop, least(confidence)),
-        interval=(_lower(low, drop, least(two_sided)), _upper(high, drop, least(two_sided))),
-        least=least(confidence),
+        upper=_upper(upper, drop, least),
+        lower=_lower(lower, drop, least),
+        interval=(_lower(low, drop, least_of_two), _upper(high, drop, least_of_two)),
+        rarest=of_rarest(confidence),
+        apart=max(upper - drop, drop - lower, least_bound(n, confidence)),
     )
 
 

@@ -315,10 +315,10 @@ def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] |
     n, distance = asked.samples, abs(asked.max_drop - found.value)
     if distance < 1.0 / n:
         return None
-    if found.upper <= found.least:  # what few samples leave open falls with their number
-        samples = math.ceil(n * found.least / asked.max_drop)
-    else:  # the standard error falls with its root, in groups of the size that there are
-        samples = math.ceil(n * (_both(asked.confidence) * _standard_error(found, asked.confidence) / distance) ** 2)
+    # The standard error falls with the root of the number of samples, in groups of the size that there are.
+    error = found.apart / NormalDist().inv_cdf(asked.confidence) or _standard_error(found, asked.confidence)
+    samples = math.ceil(n * (_both(asked.confidence) * error / distance) ** 2)
+    samples = max(samples, math.ceil(n * found.rarest / asked.max_drop))  # and what few samples leave open, with it
     least = paired.samples_needed(asked.max_drop, asked.confidence)
     return max(samples, math.ceil(least * n / (asked.groups or n)), n + 1)
 
