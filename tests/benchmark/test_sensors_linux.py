@@ -331,6 +331,17 @@ def test_pressure(tree: Tree) -> None:
             0.25,
             4.0,
         ),
+        (  # the quota is that of a group around it
+            {
+                "proc/self/cgroup": "0::/user.slice/a.scope/worker\n",
+                "sys/fs/cgroup/user.slice/a.scope/worker/cpu.stat": "usage_usec 9\nnr_throttled 0\nthrottled_usec 0\n",
+                "sys/fs/cgroup/user.slice/a.scope/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 250000\n",
+                "sys/fs/cgroup/user.slice/cpu.stat": "usage_usec 9\nnr_throttled 0\nthrottled_usec 0\n",
+                "sys/fs/cgroup/cpu.stat": "usage_usec 9\n",
+            },
+            0.25,
+            4.0,
+        ),
         (
             {
                 "proc/self/cgroup": "9:name=systemd:/\n4:cpu,cpuacct:/docker/abc\n0::/\n",
@@ -344,7 +355,7 @@ def test_pressure(tree: Tree) -> None:
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.stat": "nr_throttled many\n"}, None, None),
         ({}, None, None),
     ],
-    ids=["version 2", "version 1 in a container", "the root group", "no file", "broken", "no cgroups"],
+    ids=["version 2", "around it", "version 1 in a container", "the root group", "no file", "broken", "no cgroups"],
 )
 def test_control_groups(tree: Tree, files: dict[str, str], throttled: float | None, periods: float | None) -> None:
     readings = load.control_group(tree(files))

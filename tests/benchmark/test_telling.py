@@ -62,7 +62,7 @@ def test_a_line_for_a_terminal_says_what_is_unknown(found: dict[str, Any]) -> No
 
 
 def test_a_line_tells_what_is_and_not_what_may_be() -> None:
-    """Limits of the clock, its driver and trip points stood there as clocks and temperatures; several governors did not."""
+    """Limits of the clock, its driver and trip points stood there as clocks and temperatures; two governors did not."""
     facts = (
         Reading(name="cpu.governor[0-3]", value="schedutil", source="/sys/governor"),
         Reading(name="cpu.governor[4-5]", value="performance", source="/sys/governor"),
