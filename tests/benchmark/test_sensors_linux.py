@@ -224,6 +224,20 @@ def test_the_lowest_passive_trip_point(tree: Tree) -> None:
     assert values(linux.trip_points(tree(files))) == {"temperature.cpu-thermal.passive": 70.0}
 
 
+def test_what_a_core_and_a_package_count_is_told_once(tree: Tree) -> None:
+    """Four processors are two cores with two threads each, of one package; a fifth is another package."""
+    files = {}
+    for cpu, (package, core, of_core, of_package) in enumerate(
+        [(0, 0, 3, 7), (0, 1, 1, 7), (0, 0, 3, 7), (0, 1, 1, 7), (1, 0, 2, 4)]
+    ):
+        files[f"{CPU}/cpu{cpu}/topology/physical_package_id"] = f"{package}\n"
+        files[f"{CPU}/cpu{cpu}/topology/core_id"] = f"{core}\n"
+        files[f"{CPU}/cpu{cpu}/thermal_throttle/core_throttle_count"] = f"{of_core}\n"
+        files[f"{CPU}/cpu{cpu}/thermal_throttle/package_throttle_count"] = f"{of_package}\n"
+    found = values(linux.throttling(tree(files), range(5)))
+    assert found == {"throttle.core": 6.0, "throttle.package": 11.0}
+
+
 def test_throttling_counters_and_cooling(tree: Tree) -> None:
     files = {}
     for cpu, (core, package) in enumerate([(3, 7), (4, 7)]):
