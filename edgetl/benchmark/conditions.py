@@ -148,10 +148,12 @@ class Conditions:
 
     def load(self) -> Load:
         """Who used the processors between the first and the last reading."""
-        parts = {name: self._increase(f"cpu.{name}") for name in ("busy", "idle", "iowait", "steal", "own")}
-        busy, idle, iowait, steal, own = parts.values()
-        if busy is None or idle is None or iowait is None or steal is None:
+        busy, idle, steal, own = (self._increase(f"cpu.{name}") for name in ("busy", "idle", "steal", "own"))
+        waiting = self.get("cpu.iowait")
+        if busy is None or idle is None or waiting is None or steal is None:
             return Load(own=None, others=None, idle=None, stolen=None)
+        waited = waiting.finite()[1]
+        iowait = max(0.0, float(waited[-1] - waited[0]))  # proc(5): it decreases in certain conditions
         whole = busy + idle + iowait + steal
         if whole <= 0:
             return Load(own=None, others=None, idle=None, stolen=None)

@@ -13,6 +13,8 @@ _LOADS = {
     "idle": "processors idle",
     "stolen": "processors taken by the hypervisor",
 }
+_TWO = 2
+"""Readings of a counter that tell what it counted."""
 _TOLD = {True: "yes", False: "no"}
 _SHORT = {
     "governor": re.compile(r"cpu\.governor(\[.*\])?"),
@@ -88,7 +90,8 @@ def _series(one: Mapping[str, Any]) -> Told:
         value = _with_unit(one["median"], unit) if low == high else f"{low} to {_with_unit(one['max'], unit)}"
     elif one.get("increase") is not None:
         value = f"{_with_unit(one['increase'], unit)} during the measurement"
-    why = "" if value is not None else one.get("why") or "there were too few readings"
+    few = "there were too few readings" if one["readings"] - one["unknown"] < _TWO else "the counter went back"
+    why = "" if value is not None else one.get("why") or few
     return Told(name=one["name"], value=value, source=one["source"], rate_hz=one["rate_hz"], why=why)
 
 

@@ -168,6 +168,16 @@ def test_others_are_unknown_where_only_the_own_time_is() -> None:
     assert (found.own, found.others, found.idle) == (None, None, 0.4)
 
 
+def test_waiting_for_a_disk_may_go_back() -> None:
+    """proc(5) says of iowait that it decreases in certain conditions; nobody's load was known then."""
+    parts = {
+        "busy": [5.0, 7.0, 11.0], "idle": [0.0, 1.0, 4.0], "iowait": [0.05, 0.04, 0.04], "steal": [1.0, 1.0, 1.0],
+        "own": [2.0, 4.0, 6.0],
+    }  # fmt: skip
+    load = conditions(*(series(f"cpu.{name}", parts[name]) for name in parts)).load()
+    assert (load.own, load.others, load.idle) == pytest.approx((0.4, 0.2, 0.4))
+
+
 def test_ticks_never_make_a_negative_load() -> None:
     parts = {"busy": [5.0, 6.0], "idle": [0.0, 9.0], "iowait": [0.0, 0.0], "steal": [0.0, 0.0], "own": [2.0, 3.01]}
     assert conditions(*(series(f"cpu.{name}", values) for name, values in parts.items())).load().others == 0.0

@@ -61,6 +61,13 @@ def test_a_line_for_a_terminal_says_what_is_unknown(found: dict[str, Any]) -> No
     )
 
 
+def test_a_counter_that_went_back_is_told_as_such() -> None:
+    counters = (series("pressure.cpu", [3.0, 1.0], "s", "counter"), series("pressure.io", [3.0], "s", "counter"))
+    made = Conditions(facts=(), series=counters, period_s=0.5, reading_ms=1.0, background=False)
+    rows = {row.name: row.why for row in told(made.to_json(values=False))}
+    assert (rows["pressure.cpu"], rows["pressure.io"]) == ("the counter went back", "there were too few readings")
+
+
 def test_a_line_tells_what_is_and_not_what_may_be() -> None:
     """Limits of the clock, its driver and trip points stood there as clocks and temperatures; two governors did not."""
     facts = (
