@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap
-from edgetl.benchmark.summary import nearest_rank
+from edgetl.benchmark.summary import RUN_BLOCKS, nearest_rank
 from edgetl.errors import UsageError
+
+_MOST_DECIMALS, _SAME = 8, 1e-9
+"""In statements; and what is nearer to a limit than that is no finding."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,11 +50,15 @@ class Comparison:
     @property
     def statement(self) -> str:
         """In words."""
-        sure = f"{self.confidence:.0%} interval of the ratio of medians {self.lower:.3f} to {self.upper:.3f}"
+        ends = _decimals((self.lower, self.upper), 1.0, least=3)
+        span = f"{self.lower:.{ends}f} to {self.upper:.{ends}f}"
+        sure = f"{sure_of(self.confidence)} interval of the ratio of medians {span}"
         if self.verdict == "faster":
-            return f"{self.name} is {1 / self.ratio:.2f}× as fast as {self.against} ({sure})"
+            factor = 1 / self.ratio
+            return f"{self.name} is {factor:.{_decimals((factor,), 1.0, least=2)}f}× as fast as {self.against} ({sure})"
         if self.verdict == "slower":
-            return f"{self.name} takes {self.ratio:.2f}× as long as {self.against} ({sure})"
+            decimals = _decimals((self.ratio,), 1.0, least=2)
+            return f"{self.name} takes {self.ratio:.{decimals}f}× as long as {self.against} ({sure})"
         return f"no difference between {self.name} and {self.against} was seen ({sure})"
 
     def to_json(self) -> dict[str, Any]:
@@ -72,13 +80,16 @@ class Slowdown:
     def statement(self) -> str:
         """In words."""
         found = self.comparison
-        span = f"{found.lower - 1:+.1%} to {found.upper - 1:+.1%} with {found.confidence:.0%} confidence"
+        ends = (100 * (found.lower - 1), 100 * (found.upper - 1))
+        decimals = _decimals(ends, 100 * self.allowed, least=1)
+        low, high = (f"{end:+.{decimals}f}%" for end in ends)
+        span = f"{low} to {high} with {sure_of(found.confidence)} confidence"
         verb = {
             "passed": "is slower by no more than",
             "failed": "is slower by more than",
             "undecided": "may or may not be slower by more than",
         }[self.outcome]
-        return f"{found.name} {verb} {self.allowed:.1%}: {span} beside {found.against}"
+        return f"{found.name} {verb} {100 * self.allowed:.{decimals}f}%: {span} beside {found.against}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,12 +101,28 @@ class Slowdown:
         }
 
 
+def sure_of(confidence: float) -> str:
+    """A confidence as it was asked for: nothing is sure to 100%."""
+    return f"{100 * confidence:.12g}%"
+
+
+def _decimals(values: Sequence[float], limit: float, *, least: int) -> int:
+    """How many tell each of some numbers from a limit, and the limit as it is; at most eight."""
+    for decimals in range(least, _MOST_DECIMALS):
+        shown = round(limit, decimals)
+        if abs(shown - limit) < _SAME and all(
+            (abs(value - limit) < _SAME) == (round(value, decimals) == shown) for value in values
+        ):
+            return decimals
+    return _MOST_DECIMALS
+
+
 def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: int = bootstrap.DRAWS) -> Comparison:
     """How many times as long one thing takes as another: the geometric mean over rounds of the ratio of their medians.
 
     Paired by round, and by pass within a round: what slowed both down at the same time counts for neither. The interval
     is Student's for the logarithms of the rounds' ratios; it is never narrower than half of what blocks within rounds
-    make it. Of a single round, blocks are all there is.
+    make it. Of a single round, blocks are all there is: they are joined to ten, which the interval is Student's for.
 
     Args:
         first: The calls of one thing.
@@ -110,12 +137,13 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
     rounds = np.unique(first.process)
     if not len(rounds) or not np.array_equal(rounds, np.unique(second.process)):
         raise UsageError(f"{first.name} and {second.name} were not timed in the same rounds")
-    logs, spreads = np.array([_round_ratio(*both, number, draws) for number in rounds]).T
+    most = RUN_BLOCKS if len(rounds) == 1 else None
+    logs, spreads, blocks = np.array([_round_ratio(*both, number, draws, most) for number in rounds]).T
     if not np.isfinite(logs).all():
         raise UsageError(f"{first.name} or {second.name} took no time at all")
     within = float(np.sqrt((spreads**2).sum())) / len(rounds)
     across = float(logs.std(ddof=1)) / math.sqrt(len(rounds)) if len(rounds) > 1 else math.nan
-    width = bootstrap.half_width(across, within, len(rounds), confidence)
+    width = bootstrap.half_width(across, within, len(rounds), confidence, blocks=int(blocks.min()))
     ratio, factor = math.exp(logs.mean()), math.exp(width) if math.isfinite(width) else math.inf
     lower, upper = ratio / factor, ratio * factor
     return Comparison(
@@ -130,23 +158,25 @@ def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: i
     )
 
 
-def _round_ratio(first: Series, second: Series, number: int, draws: int) -> tuple[float, float]:
-    """Logarithm of the ratio of the medians in one round, and its standard error from resampling the round's passes."""
+def _round_ratio(first: Series, second: Series, number: int, draws: int, most: int | None) -> tuple[float, float, int]:
+    """Logarithm of the ratio of the medians in one round, its standard error from resampling the round's passes, and
+    how many were resampled: at most so many, neighbours joined; None: each by itself."""
     parts = [(each.times_ns[each.process == number], each.block[each.process == number]) for each in (first, second)]
     medians = [nearest_rank(np.sort(times), 0.5) for times, _ in parts]
     if not all(medians):
-        return math.nan, math.nan
-    blocks, cells = np.unique(np.concatenate([block for _, block in parts]), return_inverse=True)
-    if len(blocks) < 2:
-        return math.log(medians[0] / medians[1]), math.nan
-    weights = np.random.default_rng(int(number)).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws)
-    places = np.split(cells.reshape(-1), [len(parts[0][0])])
+        return math.nan, math.nan, 0
+    passes, cells = np.unique(np.concatenate([block for _, block in parts]), return_inverse=True)
+    count = len(passes) if most is None else min(len(passes), most)
+    if count < 2:
+        return math.log(medians[0] / medians[1]), math.nan, count
+    weights = np.random.default_rng(int(number)).multinomial(count, np.full(count, 1 / count), draws)
+    places = np.split(cells.reshape(-1) * count // len(passes), [len(parts[0][0])])
     top, bottom = (
         np.log(bootstrap.weighted_percentiles(times, mine, weights, [0.5])[:, 0])
         for (times, _), mine in zip(parts, places, strict=True)
     )
-    spread = float(np.nanstd(top - bottom)) * math.sqrt(len(blocks) / (len(blocks) - 1))
-    return math.log(medians[0] / medians[1]), spread
+    spread = float(np.nanstd(top - bottom)) * math.sqrt(count / (count - 1))
+    return math.log(medians[0] / medians[1]), spread, count
 
 
 def slowdown(comparison: Comparison, allowed: float) -> Slowdown:

@@ -148,10 +148,12 @@ class Conditions:
 
     def load(self) -> Load:
         """Who used the processors between the first and the last reading."""
-        parts = {name: self._increase(f"cpu.{name}") for name in ("busy", "idle", "iowait", "steal", "own")}
-        busy, idle, iowait, steal, own = parts.values()
-        if busy is None or idle is None or iowait is None or steal is None:
+        busy, idle, steal, own = (self._increase(f"cpu.{name}") for name in ("busy", "idle", "steal", "own"))
+        waiting = self.get("cpu.iowait")
+        if busy is None or idle is None or waiting is None or steal is None:
             return Load(own=None, others=None, idle=None, stolen=None)
+        waited = waiting.finite()[1]
+        iowait = max(0.0, float(waited[-1] - waited[0]))  # proc(5): it decreases in certain conditions
         whole = busy + idle + iowait + steal
         if whole <= 0:
             return Load(own=None, others=None, idle=None, stolen=None)
@@ -231,8 +233,7 @@ def _joules(series: Series, began_ns: int, ended_ns: int) -> tuple[float | None,
             return energy.joules_counted(times, values, series.wraps_at, began_ns, ended_ns), ""
         inside = (times > began_ns) & (times < ended_ns)
         if inside.sum() >= 2:  # those around it are of a machine at rest
-            times = np.concatenate([[began_ns], times[inside], [ended_ns]])
-            values = np.concatenate([values[inside][:1], values[inside], values[inside][-1:]])
+            times, values = times[inside], values[inside]
         return energy.joules_integrated(times, values, began_ns, ended_ns), ""
     except ValueError as problem:
         return None, str(problem)

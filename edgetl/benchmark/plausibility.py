@@ -15,9 +15,9 @@ _TIMER = 3.0
 _SLACK = 2.0
 _FASTEST_CLOCK_HZ = 7e9
 """No processor runs faster."""
-_CORE_PRODUCTS = {"int8": 1024, "bf16": 512, "fp16": 512, "fp32": 64, "fp64": 32}
-"""Precision → multiply-adds per cycle of a core with AMX tiles, or with two 512-bit units where tiles cannot: no core
-of today has more."""
+_CORE_PRODUCTS = {"int8": 1024, "bf16": 512, "fp16": 512, "fp32": 256, "fp64": 64}
+"""Precision → multiply-adds per cycle of a core with tiles of 512 bits by 512 (Intel's AMX, ARM's SME, Apple's own): no
+core of today has more."""
 
 
 def most_multiply_adds(threads: int, measured: Ceilings | None = None) -> dict[str, float]:

@@ -22,8 +22,10 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _TAIL_UP = {"p90": 1.25, "p99": 1.25, "p999": 1.25}
 """Of one process: by so much further than down an interval reaches up, on the logarithm. A handful of calls lie above
 such a percentile: most samples hold fewer of the rare slow ones than there are, and then show less spread as well."""
-_RUN_BLOCKS, _RUN_DRAWS = 10, 400
-"""Of one run in a row: blocks at most, and resamples."""
+RUN_BLOCKS = 10
+"""Of one run in a row, or of one process: blocks at most. Neighbouring ones are alike, and longer ones are less so."""
+_RUN_DRAWS = 400
+"""Of one run in a row: resamples."""
 _LEAST_ABOVE = 1.0
 """Independent calls, at least, that are above a percentile, for an interval from one run or one process."""
 
@@ -120,7 +122,7 @@ def summarise(
     grouping, independent = Grouping.of(process, block), math.inf
     if len(grouping.blocks) == 1:  # neighbouring blocks are alike, and no other process says by how much
         independent = independent_calls(times_ns)
-        longer = np.arange(len(grouping.processes)) * _RUN_BLOCKS // max(_RUN_BLOCKS, len(grouping.processes))
+        longer = np.arange(len(grouping.processes)) * RUN_BLOCKS // max(RUN_BLOCKS, len(grouping.processes))
         grouping = Grouping.of(process, longer[grouping.cells])
     factors = bootstrap.relative_interval(
         lambda weights: bootstrap.weighted_percentiles(times_ns, grouping.cells, weights, shares),
@@ -171,7 +173,7 @@ def run_intervals(times_ns: NDArray[np.integer], *, confidence: float = 0.95) ->
     backed = {
         name: share for name, share in PERCENTILES.items() if count >= queries_needed(share) and name not in alike
     }
-    blocks = min(_RUN_BLOCKS, count // 8)
+    blocks = min(RUN_BLOCKS, count // 8)
     if not backed or blocks < 2:
         return {}
     cells, ordered = np.arange(count) * blocks // count, np.sort(times_ns)

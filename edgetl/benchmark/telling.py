@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +13,18 @@ _LOADS = {
     "idle": "processors idle",
     "stolen": "processors taken by the hypervisor",
 }
+_TWO = 2
+"""Readings of a counter that tell what it counted."""
 _TOLD = {True: "yes", False: "no"}
 _SHORT = {
-    "cpu.governor": "governor",
-    "cpu.frequency": "clock",
-    "temperature": "temperature",
-    "throttle": "throttling",
-    "jetson.power_mode": "power mode",
+    "governor": re.compile(r"cpu\.governor(\[.*\])?"),
+    "clock": re.compile(r"cpu\.frequency"),
+    "temperature": re.compile(r"temperature\.(?!.*\.passive$).*"),
+    "throttling": re.compile(r"throttle\..*"),
+    "power mode": re.compile(r"jetson\.power_mode"),
 }
-"""Beginning of a condition's name → what a line in a terminal calls it."""
+"""What a line in a terminal tells → the names of its conditions. Limits, as the temperature from which on a zone slows
+the machine down, are none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +71,10 @@ def told(conditions: Mapping[str, Any]) -> tuple[Told, ...]:
 
 def line(conditions: Mapping[str, Any]) -> str:
     """The conditions that most often explain a latency, in a line; what is not known is called unknown."""
-    found: dict[str, list[str]] = {words: [] for words in _SHORT.values()}
+    found: dict[str, list[str]] = {words: [] for words in _SHORT}
     for one in told(conditions):
-        for beginning, words in _SHORT.items():
-            if one.value is not None and (one.name == beginning or one.name.startswith(f"{beginning}.")):
+        for words, names in _SHORT.items():
+            if one.value is not None and names.fullmatch(one.name):
                 found[words].append(one.value)
     others = next(one for one in told(conditions) if one.name == _LOADS["others"])
     parts = [f"others used {others.value or 'an unknown share'} of the processors"]
@@ -86,7 +90,8 @@ def _series(one: Mapping[str, Any]) -> Told:
         value = _with_unit(one["median"], unit) if low == high else f"{low} to {_with_unit(one['max'], unit)}"
     elif one.get("increase") is not None:
         value = f"{_with_unit(one['increase'], unit)} during the measurement"
-    why = "" if value is not None else one.get("why") or "there were too few readings"
+    few = "there were too few readings" if one["readings"] - one["unknown"] < _TWO else "the counter went back"
+    why = "" if value is not None else one.get("why") or few
     return Told(name=one["name"], value=value, source=one["source"], rate_hz=one["rate_hz"], why=why)
 
 

@@ -173,11 +173,12 @@ def _share(text: str) -> float:
 
 def _print(found: Benchmark, layers: int) -> None:
     from edgetl.benchmark import telling
+    from edgetl.benchmark.comparison import sure_of
     from edgetl.benchmark.summary import PERCENTILES
 
     first = found.measured[0].latency
     names = [name for name in PERCENTILES if name != "p999" or any(item.latency.p999_ms for item in found.measured)]
-    interval = f"{first.confidence:.0%} interval"
+    interval = f"{sure_of(first.confidence)} interval"
     columns = ["ms", *(word for name in names for word in (_SHOWN.get(name, name), interval)), "calls"]
     print_table(columns, [_percentiles(item, names) for item in found.measured], right=tuple(range(1, len(columns))))
     print_text()

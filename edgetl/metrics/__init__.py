@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,8 @@ class Metric:
     """What there must be among the samples, for the message where it has no value."""
     by_identity: bool = False
     """Of pairs: the labels are identities, all samples of an identity have one weight, and identities are drawn."""
+    by_class: bool = False
+    """A mean over classes of figures of decisions: a class with few samples counts as much as one with many."""
     prepare: Callable[[Floats, NDArray[np.int64]], Weighted] = field(repr=False)
     influences: Callable[[Floats, NDArray[np.int64]], Influences | None] | None = field(default=None, repr=False)
     """Of outputs and labels, of a metric of identities: how much each of these, and each two, move it, or None where
@@ -104,9 +106,7 @@ def metric(name: str, *, thresholds: Sequence[float] | None = None) -> Metric:
         return found
     if name != "macro-f1":
         raise DataError(f"the metric '{name}' takes no thresholds")
-    return Metric(
-        name=name, title=found.title, needs=found.needs, prepare=partial(_macro_f1, thresholds=tuple(thresholds))
-    )
+    return replace(found, prepare=partial(_macro_f1, thresholds=tuple(thresholds)))
 
 
 def default_metric(task: str) -> str:
@@ -340,7 +340,13 @@ _METRICS = {
     each.name: each
     for each in (
         Metric(name="top1", title="top-1", needs="a sample", prepare=_top1),
-        Metric(name="macro-f1", title="macro-F1", needs="a sample with a label or an answer", prepare=_macro_f1),
+        Metric(
+            name="macro-f1",
+            title="macro-F1",
+            needs="a sample with a label or an answer",
+            by_class=True,
+            prepare=_macro_f1,
+        ),
         Metric(name="auc", title="AUC", needs="samples of two classes", prepare=_auc),
         Metric(name="map", title="mAP", needs="a class that a sample has", prepare=_mean_average_precision),
         Metric(

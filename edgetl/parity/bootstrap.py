@@ -15,7 +15,9 @@ A bootstrap knows only of what it saw. To every resample are added, once each on
 reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
 proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
-below that of top-1 for n samples without a single difference (:func:`edgetl.parity.bounds.least_bound`).
+below that of top-1 for n samples without a single difference (:func:`edgetl.parity.bounds.least_bound`). Of a metric
+that is a mean over classes, none is below what the rarest class leaves open by itself: what an engine loses there
+weighs more than a sample, and test sets with few of its samples rarely show it.
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
@@ -65,6 +67,10 @@ class Drop:
     """Lower confidence bound, one-sided; never above the value."""
     interval: tuple[float, float]
     """Two-sided confidence interval."""
+    rarest: float = 0.0
+    """Of a mean over classes, what few samples of the rarest leave open: the upper bound is not below it."""
+    apart: float = 0.0
+    """How far the bounds would be from the value without that; 0: as far as they are."""
 
 
 def paired_drop(
@@ -109,12 +115,14 @@ def paired_drop(
     random = np.random.default_rng(seed)
     units = _units(metric, np.asarray(labels), groups)
     apart = len(labels) if metric.by_identity else int(units.max()) + 1
+    rarest = _rarest_class(np.asarray(labels), units) if metric.by_class else None
     linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
         drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
         drops, units = linear, np.arange(len(linear.influence))
-    return _bounds(drops, drop, _resampled(drops, _gathered(units, random), resamples, random), confidence, apart)
+    found = _resampled(drops, _gathered(units, random), resamples, random)
+    return _bounds(drops, drop, found, confidence, apart, rarest)
 
 
 def grouped_drop(
@@ -149,17 +157,34 @@ def grouped_drop(
     return _bounds(drops, float(values.mean()), found, confidence, int(units.max()) + 1)
 
 
-def _bounds(drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int) -> Drop:
-    """Of a drop, by its resamples; none closer than n samples without any difference would leave it."""
+def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, int]:
+    """In how many units the rarest class is, of those that are there, and how many classes these are."""
+    flags = labels == 1 if labels.ndim > 1 else labels[:, None] == np.unique(labels)
+    counts = [len(np.unique(units[flags[:, column]])) for column in range(flags.shape[1]) if flags[:, column].any()]
+    return (min(counts), len(counts)) if counts else (1, 1)
+
+
+def _bounds(
+    drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int, rarest: tuple[int, int] | None = None
+) -> Drop:
+    """Of a drop, by its resamples; none closer than n samples without any difference, or the rarest class's samples
+    (how many, and of how many classes it is one), would leave it."""
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
         _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
     )
+
+    def of_rarest(sure: float) -> float:
+        return least_bound(rarest[0], sure) / rarest[1] if rarest else 0.0
+
+    least, least_of_two = (max(least_bound(n, sure), of_rarest(sure)) for sure in (confidence, two_sided))
     return Drop(
         value=drop,
-        upper=_upper(upper, drop, confidence, n),
-        lower=_lower(lower, drop, confidence, n),
-        interval=(_lower(low, drop, two_sided, n), _upper(high, drop, two_sided, n)),
+        upper=_upper(upper, drop, least),
+        lower=_lower(lower, drop, least),
+        interval=(_lower(low, drop, least_of_two), _upper(high, drop, least_of_two)),
+        rarest=of_rarest(confidence),
+        apart=max(upper - drop, drop - lower, least_bound(n, confidence)),
     )
 
 
@@ -225,13 +250,13 @@ def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sig
     return drop if math.isnan(bound) else bound + unseen
 
 
-def _upper(bound: float, drop: float, confidence: float, samples: int) -> float:
-    return min(max(bound, drop, least_bound(samples, confidence)), 1.0)
+def _upper(bound: float, drop: float, least: float) -> float:
+    return min(max(bound, drop, least), 1.0)
 
 
-def _lower(bound: float, drop: float, confidence: float, samples: int) -> float:
+def _lower(bound: float, drop: float, least: float) -> float:
     """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
-    return max(min(bound, drop - least_bound(samples, confidence)), -1.0)
+    return max(min(bound, drop - least), -1.0)
 
 
 def _units(metric: Metric, labels: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.int64]:

@@ -316,7 +316,9 @@ def _samples_to_decide(asked: Asked, found: Drop, counts: tuple[int, int, int] |
     if distance < 1.0 / n:
         return None
     # The standard error falls with the root of the number of samples, in groups of the size that there are.
-    samples = math.ceil(n * (_both(asked.confidence) * _standard_error(found, asked.confidence) / distance) ** 2)
+    error = found.apart / NormalDist().inv_cdf(asked.confidence) or _standard_error(found, asked.confidence)
+    samples = math.ceil(n * (_both(asked.confidence) * error / distance) ** 2)
+    samples = max(samples, math.ceil(n * found.rarest / asked.max_drop))  # and what few samples leave open, with it
     least = bounds.samples_needed(asked.max_drop, asked.confidence)
     return max(samples, math.ceil(least * n / (asked.groups or n)), n + 1)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError
-from edgetl.parity.bounds import samples_needed
+from edgetl.parity.bounds import samples_needed, variance
 
 Outcome = Literal["passed", "failed", "undecided"]
 """Of a comparison: the drop is shown to be small enough, or too large; or these samples show neither."""
@@ -123,7 +123,10 @@ def samples_to_decide(
 ) -> int | None:
     """How many samples would probably decide whether the drop is below ``max_drop``, if it is what it seems here.
 
-    The bound of the drop must clear ``max_drop``: |max_drop - drop| ≥ (z_confidence + z_power)·√((ψ - drop²) / N).
+    The score statistic that :func:`edgetl.parity.bounds.upper_bound` goes by must be beyond z: |max_drop - drop| ≥
+    (z_confidence·√V₀ + z_power·√V₁) / √N, where V₁ is the variance of a pair's difference as it seems here, ψ - drop²,
+    and V₀ that of the hypothesis that is to be rejected, with a drop of ``max_drop`` (Nam 1997, Biometrics 53,
+    1422-1430). By V₁ alone it would be too few where few pairs are discordant: they would decide in half of all cases.
 
     Args:
         worse: Pairs in which only the reference is right.
@@ -142,9 +145,11 @@ def samples_to_decide(
     distance = abs(max_drop - drop)
     if distance < 1.0 / n:
         return None
-    z = normal.inv_cdf(confidence) + normal.inv_cdf(power)
-    samples = math.ceil(z * z * max(share - drop * drop, 0.0) / (distance * distance))
-    return max(samples, samples_needed(max_drop, confidence))
+    share = max(share, abs(drop))
+    rejected = float(variance(max_drop, (share + drop) / 2.0, (share - drop) / 2.0, 1.0))
+    width = normal.inv_cdf(confidence) * math.sqrt(max(rejected, 0.0))
+    width += normal.inv_cdf(power) * math.sqrt(max(share - drop * drop, 0.0))
+    return max(math.ceil((width / distance) ** 2), samples_needed(max_drop, confidence))
 
 
 def holm(p_values: list[float]) -> list[float]:

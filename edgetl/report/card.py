@@ -18,7 +18,17 @@ from edgetl.report.findings import findings
 from edgetl.report.markdown import code, escape
 from edgetl.report.markup import clean
 from edgetl.report.model import Engine, Report
-from edgetl.report.numbers import DASH, fixed, integer, is_number, megabytes, percent, plain, share_floor, significant
+from edgetl.report.numbers import (
+    DASH,
+    confidence_percent,
+    fixed,
+    integer,
+    is_number,
+    megabytes,
+    percent,
+    share_floor,
+    significant,
+)
 
 _TASKS = {
     "image-classification": "image-classification",
@@ -248,8 +258,11 @@ def _interval_of(report: Report) -> str:
         return ""
     if not 0.5 < report.confidence < 0.999999:
         return ""
+    compared = [each.parity for each in report.engines if each.parity]
+    if not compared or any(figures.groups for figures in compared):  # samples that belong together err together
+        return ""
     low, high = wilson(score, report.test_samples, report.confidence)
-    return f" ({plain(report.confidence * 100)} % interval {fixed(100 * low, 2)} to {fixed(100 * high, 2)})"
+    return f" ({confidence_percent(report.confidence)} % interval {fixed(100 * low, 2)} to {fixed(100 * high, 2)})"
 
 
 def _placement(report: Report) -> str:

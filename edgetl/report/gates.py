@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgetl.report.model import Report
-from edgetl.report.numbers import integer, plain, points_of
+from edgetl.report.numbers import confidence_percent, integer, points_of
 
 
 def asked(report: Report, metric: str) -> str:
@@ -17,7 +17,7 @@ def asked(report: Report, metric: str) -> str:
     if not figures:
         return ""
     sure, allowed, all_ = (
-        f"{plain(report.confidence * 100)} %",
+        f"{confidence_percent(report.confidence)} %",
         points_of(report.max_drop),
         integer(report.test_samples),
     )

@@ -12,11 +12,11 @@ from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
 from edgetl.report.numbers import (
     DASH,
     TIMES,
+    confidence_percent,
     fixed,
     integer,
     megabytes,
     percent,
-    plain,
     signed_points,
     significant,
 )
@@ -91,7 +91,7 @@ def engines_table(report: Report) -> str:
     """Every engine with its parity, or why it has none."""
     if not report.engines:
         return ""
-    sure = plain(report.confidence * 100)
+    sure = confidence_percent(report.confidence)
     heads = (
         "engine", f"{escape(report.metric)}, %", "drop, points", f"{sure} % interval", f"{sure} % bound", "parity",
         "p50, ms", "size, MB", "decision",

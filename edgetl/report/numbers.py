@@ -68,6 +68,11 @@ def plain(value: float | None) -> str:
     return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + space + power
 
 
+def confidence_percent(confidence: float) -> str:
+    """A confidence in percent, without its sign, as it was asked for: nothing is sure to 100."""
+    return f"{confidence * 100.0:.12g}" if 0.5 <= confidence < 1.0 else plain(confidence * 100.0)
+
+
 def points_of(share: float) -> str:
     """A limit in percentage points, with its unit: 1 point, 0.5 points."""
     text = plain(share * 100.0)

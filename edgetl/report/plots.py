@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Budget, Engine, Latency, Report
-from edgetl.report.numbers import MINUS, percent, plain, points_of, significant
+from edgetl.report.numbers import MINUS, confidence_percent, percent, plain, points_of, significant
 from edgetl.report.pareto import (
     front,
     front_boxes,
@@ -84,7 +84,7 @@ def scatter_legend(report: Report) -> Markup:
     if score_intervals(report):
         bar = join([line(8, 1, 8, 15, "whisker"), line(4, 1, 12, 1, "whisker"), line(4, 15, 12, 15, "whisker")])
         signs.append(
-            (bar, f"{plain(report.confidence * 100)} % interval of the change against {report.reference.name}")
+            (bar, f"{confidence_percent(report.confidence)} % interval of the change against {report.reference.name}")
         )
     if any(median_interval(each.latency) for each in contenders(report)):
         bar = join([line(1, 8, 15, 8, "whisker"), line(1, 4, 1, 12, "whisker"), line(15, 4, 15, 12, "whisker")])

@@ -11,6 +11,7 @@ from edgetl.report.numbers import (
     DASH,
     TIMES,
     aligned,
+    confidence_percent,
     fixed,
     integer,
     is_number,
@@ -103,7 +104,7 @@ def parity_table(report: Report) -> Markup | None:
     ]
     if not shown:
         return None
-    sure = f"{plain(report.confidence * 100)} %"
+    sure = f"{confidence_percent(report.confidence)} %"
     bound = f"{sure} bound"
     columns = (
         Column("engine"), Column(report.metric, "%", numeric=True), Column("agreement", "%", numeric=True),

@@ -359,6 +359,7 @@ def _multiply_adds(op: Any) -> int:
     if kind == "scaleddotproductattention" and len(shapes) > 2:
         return products.attention(shapes[0], shapes[1], shapes[2])
     if kind in ("rnncell", "rnnseq", "grucell", "gruseq", "lstmcell", "lstmseq"):
-        weights = [shape for shape in shapes[1:] if len(shape) == 3][-2:]
+        # Both have as many dimensions as the data: of a sequence one for the directions, of a cell none.
+        weights = [shape for shape in shapes[1:] if len(shape) == len(shapes[0])][-2:]
         return products.recurrent(shapes[0], *weights) if len(weights) == 2 else 0
     return 0

@@ -68,13 +68,13 @@ def matrix_product(first: Shape, output: Shape) -> int:
     """Multiply-adds of a product of (stacks of) matrices, whichever way the factors lie.
 
     Args:
-        first: (… , M, K) or transposed (… , K, M).
-        output: (… , M, N).
+        first: (… , M, K) or transposed (… , K, M); of a vector (K).
+        output: (… , M, N); of a product with a vector without that dimension.
     """
-    if not output or not first:
-        return prod(first)  # of two vectors
-    if len(first) == 1 or len(output) == 1:
-        return prod(output) * first[-1]
+    if len(output) < len(first):
+        return prod(first)  # by a vector
+    if len(first) == 1:
+        return prod(output) * first[0]
     return prod(output) * (first[-1] * first[-2] // output[-2] if output[-2] else 0)
 
 
@@ -83,10 +83,11 @@ def attention(query: Shape, key: Shape, value: Shape) -> int:
 
     Args:
         query: (N, heads, L, E), or (N, L, heads · E).
-        key: (N, heads, S, E), or (N, S, heads · E).
-        value: (N, heads, S, V), or (N, S, heads · V).
+        key: (N, heads, S, E), or (N, S, heads · E); of heads that several of the query's share, fewer.
+        value: (N, heads, S, V), or (N, S, heads · V); likewise.
     """
-    return prod(query) * key[-2] + prod(query[:-1]) * value[-2] * value[-1]
+    width = value[-1] * query[-1] // key[-1] if key[-1] else 0  # of all the query's heads
+    return prod(query) * key[-2] + prod(query[:-1]) * value[-2] * width
 
 
 def packed_attention(data: Shape, weights: Shape) -> int:

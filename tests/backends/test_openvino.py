@@ -410,6 +410,27 @@ def test_a_table_is_read_where_it_is_looked_up(picks: Path) -> None:
     assert sum(node.multiply_adds for node in nodes) == 3 * 8 * 4
 
 
+@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+def test_a_cell_multiplies_input_and_state_by_its_gates(kind: str, gates: int, tmp_path: Path) -> None:
+    import openvino
+
+    made = openvino.opset13
+    data = made.parameter([2, 5], np.float32, name="x")
+    state, weights, recurrence, bias = (
+        made.constant(np.ones(shape, np.float32)) for shape in ((2, 6), (gates * 6, 5), (gates * 6, 6), (gates * 6,))
+    )
+    rest = (weights, recurrence, bias, 6)
+    if kind == "lstm":
+        cell = made.lstm_cell(data, state, state, *rest)
+    else:
+        cell = (
+            made.gru_cell(data, state, *rest) if kind == "gru" else made.rnn_cell(data, state, *rest, ["tanh"], [], [])
+        )
+    openvino.save_model(openvino.Model([cell.output(0)], [data]), tmp_path / "cell.xml", compress_to_fp16=False)
+    with OpenVinoRunner(tmp_path / "cell.xml", threads=1) as runner:
+        assert sum(node.multiply_adds for node in runner.nodes()) == 2 * gates * 6 * (5 + 6)
+
+
 def test_nodes_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         OpenVinoBackend().nodes(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_one_block_shows_no_difference_however_large_it_is() -> None:
     assert json.loads(json.dumps(found.to_json()))["upper"] is None
 
 
+@pytest.mark.parametrize(("passes", "memory"), [(2, 0.0), (4, 0.0), (72, 0.5)])
+def test_equal_things_of_one_process_seldom_differ(passes: int, memory: float) -> None:
+    """Of few passes, Student's quantile counts; of many that are like their neighbours, longer ones are compared."""
+    generator = np.random.default_rng(11)
+    block = np.repeat(np.arange(passes), PER_BLOCK)
+
+    def one(name: str) -> Series:
+        level = np.zeros(passes)
+        for index in range(passes):
+            level[index] = memory * level[index - 1] + generator.normal() * np.sqrt(1 - memory**2)
+        times = 5e6 * np.exp(0.01 * level[block] + 0.02 * generator.normal(size=len(block)))
+        return Series(name=name, times_ns=times.astype(np.int64), process=np.zeros_like(block), block=block)
+
+    verdicts = [compare(one("a"), one("b"), draws=50).verdict for _ in range(300)]
+    assert np.mean([verdict != "no difference" for verdict in verdicts]) <= 0.11
+
+
 def test_passes_that_count_for_one_alone_do_no_harm() -> None:
     """A warm-up of one of them."""
     first, second = pair(np.random.default_rng(8), 1.3)
@@ -113,6 +131,23 @@ def test_a_slowdown_is_held_against_the_whole_interval(lower: float, upper: floa
     assert found.outcome == outcome
     assert found.to_json()["outcome"] == outcome
     assert "3.0%" in found.statement
+
+
+def test_statements_do_not_contradict_their_figures() -> None:
+    """What is asked for stands there as it was, and no digit is left out that a verdict rests on."""
+    tight = replace(ratio(1.0302, 1.0398), confidence=0.999)
+    said = slowdown(tight, 0.03).statement
+    assert said == "new is slower by more than 3.00%: +3.02% to +3.98% with 99.9% confidence beside old"
+    assert "by no more than 0.25%: -1.00% to +0.20%" in slowdown(ratio(0.99, 1.002), 0.0025).statement
+    assert "may or may not be slower by more than 3.0%: +1.0% to +inf%" in slowdown(ratio(1.01, np.inf), 0.03).statement
+    slower = replace(tight, ratio=1.0012, lower=1.0003, upper=1.0021, verdict="slower", confidence=0.995)
+    assert slower.statement == (
+        "new takes 1.001× as long as old (99.5% interval of the ratio of medians 1.0003 to 1.0021)"
+    )
+    faster = replace(tight, ratio=0.9988, lower=0.9979, upper=0.9997, verdict="faster", confidence=0.9999)
+    assert faster.statement == (
+        "new is 1.001× as fast as old (99.99% interval of the ratio of medians 0.9979 to 0.9997)"
+    )
 
 
 @pytest.mark.parametrize("allowed", [-0.01, float("nan")])

@@ -168,6 +168,16 @@ def test_others_are_unknown_where_only_the_own_time_is() -> None:
     assert (found.own, found.others, found.idle) == (None, None, 0.4)
 
 
+def test_waiting_for_a_disk_may_go_back() -> None:
+    """proc(5) says of iowait that it decreases in certain conditions; nobody's load was known then."""
+    parts = {
+        "busy": [5.0, 7.0, 11.0], "idle": [0.0, 1.0, 4.0], "iowait": [0.05, 0.04, 0.04], "steal": [1.0, 1.0, 1.0],
+        "own": [2.0, 4.0, 6.0],
+    }  # fmt: skip
+    load = conditions(*(series(f"cpu.{name}", parts[name]) for name in parts)).load()
+    assert (load.own, load.others, load.idle) == pytest.approx((0.4, 0.2, 0.4))
+
+
 def test_ticks_never_make_a_negative_load() -> None:
     parts = {"busy": [5.0, 6.0], "idle": [0.0, 9.0], "iowait": [0.0, 0.0], "steal": [0.0, 0.0], "own": [2.0, 3.01]}
     assert conditions(*(series(f"cpu.{name}", values) for name, values in parts.items())).load().others == 0.0
@@ -208,6 +218,13 @@ def test_powers_read_around_a_run_are_those_of_a_machine_at_rest() -> None:
     found = conditions(series("power.VDD_IN", watts, unit="W", kind="level"))
     (one,) = energies(found, began_ns=SECOND // 2, ended_ns=7 * SECOND // 2, inferences=10)
     assert one.joules == pytest.approx(36.0)
+
+
+def test_a_sensor_that_stops_during_a_run_does_not_know_its_energy() -> None:
+    watts = [2.0, 12.0, 12.0, *[float("nan")] * 7]
+    found = conditions(series("power.VDD_IN", watts, unit="W", kind="level"))
+    (one,) = energies(found, began_ns=SECOND // 2, ended_ns=17 * SECOND // 2, inferences=10)
+    assert one.joules is None and "do not cover" in one.why
 
 
 def test_energy_outside_of_the_readings_is_unknown() -> None:

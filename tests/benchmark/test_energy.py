@@ -58,6 +58,18 @@ def test_readings_that_do_not_cover_the_time(times: list[int], window: tuple[int
         energy.joules_integrated(np.array(times, np.int64), np.ones(len(times)), *window)
 
 
+def test_what_no_reading_covers_is_not_taken_for_nothing() -> None:
+    """A counter that was read 2 s late, at 100 W; and one that had stopped to answer before it was asked for."""
+    times, joules = np.array([2, 10]) * SECOND, np.array([0.0, 800.0])
+    assert energy.joules_counted(times, joules, None, 0, 10 * SECOND) == pytest.approx(1000.0)
+    assert energy.joules_counted(times, joules, None, 4 * SECOND, 12 * SECOND) == pytest.approx(800.0)
+    for window in ((12, 14), (-4, 0), (7, 17)):
+        with pytest.raises(ValueError, match="do not cover"):
+            energy.joules_counted(times, joules, None, window[0] * SECOND, window[1] * SECOND)
+        with pytest.raises(ValueError, match="do not cover"):
+            energy.joules_integrated(times, np.full(2, 100.0), window[0] * SECOND, window[1] * SECOND)
+
+
 def test_energy_per_inference_and_its_idle_part() -> None:
     found = energy.per_inference(sensor="a", source="b", joules=30.0, seconds=2.0, inferences=100, idle_w=5.0)
     assert (found.per_inference_j, found.above_idle_per_inference_j, found.why) == (0.3, 0.2, "")

@@ -73,6 +73,12 @@ def test_faster_than_any_processor_multiplies() -> None:
     assert implausible(latency(p50_ms=11.0, p90_ms=12.0, max_ms=13.0), check, timer_ns=60, ceilings=measured) == ()
 
 
+def test_a_core_with_tiles_for_fp32_is_believed() -> None:
+    """An Apple M4 does 2 TFLOPS on one core (Remke and Breuer 2024, arXiv:2409.18779): 1e9 multiply-adds in 1 ms."""
+    check = Check(depends_on_input=True, multiply_adds={"fp32": 10**9})
+    assert implausible(latency(), check, timer_ns=60, ceilings=most_multiply_adds(1)) == ()
+
+
 def test_a_machines_own_ceilings_are_narrower_than_any_machines() -> None:
     measured = Ceilings(
         device="cpu", threads=2, bandwidth=(), products={"fp32": Ceiling(multiply_adds_per_s=1e10, by="a test")}

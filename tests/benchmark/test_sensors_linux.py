@@ -224,6 +224,20 @@ def test_the_lowest_passive_trip_point(tree: Tree) -> None:
     assert values(linux.trip_points(tree(files))) == {"temperature.cpu-thermal.passive": 70.0}
 
 
+def test_what_a_core_and_a_package_count_is_told_once(tree: Tree) -> None:
+    """Four processors are two cores with two threads each, of one package; a fifth is another package."""
+    files = {}
+    for cpu, (package, core, of_core, of_package) in enumerate(
+        [(0, 0, 3, 7), (0, 1, 1, 7), (0, 0, 3, 7), (0, 1, 1, 7), (1, 0, 2, 4)]
+    ):
+        files[f"{CPU}/cpu{cpu}/topology/physical_package_id"] = f"{package}\n"
+        files[f"{CPU}/cpu{cpu}/topology/core_id"] = f"{core}\n"
+        files[f"{CPU}/cpu{cpu}/thermal_throttle/core_throttle_count"] = f"{of_core}\n"
+        files[f"{CPU}/cpu{cpu}/thermal_throttle/package_throttle_count"] = f"{of_package}\n"
+    found = values(linux.throttling(tree(files), range(5)))
+    assert found == {"throttle.core": 6.0, "throttle.package": 11.0}
+
+
 def test_throttling_counters_and_cooling(tree: Tree) -> None:
     files = {}
     for cpu, (core, package) in enumerate([(3, 7), (4, 7)]):
@@ -331,6 +345,17 @@ def test_pressure(tree: Tree) -> None:
             0.25,
             4.0,
         ),
+        (  # the quota is that of a group around it
+            {
+                "proc/self/cgroup": "0::/user.slice/a.scope/worker\n",
+                "sys/fs/cgroup/user.slice/a.scope/worker/cpu.stat": "usage_usec 9\nnr_throttled 0\nthrottled_usec 0\n",
+                "sys/fs/cgroup/user.slice/a.scope/cpu.stat": "usage_usec 9\nnr_throttled 4\nthrottled_usec 250000\n",
+                "sys/fs/cgroup/user.slice/cpu.stat": "usage_usec 9\nnr_throttled 0\nthrottled_usec 0\n",
+                "sys/fs/cgroup/cpu.stat": "usage_usec 9\n",
+            },
+            0.25,
+            4.0,
+        ),
         (
             {
                 "proc/self/cgroup": "9:name=systemd:/\n4:cpu,cpuacct:/docker/abc\n0::/\n",
@@ -344,7 +369,7 @@ def test_pressure(tree: Tree) -> None:
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.stat": "nr_throttled many\n"}, None, None),
         ({}, None, None),
     ],
-    ids=["version 2", "version 1 in a container", "the root group", "no file", "broken", "no cgroups"],
+    ids=["version 2", "around it", "version 1 in a container", "the root group", "no file", "broken", "no cgroups"],
 )
 def test_control_groups(tree: Tree, files: dict[str, str], throttled: float | None, periods: float | None) -> None:
     readings = load.control_group(tree(files))

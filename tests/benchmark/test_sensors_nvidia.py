@@ -272,6 +272,16 @@ ORIN_36 = (
     "tj@44.343C CV2@-256C VDD_GPU_SOC 2340mW/2340mW VDD_CPU_CV 390mW/390mW VIN_SYS_5V0 4025mW/4025mW NC 0mW/0mW "
     "VDDQ_VDD2_1V8AO 301mW/301mW NC 0mW/0mW"
 )
+THOR_38 = (
+    "11-03-2025 09:12:40 RAM 5120/125771MB (lfb 12x4MB) SWAP 0/0MB (cached 0MB) CPU [4%@972,0%@2601,off,1%@972] "
+    "EMC_FREQ @4266 GR3D_FREQ @[1386,1386,1575] NVENC0_FREQ @1692 VIC off cpu@41.5C tj@42.031C gpu@41.812C "
+    "soc012@40.5C VDD_GPU 6330mW/6330mW VDD_CPU_SOC_MSS 5541mW/5541mW VIN_SYS_5V0 4654mW/4654mW VIN 28906mW/28906mW"
+)
+THOR_39 = (
+    "08-08-2026 21:00:39 RAM 8353/125749MB (lfb 31x4MB) CPU [90%@2601,75%@2601,off,7%@2601] EMC_FREQ 34%@4266 "
+    "GR3D_FREQ 87%@[1574,1574,1574] cpu@58.25C/61.75C tj@66.625C/66.625C "
+    "VDD_GPU 37939mW/8660mW/37939mW VIN 124486mW/36487mW/124486mW"
+)
 
 
 def test_tegrastats_of_jetpack_3() -> None:
@@ -310,6 +320,18 @@ def test_tegrastats_of_jetpack_6() -> None:
     assert "jetson.power.NC" not in found
 
 
+def test_tegrastats_of_jetpack_7() -> None:
+    """Clocks without a load, three clusters of the GPU; and now, mean and highest of a temperature and a power."""
+    found = values(jetson.parse_tegrastats(THOR_38))
+    assert (found["jetson.frequency.gr3d"], found["jetson.frequency.emc"]) == (1575.0, 4266.0)
+    assert "jetson.load.gr3d" not in found and "jetson.load.emc" not in found  # nobody said 0%
+    assert (found["jetson.frequency.cpu"], found["jetson.temperature.gpu"]) == (2601.0, 41.812)
+    assert [found[f"jetson.power.{rail}"] for rail in ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN")] == [6.33, 5.541, 28.906]
+    loaded = values(jetson.parse_tegrastats(THOR_39))
+    assert (loaded["jetson.load.gr3d"], loaded["jetson.frequency.gr3d"]) == (87.0, 1574.0)
+    assert (loaded["jetson.temperature.tj"], loaded["jetson.power.VIN"]) == (66.625, 124.486)
+
+
 def test_a_gpu_without_a_clock_has_no_frequency() -> None:
     found = values(jetson.parse_tegrastats(ORIN_36.replace("99%@[1300,1299]", "0%@[0,0]")))
     assert found["jetson.load.gr3d"] == 0.0
@@ -322,7 +344,7 @@ def test_lines_that_are_none(line: str) -> None:
     assert (found.name, found.value) == ("jetson", None)
 
 
-@given(st.sampled_from([TX1_28, TX2_32, XAVIER_35, ORIN_36]), st.integers(0, 500))
+@given(st.sampled_from([TX1_28, TX2_32, XAVIER_35, ORIN_36, THOR_38, THOR_39]), st.integers(0, 500))
 def test_a_line_that_is_cut_off_never_gives_another_value(line: str, length: int) -> None:
     """Whatever of a line arrives: each reading of its whole fields is the same as in the whole line."""
     whole, part = (

@@ -31,7 +31,7 @@ def found() -> dict[str, Any]:
         series=(
             series("cpu.busy", [0.0, 1.5], "s", "counter"), series("cpu.idle", [0.0, 0.5], "s", "counter"),
             series("cpu.iowait", [0.0, 0.0], "s", "counter"), series("cpu.steal", [0.0, 0.0], "s", "counter"),
-            series("cpu.own", [0.0, 1.0], "s", "counter"), series("cpu.frequency.max", [2400.0, 3100.5], "MHz"),
+            series("cpu.own", [0.0, 1.0], "s", "counter"), series("cpu.frequency", [2400.0, 3100.5], "MHz"),
             series("temperature.package", [46.0, 46.0], "°C"), series("jtop.fan.pwmfan.0", [0.33], "share"),
             series("jtop.fan.pwmfan.1", [0.25, 0.5], "share"),
             series("throttle.core", [np.nan], "count", "counter", "this machine has no such file"),
@@ -46,7 +46,7 @@ def test_every_condition_is_told_once_with_its_source(found: dict[str, Any]) -> 
     assert rows["processors used by others"].value == "25.0%"
     assert rows["cpu.virtual"] == Told(name="cpu.virtual", value="no", source="/proc/cpuinfo")
     assert rows["cpu.busy"].value == "1.5 s during the measurement"
-    assert (rows["cpu.frequency.max"].value, rows["cpu.frequency.max"].rate_hz) == ("2,400 to 3,100 MHz", 2.0)
+    assert (rows["cpu.frequency"].value, rows["cpu.frequency"].rate_hz) == ("2,400 to 3,100 MHz", 2.0)
     assert rows["temperature.package"].value == "46 °C"
     assert rows["jtop.fan.pwmfan.0"].value == "33%"
     assert rows["jtop.fan.pwmfan.1"].value == "25% to 50%"
@@ -58,6 +58,33 @@ def test_a_line_for_a_terminal_says_what_is_unknown(found: dict[str, Any]) -> No
     assert line(found) == (
         "others used 25.0% of the processors; governor performance; clock 2,400 to 3,100 MHz; temperature 46 °C;"
         " throttling unknown; power mode unknown"
+    )
+
+
+def test_a_counter_that_went_back_is_told_as_such() -> None:
+    counters = (series("pressure.cpu", [3.0, 1.0], "s", "counter"), series("pressure.io", [3.0], "s", "counter"))
+    made = Conditions(facts=(), series=counters, period_s=0.5, reading_ms=1.0, background=False)
+    rows = {row.name: row.why for row in told(made.to_json(values=False))}
+    assert (rows["pressure.cpu"], rows["pressure.io"]) == ("the counter went back", "there were too few readings")
+
+
+def test_a_line_tells_what_is_and_not_what_may_be() -> None:
+    """Limits of the clock, its driver and trip points stood there as clocks and temperatures; two governors did not."""
+    facts = (
+        Reading(name="cpu.governor[0-3]", value="schedutil", source="/sys/governor"),
+        Reading(name="cpu.governor[4-5]", value="performance", source="/sys/governor"),
+        Reading(name="cpu.frequency.driver", value="acpi-cpufreq", source="/sys/driver"),
+        Reading(name="cpu.frequency.max", value=3800.0, unit="MHz", source="/sys/max"),
+        Reading(name="temperature.cpu-thermal.passive", value=95.0, unit="°C", source="/sys/trip"),
+    )
+    measured = (
+        series("cpu.frequency", [2400.0, 2400.0], "MHz"), series("cpu.frequency.lowest", [800.0, 800.0], "MHz"),
+        series("temperature.cpu-thermal", [51.0, 58.0], "°C"),
+    )  # fmt: skip
+    made = Conditions(facts=facts, series=measured, period_s=0.5, reading_ms=1.0, background=False)
+    assert line(made.to_json(values=False)) == (
+        "others used an unknown share of the processors; governor schedutil and performance; clock 2,400 MHz;"
+        " temperature 51 to 58 °C; throttling unknown; power mode unknown"
     )
 
 

@@ -232,6 +232,18 @@ def test_a_label_that_no_class_has(label: int) -> None:
         compare(logits([0, 1]), logits([0, 1]), labels, max_drop=0.01, confidence=0.95, classes=("a", "b", "c", "d"))
 
 
+def test_samples_of_a_rare_class_are_forecast_by_their_number() -> None:
+    """What few samples leave open falls with their number, not with its root: of 300 with 15, four times as many do."""
+    labels = np.repeat([0, 1, 2], [200, 85, 15])
+    exact = np.eye(3)[labels]
+    found = compare(exact, exact.copy(), labels, max_drop=0.016, confidence=0.95, metric=metric("macro-f1"))
+    assert found.outcome == "undecided" and found.samples_to_decide is not None
+    needed = int(1.1 * found.samples_to_decide) // 300 + 1
+    more, many = np.tile(exact, (needed, 1)), np.tile(labels, needed)
+    assert compare(more, more.copy(), many, max_drop=0.016, confidence=0.95, metric=metric("macro-f1")).passed
+    assert 900 < found.samples_to_decide < 1400
+
+
 @pytest.mark.parametrize("name", ["macro-f1", "auc"])
 def test_no_test_set_tells_a_smaller_drop_than_so_many_equal_samples_rule_out(name: str) -> None:
     """An engine that returned NaN was said to have shown a drop of nothing."""

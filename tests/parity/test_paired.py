@@ -120,6 +120,18 @@ class TestSimulated:
         decided = ruled_out(0.01, found, n) + ruled_out(-0.01, found[:, ::-1], n)
         assert decided == pytest.approx(0.8, abs=0.1)  # normal tails, whole counts
 
+    @pytest.mark.parametrize(
+        ("worse", "better", "n", "max_drop"),
+        [(0, 0, 100, 0.02), (1, 0, 200, 0.02), (1, 1, 200, 0.02), (2, 2, 100, 0.05)],
+    )
+    def test_and_where_hardly_a_decision_changed(self, worse: int, better: int, n: int, max_drop: float) -> None:
+        """By the variance that is seen alone, they would decide in 52 to 71% of all cases."""
+        samples = samples_to_decide(worse, better, n, max_drop, 0.95)
+        assert samples is not None
+        found = draws(5, (worse - better) / n, (worse + better + 1) / (n + 1), samples)
+        passed = ruled_out(max_drop, found, samples)
+        assert 0.77 <= passed <= 0.88  # whole counts
+
 
 class TestPlanning:
     @given(st.integers(0, 50), st.integers(0, 50), st.integers(200, 10_000))

@@ -103,6 +103,24 @@ def test_a_sequential_gate_is_told_as_one_in_every_text(good):
     assert "interval of the change" in render(good) and "interval of the change" not in render(changed)
 
 
+def test_samples_that_belong_together_have_no_interval_of_independent_ones(good):
+    """Frames of one video are right or wrong together: 1,000 of them are worth fewer."""
+    grouped = tuple(
+        dataclasses.replace(each, parity=dataclasses.replace(each.parity, groups=50)) if each.parity else each
+        for each in good.engines
+    )
+    assert "PyTorch has top-1 97.8 % (95 % interval 96.69 to 98.54)." in render_card(good)
+    for engines in (grouped, tuple(dataclasses.replace(each, parity=None) for each in good.engines)):
+        assert "PyTorch has top-1 97.8 %." in render_card(dataclasses.replace(good, engines=engines))
+
+
+def test_a_confidence_is_told_as_it_was_asked_for(good):
+    """Nothing is sure to 100 %: 99.996 % was told as that."""
+    sure = dataclasses.replace(good, confidence=0.99996)
+    for text in (render_card(sure), render_markdown(sure), render(sure)):
+        assert "99.996 % " in text and " 100 % confidence" not in text and "| 100 % interval" not in text
+
+
 def test_wilson_against_known_values():
     """Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20 and 1 of 29, at 95%."""
     for right, samples, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),

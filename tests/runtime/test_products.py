@@ -44,6 +44,15 @@ def test_matrix_products_with_vectors_and_nothing() -> None:
     assert products.matrix_product((0, 7), (0, 3)) == 0
 
 
+@given(st.lists(small, min_size=1, max_size=4), st.lists(small, min_size=1, max_size=4), small)
+def test_matrix_product_of_whatever_numpy_multiplies(first: list[int], second: list[int], k: int) -> None:
+    """Vectors and broadcast stacks: each of the results takes as many as the factors share."""
+    first[-1] = second[-2 if len(second) > 1 else -1] = k
+    first[:-2], second[:-2] = [1] * len(first[:-2]), second[:-2]
+    output = np.matmul(np.zeros(first), np.zeros(second)).shape
+    assert products.matrix_product(first, output) == prod(output) * k
+
+
 @given(small, small, small, small, small)
 def test_attention_is_its_two_products(n: int, heads: int, length: int, keys: int, width: int) -> None:
     query, key = (n, heads, length, width), (n, heads, keys, width)
@@ -51,6 +60,8 @@ def test_attention_is_its_two_products(n: int, heads: int, length: int, keys: in
     assert products.attention(query, key, key) == expected
     flat = (n, keys, heads * width)
     assert products.attention((n, length, heads * width), flat, flat) == expected
+    shared, both = (n, keys, heads * width), (n, length, 2 * heads * width)  # by two heads of the query each
+    assert products.attention(both, shared, shared) == 2 * expected
 
 
 @given(small, small, small)

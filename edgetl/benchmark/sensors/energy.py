@@ -92,6 +92,9 @@ def _label(chip: Path, file: str, default: str) -> str:
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
+_UNCOVERED = 0.5
+"""Share of a time, at most, that is before the first reading of it or after the last: it counts as what is between."""
+
 
 def unwrapped(values: Floats, wraps_at: float | None) -> Floats:
     """A counter without its wrap-arounds, from zero.
@@ -115,24 +118,24 @@ def unwrapped(values: Floats, wraps_at: float | None) -> Floats:
 
 
 def joules_counted(times_ns: Times, joules: Floats, wraps_at: float | None, began_ns: int, ended_ns: int) -> float:
-    """Energy between two moments from a counter, interpolated between its readings.
+    """Energy between two moments from a counter, interpolated between its readings, and as much per second around them.
 
     Raises:
         ValueError: The readings do not cover the time, or the counter was reset.
     """
-    _covers(times_ns, began_ns, ended_ns)
+    covered = _covered(times_ns, began_ns, ended_ns)
     total = unwrapped(joules, wraps_at)
     first, last = np.interp([began_ns - int(times_ns[0]), ended_ns - int(times_ns[0])], times_ns - times_ns[0], total)
-    return float(last - first)
+    return float(last - first) / covered
 
 
 def joules_integrated(times_ns: Times, watts: Floats, began_ns: int, ended_ns: int) -> float:
-    """Energy between two moments from sampled powers, by the trapezoidal rule.
+    """Energy between two moments from sampled powers, by the trapezoidal rule; around them, they stay what they are.
 
     Raises:
         ValueError: The readings do not cover the time.
     """
-    _covers(times_ns, began_ns, ended_ns)
+    _covered(times_ns, began_ns, ended_ns)
     origin = int(times_ns[0])
     inside = (times_ns > began_ns) & (times_ns < ended_ns)
     at = np.concatenate([[began_ns - origin], times_ns[inside] - origin, [ended_ns - origin]]).astype(np.float64)
@@ -140,14 +143,16 @@ def joules_integrated(times_ns: Times, watts: Floats, began_ns: int, ended_ns: i
     return float(np.sum((power[1:] + power[:-1]) / 2 * np.diff(at)) / 1e9)
 
 
-def _covers(times_ns: Times, began_ns: int, ended_ns: int) -> None:
+def _covered(times_ns: Times, began_ns: int, ended_ns: int) -> float:
+    """Share of a time that lies between the first and the last reading."""
     if len(times_ns) < 2:
         raise ValueError("there are fewer than two readings")
-    slack = (int(times_ns[-1]) - int(times_ns[0])) // max(len(times_ns) - 1, 1)
     if began_ns >= ended_ns:
         raise ValueError("the time is empty")
-    if began_ns < times_ns[0] - slack or ended_ns > times_ns[-1] + slack:
+    share = (min(ended_ns, int(times_ns[-1])) - max(began_ns, int(times_ns[0]))) / (ended_ns - began_ns)
+    if share < 1.0 - _UNCOVERED:
         raise ValueError("the readings do not cover the time")
+    return share
 
 
 @dataclass(frozen=True, kw_only=True)

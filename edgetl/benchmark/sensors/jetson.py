@@ -29,7 +29,10 @@ _GPU_DEVFREQ = re.compile(r"\.(gpu|gm20b|gp10b|gv11b|ga10b|gb10b)$|^gpu")
 _MODE = re.compile(r"NV Power Mode:\s*(.*\S)")
 _RAM = re.compile(r"\bRAM (\d+)/(\d+)MB")
 _CPUS = re.compile(r"\bCPU \[([^\]]*)\](?:@(\d+))?", re.IGNORECASE)
-_LOADS = re.compile(r"\b(EMC_FREQ|EMC|GR3D_FREQ|GR3D2_FREQ|GR3D|VIC_FREQ) (\d+)%(?:@\[?(\d+)(?:,(\d+))?)?")
+_LOADS = re.compile(
+    r"\b(EMC_FREQ|EMC|GR3D_FREQ|GR3D2_FREQ|GR3D|VIC_FREQ) (?=\d+%|@)(?:(\d+)%)?(?:@(\d+|\[[^\]\s]*\]))?(?!\S)"
+)
+"""A block's load, its clock, or both; of a GPU with several clusters (GPC) a clock of each."""
 _TEMPERATURE = re.compile(r"(?<![\w.])([A-Za-z][\w-]*)@(-?\d+(?:\.\d+)?)C\b")
 _POWER = re.compile(r"\b([A-Z][A-Za-z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?![\dMk(])")
 _CLOCK = re.compile(r"^(cpu\d+|GPU|EMC|DLA\d\w*):?\s.*?MinFreq=(\d+)\s+MaxFreq=(\d+)\s+CurrentFreq=(\d+)", re.MULTILINE)
@@ -117,7 +120,8 @@ def parse_tegrastats(line: str) -> list[Reading]:
     """One line of tegrastats as readings.
 
     It knows the lines of JetPack 3 to 7: with and without a date, "POM_5V_IN 4250/4250" and "VDD_IN 5079mW/4900mW",
-    "GR3D 3%@76", "GR3D_FREQ 0%@[306,306]", cores that are "off", and -256 °C for a block without power.
+    "GR3D 3%@76", "GR3D_FREQ 0%@[306,306]", "GR3D_FREQ @[1574,1574,1574]" with the clocks alone, cores that are "off",
+    and -256 °C for a block without power.
 
     Args:
         line: As tegrastats prints it.
@@ -132,11 +136,10 @@ def parse_tegrastats(line: str) -> list[Reading]:
         loads = [int(one) for one in re.findall(r"(\d+)%", found[1])]
         readings += [_level("jetson.frequency.cpu", float(max(speeds)), "MHz")] if speeds else []
         readings += [_level("jetson.load.cpu", sum(loads) / len(loads), "%")] if loads else []
-    for name, load, first, second in _LOADS.findall(line):
-        short = name.removesuffix("_FREQ").lower()
-        readings.append(_level(f"jetson.load.{short}", float(load), "%"))
-        if first and int(first) > 0:
-            readings.append(_level(f"jetson.frequency.{short}", float(max(int(first), int(second or 0))), "MHz"))
+    for name, load, clocks in _LOADS.findall(line):
+        short, fastest = name.removesuffix("_FREQ").lower(), max(map(int, re.findall(r"\d+", clocks)), default=0)
+        readings += [_level(f"jetson.load.{short}", float(load), "%")] if load else []
+        readings += [_level(f"jetson.frequency.{short}", float(fastest), "MHz")] if fastest else []
     readings += _tegra_temperatures(line)
     for name, now, _ in _POWER.findall(line):
         if name not in ("RAM", "SWAP", "IRAM", "NC"):

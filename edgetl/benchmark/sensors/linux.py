@@ -241,7 +241,8 @@ def throttling(root: Path = ROOT, cpus: Sequence[int] | None = None) -> list[Rea
         source = f"/sys/devices/system/cpu/cpu[{cpu_ranges(cpus)}]/thermal_throttle/{file}"
         name = f"throttle.{part}"
         try:
-            total = sum(number_of(root / f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/{file}") for cpu in cpus)
+            folders = [root / f"sys/devices/system/cpu/cpu{cpu}" for cpu in _one_of_each(part, root, cpus)]
+            total = sum(number_of(folder / "thermal_throttle" / file) for folder in folders)
             readings.append(Reading(name=name, value=total, unit="count", source=source, kind="counter"))
         except (OSError, ValueError) as problem:
             readings.append(unknown(name, reason_of(problem), source=source, unit="count", kind="counter"))
@@ -254,6 +255,16 @@ def throttling(root: Path = ROOT, cpus: Sequence[int] | None = None) -> list[Rea
     if firmware.exists():
         readings.append(_raspberry(firmware, root))
     return readings
+
+
+def _one_of_each(part: str, root: Path, cpus: Sequence[int]) -> list[int]:
+    """Processors of which no two are of one core, or package: each counts what all of it did. Unknown: all of them."""
+    names = ("physical_package_id", "core_id") if part == "core" else ("physical_package_id",)
+    found: dict[tuple[str, ...], int] = {}
+    for cpu in cpus:
+        topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        found.setdefault(tuple(_label(topology / name, f"of cpu{cpu}") for name in names), cpu)
+    return list(found.values())
 
 
 def _raspberry(path: Path, root: Path) -> Reading:

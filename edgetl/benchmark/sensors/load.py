@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from edgetl.benchmark.sensors.linux import ROOT, allowed_cpus, cpu_ranges
@@ -152,7 +152,10 @@ def parse_pressure(text: str) -> float:
 
 
 def control_group(root: Path = ROOT) -> list[Reading]:
-    """How often and how long the control group's quota held this process back; counters. Both versions of cgroups."""
+    """How often and how long quotas held this process back; counters. Both versions of cgroups.
+
+    A group tells of its own quota alone, so those of the groups around it are added.
+    """
     names = {"cgroup.periods_throttled": "count", "cgroup.throttled": "s"}
     path, why = _cpu_stat(root)
     source = _named(path, root)
@@ -161,6 +164,9 @@ def control_group(root: Path = ROOT) -> list[Reading]:
         try:
             found = parse_cpu_stat(text_of(path))
             why = "this group has no quota of processor time"
+            for folder in _around(path.parent, root):
+                for name, value in _throttled_in(folder).items():
+                    found[name] = found.get(name, 0.0) + value
         except (OSError, ValueError) as problem:
             why = reason_of(problem) if isinstance(problem, OSError) else f"it is not as expected: {problem}"
     return [
@@ -169,6 +175,23 @@ def control_group(root: Path = ROOT) -> list[Reading]:
         else unknown(name, why, source=source, unit=unit, kind="counter")
         for name, unit in names.items()
     ]
+
+
+def _throttled_in(folder: Path) -> dict[str, float]:
+    """What a group's cpu.stat says of throttling; nothing where there is none, as in the top one."""
+    try:
+        return parse_cpu_stat(text_of(folder / "cpu.stat"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _around(group: Path, root: Path) -> Iterator[Path]:
+    """The groups around one, from the inside out, to the top one."""
+    top = root / "sys/fs/cgroup"
+    for folder in group.parents:
+        if folder == top.parent:
+            return
+        yield folder
 
 
 def parse_cpu_stat(text: str) -> dict[str, float]:
@@ -192,10 +215,8 @@ def quota(root: Path = ROOT) -> Reading:
     """How many processors' time the control group of this process, or one around it, may use at most; a fact."""
     path, why = _cpu_stat(root)
     least: float | None = None
-    top, source = root / "sys/fs/cgroup", _named(path, root)
-    for folder in path.parents if path is not None else ():
-        if folder == top.parent:
-            break
+    source = _named(path, root)
+    for folder in (path.parent, *_around(path.parent, root)) if path is not None else ():
         found = _quota_of(folder)
         if found is not None and (least is None or found < least):
             least, source = found, shown(folder, root)
