@@ -160,14 +160,20 @@ def _share(text: str) -> float:
     """0.03 of "3%" or "0.03".
 
     Raises:
-        UsageError: It is neither.
+        UsageError: It is neither, or may be meant as a percentage: "3" as a share is 300%, which lets anything pass.
     """
+    percent = text.endswith("%")
     try:
-        value = float(text.removesuffix("%")) / (_PERCENT if text.endswith("%") else 1.0)
+        value = float(text.removesuffix("%")) / (_PERCENT if percent else 1.0)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise UsageError(f"--max-slowdown {text}: write a percentage, as 3%")
+    if value >= 1 and not percent:
+        raise UsageError(
+            f"--max-slowdown {text} is {value:.0%} as a share: write a percentage",
+            hint=f"--max-slowdown {text}%, or {_PERCENT * value:g}%",
+        )
     return value
 
 
