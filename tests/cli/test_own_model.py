@@ -310,6 +310,15 @@ def test_bench_of_any_graph_and_of_what_cannot_be_timed(command, tmp_path):
     assert "NoSuchProvider" in err
 
 
+def test_inspect_of_a_graph_that_edgetl_did_not_make(command, tmp_path):
+    path = save(classifier(), tmp_path)
+    code, out, err = command("inspect", path)
+    assert code == 0, err
+    assert "input: x float['N', 3, 32, 32]" in out and "preprocessing" not in out
+    code, out, err = command("inspect", path, "--json")
+    assert json.loads(out)["result"]["preprocessing"] == {}
+
+
 def elementwise(*nodes, kind=TensorProto.FLOAT):
     """A graph from x to y, of rows of four; the constant zero is 0."""
     value = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
@@ -352,6 +361,8 @@ def test_bench_of_a_graph_without_an_answer(command, tmp_path):
         (["--target", "x86-64-cpu"], ["nothing here is a bundle", "leave out --target"]),
         (["--precision", "int8"], ["nothing here is a bundle"]),
         (["--threads", "10000"], ["--threads", "1024"]),
+        (["--baseline", "graph.onnx", "--max-slowdown", "3"], ["3 is 300% as a share", "--max-slowdown 3%, or 300%"]),
+        (["--baseline", "graph.onnx", "--max-slowdown", "1"], ["1 is 100% as a share", "--max-slowdown 1%, or 100%"]),
         (["--samples", "99999999999"], ["--samples", "10000000"]),
     ],
 )
