@@ -12,7 +12,7 @@ import typer
 from edgetl.cli import scenario as one
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
-from edgetl.errors import BudgetError, MeasurementError, UsageError
+from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.benchmark.roofline import Roofline
@@ -145,15 +145,19 @@ def _bench(
         output=output,
         reporter=TerminalReporter(),
     )
-    if json:
-        print_json("bench", found.to_json())
-    else:
-        _print(found, layers)
+    error: EdgetlError | None = None
     try:
         bench.gate(found, undecided=undecided.value, unstable=unstable.value)
-    except (BudgetError, MeasurementError) as error:
-        print_error(error, as_json=False)  # on stderr alone: the result, with what became of the gate, is on stdout
-        raise typer.Exit(error.exit_code) from None
+    except (BudgetError, MeasurementError) as raised:
+        error = raised
+    if json:
+        outcome = None if baseline is None else "failed" if error else "passed"
+        print_json("bench", {**found.to_json(), "gate": outcome})
+    else:
+        _print(found, layers)
+    if error is not None:  # told on stderr alone: the result, with what became of the gate, is on stdout
+        print_error(error, as_json=False)
+        raise typer.Exit(error.exit_code)
 
 
 def _share(text: str) -> float:
