@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,11 +64,11 @@ def _report(
         return
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder", hint=f"-o {output / chosen.file}")
-    from edgetl.store import storage_errors
+    from edgetl.store import storage_errors, write_whole
 
     with storage_errors(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+    write_whole(output, text)
     print_json("report", {"path": str(output)}) if json else print_text(str(output))
 
 
@@ -93,13 +92,13 @@ def handler(reports: Path | None, github: bool | None, *, dry_run: bool) -> Call
 
     def handle(folder: Path) -> None:
         if reports is not None:
-            from edgetl.store import storage_errors
+            from edgetl.store import storage_errors, write_whole
 
             with storage_errors(reports):
                 reports.mkdir(parents=True, exist_ok=True)
-                for path in folder.iterdir():
-                    if path.name in _files():
-                        shutil.copyfile(path, reports / path.name)
+            for path in folder.iterdir():
+                if path.name in _files():
+                    write_whole(reports / path.name, path.read_text(encoding="utf-8"))
         if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
             tell_github(folder, asked=bool(github))
 

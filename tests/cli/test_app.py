@@ -147,6 +147,18 @@ def test_a_page_that_is_not_there_is_not_named(reports: Path, capsys: pytest.Cap
     assert f"there is no report.html in {reports}" in capsys.readouterr().err
 
 
+def test_a_report_is_written_whole_or_not_at_all(reports: Path, tmp_path: Path) -> None:
+    """The limit of a file's size stands in for a full disk."""
+    output = tmp_path / "out" / "report.html"
+    output.parent.mkdir()
+    output.write_text("of yesterday", encoding="utf-8")
+    limited = 'ulimit -f 1; "$0" -m edgetl report "$@"'
+    done = shell(limited, reports, "--format", "html", "-o", output)
+    assert done.returncode == 8 and b"nothing half-written was left" in done.stderr, done.stderr
+    assert [path.name for path in output.parent.iterdir()] == ["report.html"]
+    assert output.read_text(encoding="utf-8") == "of yesterday"
+
+
 def test_a_step_summary_that_has_no_place(
     reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
