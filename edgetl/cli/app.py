@@ -107,6 +107,11 @@ def run(arguments: list[str]) -> int:
 
 def _refused(error: OSError) -> SetupError | None:
     """What the system refused, where that is no defect of edgetl's; None where it may be."""
+    if error.errno == errno.ENOENT and "usable temporary directory" in str(error):  # tempfile's words
+        return StorageError(
+            f"temporary files can be written nowhere: {error.strerror}",
+            hint="make room, or TMPDIR=FOLDER, one that can be written",
+        )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"the disk is full: {error}",

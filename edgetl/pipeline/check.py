@@ -303,7 +303,13 @@ def _labelled(bundle: Bundle, data: Path) -> Samples:
     modality = tasks.TASKS[bundle.manifest["task"]].modality
     names = bundle.labels if bundle.labels else label_names(data)  # of faces, whoever is there
     samples = modality.load_samples(data, bundle.preprocessing, names)
-    if any(sample.label == UNLABELLED for sample in samples):
+    without = sum(sample.label == UNLABELLED for sample in samples)
+    if without and data.is_file():
+        raise DataError(
+            f"{data}: {without} of {len(samples)} samples have no label",
+            hint=f"a column label, with one of {', '.join(bundle.labels[:5]) or 'the names of people'} in every row",
+        )
+    if without:
         raise DataError(
             f"{data} has no labels: its sub-folders should be named {', '.join(bundle.labels[:5]) or 'after people'}",
             hint="a manifest with the columns path and label will do as well",

@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -110,6 +111,18 @@ def test_what_the_system_refuses_is_no_defect(
     monkeypatch.setattr(app, "app", refuse)
     assert app.run(["inspect", "x"]) == 8
     assert capsys.readouterr().err == f"error: the system refuses: {os.strerror(number)}: some/file\n"
+
+
+def test_a_machine_without_a_place_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a container whose file system is read-only."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere/at/all"])
+    monkeypatch.setattr(app, "app", lambda **_: tempfile.gettempdir())
+    assert app.run(["verify", "x"]) == 8
+    said = capsys.readouterr().err
+    assert "temporary files can be written nowhere: No usable temporary directory" in said and "TMPDIR=" in said
 
 
 def test_a_pipe_that_nobody_reads_passes_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:

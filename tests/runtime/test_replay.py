@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
 from edgetl.bundle import sign, write  # noqa: E402
-from edgetl.errors import BundleError, ParityError, SetupError  # noqa: E402
+from edgetl.errors import BundleError, DataError, ParityError, SetupError  # noqa: E402
 from edgetl.pipeline.check import verify_bundle  # noqa: E402
 from edgetl.runtime import bundle as runtime  # noqa: E402
 from edgetl.runtime import replay  # noqa: E402
@@ -370,3 +370,15 @@ def test_a_record_of_quantization_that_is_none(seal: Seal, tmp_path: Path, conte
     reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update(precision="int8"))
     with pytest.raises(BundleError, match=r"quantization\.json cannot be read"):
         verify_bundle(folder)
+
+
+@pytest.mark.parametrize(("rows", "said"), [(["0.png,red", "1.png,"], "1 of 2"), (["0.png", "1.png"], "2 of 2")])
+def test_a_manifest_without_labels_is_told_as_one(seal: Seal, tmp_path: Path, rows: list[str], said: str) -> None:
+    folder = seal()
+    table = tmp_path / "samples.csv"
+    for name in ("0.png", "1.png"):
+        shutil.copy(folder / "golden" / name, tmp_path)
+    table.write_text("\n".join(["path,label" if "," in rows[0] else "path", *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"samples.csv: {said} samples have no label") as caught:
+        verify_bundle(folder, data=table)
+    assert caught.value.hint == "a column label, with one of red, green, blue in every row"
