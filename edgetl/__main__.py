@@ -8,7 +8,9 @@ import sys
 def main() -> None:
     """Run the command line and leave with its exit code."""
     from edgetl.cli.app import run
+    from edgetl.cli.terminal import open_streams
 
+    open_streams()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -253,6 +253,25 @@ def _refusal(error: BaseException | None) -> int | None:
     return None
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of the user's, as UTF-8: all of it, or what was there stays.
+
+    Raises:
+        StorageError: Its folder cannot be written, or the disk is full.
+    """
+    with storage_errors(path.parent):
+        # What is written at once: a pipe or a terminal; and a link, as /dev/stdout is one, which would be replaced.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)

@@ -17,6 +17,10 @@ from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, StorageError, UsageError
 
 _INTERRUPTED = 130
+_OF_THE_SYSTEM = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.EMFILE}
+)
+"""Errors that a file or folder of the user's makes, wherever it is read."""
 
 app = typer.Typer(
     name="edgetl",
@@ -87,21 +91,36 @@ def run(arguments: list[str]) -> int:
         print_error(found, as_json=as_json)
         return found.exit_code
     except BrokenPipeError:
-        return 0
+        return EdgetlError.exit_code  # nobody reads on: whatever was to be decided may not have been
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        refused = _refused(error)
+        if refused is None:
             return _defect()
-        full = StorageError(
-            f"the disk is full: {error}",
-            hint=f"make room; temporary files are in {tempfile.gettempdir()}, or where TMPDIR says",
-        )
-        print_error(full, as_json=as_json)
-        return full.exit_code
+        print_error(refused, as_json=as_json)
+        return refused.exit_code
     except Exception:  # noqa: BLE001 - the last line of defence: a defect, with everything needed to report it
         return _defect()
     if result == _INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
         sys.stderr.write("\ninterrupted; what was finished is kept\n")
     return result if isinstance(result, int) else 0
+
+
+def _refused(error: OSError) -> SetupError | None:
+    """What the system refused, where that is no defect of edgetl's; None where it may be."""
+    if error.errno == errno.ENOENT and "usable temporary directory" in str(error):  # tempfile's words
+        return StorageError(
+            f"temporary files can be written nowhere: {error.strerror}",
+            hint="make room, or TMPDIR=FOLDER, one that can be written",
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"the disk is full: {error}",
+            hint=f"make room; temporary files are in {tempfile.gettempdir()}, or where TMPDIR says",
+        )
+    if error.errno in _OF_THE_SYSTEM:
+        place = f": {error.filename}" if error.filename is not None else ""
+        return SetupError(f"the system refuses: {error.strerror or error}{place}")
+    return None
 
 
 def _defect() -> int:

@@ -12,7 +12,7 @@ import typer
 from edgetl.cli import scenario as one
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
-from edgetl.errors import BudgetError, MeasurementError, UsageError
+from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.benchmark.roofline import Roofline
@@ -145,29 +145,39 @@ def _bench(
         output=output,
         reporter=TerminalReporter(),
     )
-    if json:
-        print_json("bench", found.to_json())
-    else:
-        _print(found, layers)
+    error: EdgetlError | None = None
     try:
         bench.gate(found, undecided=undecided.value, unstable=unstable.value)
-    except (BudgetError, MeasurementError) as error:
-        print_error(error, as_json=False)  # on stderr alone: the result, with what became of the gate, is on stdout
-        raise typer.Exit(error.exit_code) from None
+    except (BudgetError, MeasurementError) as raised:
+        error = raised
+    if json:
+        outcome = None if baseline is None else "failed" if error else "passed"
+        print_json("bench", {**found.to_json(), "gate": outcome})
+    else:
+        _print(found, layers)
+    if error is not None:  # told on stderr alone: the result, with what became of the gate, is on stdout
+        print_error(error, as_json=False)
+        raise typer.Exit(error.exit_code)
 
 
 def _share(text: str) -> float:
     """0.03 of "3%" or "0.03".
 
     Raises:
-        UsageError: It is neither.
+        UsageError: It is neither, or may be meant as a percentage: "3" as a share is 300%, which lets anything pass.
     """
+    percent = text.endswith("%")
     try:
-        value = float(text.removesuffix("%")) / (_PERCENT if text.endswith("%") else 1.0)
+        value = float(text.removesuffix("%")) / (_PERCENT if percent else 1.0)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise UsageError(f"--max-slowdown {text}: write a percentage, as 3%")
+    if value >= 1 and not percent:
+        raise UsageError(
+            f"--max-slowdown {text} is {value:.0%} as a share: write a percentage",
+            hint=f"--max-slowdown {text}%, or {_PERCENT * value:g}%",
+        )
     return value
 
 

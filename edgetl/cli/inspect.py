@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_table, print_text
+from edgetl.errors import BundleError
 from edgetl.report.markup import one_line
 
 
@@ -35,8 +37,17 @@ def _bundle(folder: Path, json: bool) -> None:
     if json:
         print_json("inspect", {**manifest, "signed_by": bundle.verified.signed_by})
         return
+    try:
+        _manifest(manifest, bundle.verified.signed_by)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{folder}: the manifest lacks what a build writes: {error!r}", hint=f"edgetl inspect {folder} --json"
+        ) from None
+
+
+def _manifest(manifest: Mapping[str, Any], signed_by: str | None) -> None:
     print_text(f"{manifest['name']} {manifest['version']}: {manifest['task']}, built by edgetl {manifest['edgetl']}")
-    print_text(f"created {manifest['created']}, signed by {bundle.verified.signed_by or 'nobody'}")
+    print_text(f"created {manifest['created']}, signed by {signed_by or 'nobody'}")
     for kind in ("inputs", "outputs"):
         for port in manifest[kind]:
             print_text(f"{kind[:-1]}: {port['name']} {port['dtype']}{port['shape']}")
@@ -86,11 +97,7 @@ def _lines(found: dict[str, Any]) -> None:
     if found["labels"]:
         print_text(f"labels: {_short(found['labels'])}")
     if found["preprocessing"]:
-        from edgetl.runtime.preprocessing import described
-
-    print_text(
-        "preprocessing: " + ", ".join(f"{name} {value}" for name, value in described(found["preprocessing"]).items())
-    )
+        print_text(f"preprocessing: {_contract(found['preprocessing'])}")
 
 
 def _contract(values: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetl.cli.options import Json
-from edgetl.cli.terminal import print_json, print_text
-from edgetl.errors import BundleError, UnknownNameError, UsageError
+from edgetl.cli.terminal import print_document, print_json, print_text
+from edgetl.errors import BundleError, StorageError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from edgetl.report.formats import Format
@@ -55,19 +54,21 @@ def _report(
         tell_github(folder, asked=True)
     if form is None and output is None:
         path = folder / chosen.file
+        if not path.is_file():
+            raise _missing(path)
         print_json("report", {"path": str(path)}) if json else print_text(str(path))
         return
     text = _text(folder, chosen)
     if output is None:
-        print_json("report", {"format": form, "text": text}) if json else sys.stdout.write(text)
+        print_json("report", {"format": form, "text": text}) if json else print_document(text)
         return
     if output.is_dir():
         raise UsageError(f"-o {output} is a folder", hint=f"-o {output / chosen.file}")
-    from edgetl.store import storage_errors
+    from edgetl.store import storage_errors, write_whole
 
     with storage_errors(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+    write_whole(output, text)
     print_json("report", {"path": str(output)}) if json else print_text(str(output))
 
 
@@ -91,13 +92,13 @@ def handler(reports: Path | None, github: bool | None, *, dry_run: bool) -> Call
 
     def handle(folder: Path) -> None:
         if reports is not None:
-            from edgetl.store import storage_errors
+            from edgetl.store import storage_errors, write_whole
 
             with storage_errors(reports):
                 reports.mkdir(parents=True, exist_ok=True)
-                for path in folder.iterdir():
-                    if path.name in _files():
-                        shutil.copyfile(path, reports / path.name)
+            for path in folder.iterdir():
+                if path.name in _files():
+                    write_whole(reports / path.name, path.read_text(encoding="utf-8"))
         if github or (github is None and os.environ.get("GITHUB_ACTIONS") == "true"):
             tell_github(folder, asked=bool(github))
 
@@ -126,6 +127,8 @@ def tell_github(folder: Path, *, asked: bool) -> None:
     report = read_json(_content(folder / "report.json"))
     sys.stderr.write(render_commands(report))
     if summary:
+        if not Path(summary).parent.is_dir():
+            raise StorageError(f"GITHUB_STEP_SUMMARY is {summary}, and there is no folder {Path(summary).parent}")
         with storage_errors(Path(summary).parent), Path(summary).open("a", encoding="utf-8") as file:
             file.write(render_summary(report))
 
@@ -170,11 +173,13 @@ def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BundleError(
-            f"there is no {path.name} in {path.parent}: an older edgetl built it", hint="edgetl build"
-        ) from None
+        raise _missing(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"cannot read {path}: {error}") from None
+
+
+def _missing(path: Path) -> BundleError:
+    return BundleError(f"there is no {path.name} in {path.parent}: an older edgetl built it", hint="edgetl build")
 
 
 def _clear(reports: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgetl.cli.options import Json
-from edgetl.cli.terminal import print_json, print_table, print_text
+from edgetl.cli.terminal import print_document, print_json, print_table, print_text
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one, with all its facts.")]
 
@@ -94,7 +94,7 @@ def _schema(
     if json:
         print_json("schema", found)
     else:
-        print_text(jsonlib.dumps(found, indent=2, ensure_ascii=False))
+        print_document(jsonlib.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
 def _show(values: dict[str, object], indent: str = "") -> None:

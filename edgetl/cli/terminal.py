@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -27,18 +28,46 @@ def harmless(text: str) -> str:
     return _COMMAND.sub(r"\1: :", clean(text)).replace("##[", "## [")
 
 
+def open_streams() -> None:
+    """Make stdout and stderr fit to be written to, whatever edgetl was started with.
+
+    What the caller has closed (``>&-``) leads nowhere: the exit code says it all the same. Characters that a terminal's
+    encoding lacks are written as ``\\u2026``: a result may not be lost to the locale.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file that is opened would get the number, and what is meant for the stream
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the end
+        elif stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(kind: str, document: Any) -> None:
     """A result as versioned JSON: the only thing on stdout.
 
-    ``##[`` can stand in strings alone, and stays the same string for who reads it; see :func:`harmless`.
+    It is ASCII, and so the same in every locale; half of a character, as in the name of a file that is not UTF-8, is
+    valid JSON then. ``##[`` can stand in strings alone, and stays the same string for who reads it; see
+    :func:`harmless`.
     """
-    text = json.dumps({"schema": SCHEMA, "kind": kind, "result": document}, ensure_ascii=False)
+    text = json.dumps({"schema": SCHEMA, "kind": kind, "result": document})
     sys.stdout.write(text.replace("##[", "#\\u0023[") + "\n")
 
 
 def print_text(text: str = "") -> None:
     """A line of a result on stdout; names in it cannot command the terminal."""
     sys.stdout.write(harmless(text) + "\n")
+
+
+def print_document(text: str) -> None:
+    """The content of a file on stdout: UTF-8 like the file, as XML and HTML say of themselves, whatever the locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode("utf-8"))
+    sys.stdout.buffer.flush()
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, right: tuple[int, ...] = ()) -> None:
@@ -68,16 +97,17 @@ def print_error(error: EdgetlError, *, as_json: bool) -> None:
 
 
 def print_json_error(error: EdgetlError) -> None:
-    """An error as JSON on stdout."""
-    print_json(
-        "error",
-        {
-            "type": type(error).__name__,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        },
-    )
+    """An error as JSON on stdout; where stdout itself is what failed, stderr has told it."""
+    with contextlib.suppress(OSError):
+        print_json(
+            "error",
+            {
+                "type": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            },
+        )
 
 
 class TerminalReporter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ from edgetl.pipeline.timing import (
     what_to_do,
 )
 from edgetl.runtime.seal import MANIFEST
-from edgetl.store import storage_errors
+from edgetl.store import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,15 +315,4 @@ def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], fa
         "details": details,
         "sampled": {each.thing.name: each.to_json() for each in sampled},
     }
-    text = json.dumps(document)
-    with storage_errors(output.parent):
-        # What is written at once: a pipe or a terminal; and a link, as /dev/stdout is one, which would be replaced.
-        if output.is_symlink() or (output.exists() and not output.is_file()):
-            output.write_text(text, encoding="utf-8")
-            return
-        beside = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(output)
-        finally:
-            beside.unlink(missing_ok=True)
+    write_whole(output, json.dumps(document))

@@ -85,17 +85,28 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         ParityError: An engine answers the golden inputs in another way than where it was built.
         DataError: The data cannot be used, or has no labels that the bundle knows.
         MissingExtraError: ``layers``, and what reads graphs is not installed.
+        SetupError: No engine runs here, though one ran where the bundle was built, or ``data`` or ``layers`` need one.
     """
     bundle = open_bundle(folder, key=key, replay=False)  # more than that is done here
     golden = bundle.golden()
     difference = _check_contract(bundle, golden)
     samples = _labelled(bundle, data) if data else None
     scales = {} if layers else departures.wrong_scales(bundle)
+    engines = tuple(_check(bundle, engine, golden, samples, scales, layers=layers) for engine in bundle.engines)
+    wanted = data is not None or layers or any(engine.status == "ready" for engine in bundle.engines)
+    if wanted and all(item.skipped for item in engines):
+        raise SetupError(
+            "\n  ".join(
+                [f"{folder}: no engine runs here, so that nothing is known of their answers:"]
+                + [f"{item.name}: {item.skipped}" for item in engines]
+            ),
+            hint="edgetl doctor; or verify it on a machine that has an engine's library and device",
+        )
     return Checked(
         files=bundle.verified.files,
         signed_by=bundle.verified.signed_by,
         preprocessing_difference=difference,
-        engines=tuple(_check(bundle, engine, golden, samples, scales, layers=layers) for engine in bundle.engines),
+        engines=engines,
     )
 
 
@@ -134,7 +145,7 @@ def _check(
 ) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
-        return CheckedEngine(name=name, skipped=engine.note)
+        return CheckedEngine(name=name, skipped=engine.note or "it is built on its device")
     try:
         opened = bundle.open(target=engine.target, precision=engine.precision)
     except SetupError as error:
@@ -142,7 +153,7 @@ def _check(
     parity = replay.recorded_parity(bundle, engine)
     metric = _metric(bundle, parity)
     with opened as model:
-        got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
+        got = replay.golden_answers(bundle, model, golden)
         broken = replay.not_finite(name, got)
         agreed = replay.agrees(bundle, got, golden.outputs)
         found = CheckedEngine(
@@ -292,7 +303,13 @@ def _labelled(bundle: Bundle, data: Path) -> Samples:
     modality = tasks.TASKS[bundle.manifest["task"]].modality
     names = bundle.labels if bundle.labels else label_names(data)  # of faces, whoever is there
     samples = modality.load_samples(data, bundle.preprocessing, names)
-    if any(sample.label == UNLABELLED for sample in samples):
+    without = sum(sample.label == UNLABELLED for sample in samples)
+    if without and data.is_file():
+        raise DataError(
+            f"{data}: {without} of {len(samples)} samples have no label",
+            hint=f"a column label, with one of {', '.join(bundle.labels[:5]) or 'the names of people'} in every row",
+        )
+    if without:
         raise DataError(
             f"{data} has no labels: its sub-folders should be named {', '.join(bundle.labels[:5]) or 'after people'}",
             hint="a manifest with the columns path and label will do as well",

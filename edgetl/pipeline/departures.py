@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import inside
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import BundleError, MissingExtraError, ModelError
 from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
@@ -139,13 +139,16 @@ class _Recorded:
         path = bundle.folder / "reports" / "quantization.json"
         if not path.exists() or engine.precision != "int8":
             return cls()
-        document = json.loads(path.read_text(encoding="utf-8"))
-        graph = next((graph for graph in document["graphs"] if engine.target in graph["targets"]), None)
-        params = graph["params"] if graph else {}
-        return cls(
-            scales={name: float(values[0]) for name, values in params.items()},
-            resized=any(document.get("changes", {}).values()),
-        )
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            graph = next((graph for graph in document["graphs"] if engine.target in graph["targets"]), None)
+            params = graph["params"] if graph else {}
+            return cls(
+                scales={name: float(values[0]) for name, values in params.items()},
+                resized=any(document.get("changes", {}).values()),
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise BundleError(f"{path} cannot be read: {error!r}", hint="build the bundle again") from None
 
 
 @dataclass(kw_only=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Session
 from edgetl.report.formats import FORMATS
-from edgetl.report.model import Verdict
+from edgetl.report.model import Report, Verdict
 from edgetl.runtime import replay
 from edgetl.runtime.runner import TensorSpec
 from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
@@ -33,7 +33,7 @@ def summary(record: Record) -> dict[str, Any]:
         "metric": metric.name,
         "score_reference": tasks.reference_score(record.session.config, record.reference, record.decision),
         "figures_reference": [
-            asdict(each) for each in tasks.reference_figures(record.session.config, record.reference)
+            dataclasses.asdict(each) for each in tasks.reference_figures(record.session.config, record.reference)
         ],
         "baselines": {
             name: found.to_json()
@@ -122,7 +122,15 @@ def report_failure(record: Record, error: EdgetlError) -> Path:
     }
 
     def make(folder: Path) -> None:
-        _reports(folder, record, Verdict(published=False, reason=error.message.splitlines()[0].rstrip(":")), None)
+        head, *details = (line.strip() for line in error.message.splitlines())
+        reason = head.rstrip(":")
+        report = present.report(record, Verdict(published=False, reason=reason), None)
+        if details and not any(
+            gate.refuses for each in report.engines for gate in (each.parity_gate, each.budget_gate)
+        ):
+            told = Verdict(published=False, reason=f"{reason}: {'; '.join(details)}")
+            report = dataclasses.replace(report, verdict=told)
+        _reports(folder, record, report)
 
     return record.session.stage("report", "of a build that is not published", inputs, make).folder
 
@@ -145,13 +153,12 @@ def _fill(folder: Path, record: Record, signer: str) -> None:
                 shutil.copyfile(engine.artifact / name, place / name)
     (folder / "reports").mkdir()
     verdict = Verdict(published=True, reason="every target has an engine that passed its gates, or awaits its device")
-    _reports(folder / "reports", record, verdict, signer)
+    _reports(folder / "reports", record, present.report(record, verdict, signer))
 
 
-def _reports(folder: Path, record: Record, verdict: Verdict, signer: str | None) -> None:
-    report = present.report(record, verdict, signer)
+def _reports(folder: Path, record: Record, report: Report) -> None:
     for form in FORMATS.values():
-        if verdict.published or not form.of_bundles:
+        if report.verdict.published or not form.of_bundles:
             (folder / form.file).write_text(form.render(report), encoding="utf-8")
     found = {
         item.proven.engine.candidate.name: item.proven.comparison.to_json()

@@ -240,6 +240,7 @@ def _output_bench() -> dict[str, Any]:
         "notes": _TEXTS,
         "conditions": {"type": ["object", "null"], "required": ["facts", "series", "load", "period_s"]},
         "ceilings": {"type": "object"},
+        "gate": {"enum": ["passed", "failed", None], "description": "null: no baseline was given"},
     }
     return _with_definitions(_printed("bench", _object(result)), latency, cold, comparison)
 

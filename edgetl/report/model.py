@@ -157,6 +157,11 @@ class Gate:
     message: str = ""
     """One sentence: what was compared with what; or why it did not run."""
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the build fails because of it."""
+        return self.outcome in ("failed", "undecided")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:

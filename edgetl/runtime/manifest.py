@@ -45,7 +45,9 @@ def _held(manifest: Mapping[str, Any]) -> list[tuple[str, Any, bool, str]]:
             ("inputs.name", inputs[0]["name"], isinstance(inputs[0]["name"], str), "a name"),
             ("inputs.batch", batch, _is_batch(batch), "the smallest and the largest batch"),
         ]
-    for engine in manifest["engines"]:
+    engines = manifest["engines"]
+    found.append(("engines", engines, isinstance(engines, list) and bool(engines), "a list of one engine or more"))
+    for engine in engines:
         found += _held_of(engine, f"{engine['target']} {engine['precision']}")
     return found
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BundleError, ParityError
+from edgetl.errors import BundleError, ModelError, ParityError, UsageError
 from edgetl.runtime.decision import Similarity, cosines
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
         model: Opened.
 
     Raises:
+        BundleError: It takes other inputs, or gives outputs of another shape.
         ParityError: It does.
     """
-    golden = bundle.golden()
-    got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
-    engine = model.engine
+    golden, engine = bundle.golden(), model.engine
+    got = golden_answers(bundle, model, golden)
     name, agreed = f"{engine.target} {engine.precision}", agrees(bundle, got, golden.outputs)
     refused = not_finite(name, got) or refusal(name, recorded_parity(bundle, engine), agreed)
     if refused:
@@ -81,6 +81,30 @@ def replay_engine(bundle: Bundle, model: Predictor) -> None:
             refused,
             hint=f"edgetl verify BUNDLE looks for the cause; build the engine again on this device. {_OPT_OUT}",
         )
+
+
+def golden_answers(bundle: Bundle, model: Predictor, golden: Golden) -> NDArray[np.float32]:
+    """An engine's outputs for the golden inputs, one at a time, (n, k).
+
+    Raises:
+        BundleError: It takes other inputs, or gives outputs of another shape, than the manifest says.
+    """
+    engine = model.engine
+    try:
+        got = np.concatenate([model.outputs(one[None]) for one in golden.inputs])
+    except (ModelError, UsageError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the engine for {engine.target} {engine.precision} does not run the golden inputs:"
+            f" {error.message}",
+            hint="build the bundle again",
+        ) from error
+    if got.shape != golden.outputs.shape:
+        raise BundleError(
+            f"{bundle.folder}: the engine for {engine.target} {engine.precision} answers with arrays of"
+            f" {list(got.shape[1:])}, and PyTorch did with {list(golden.outputs.shape[1:])}",
+            hint="build the bundle again",
+        )
+    return got
 
 
 def write_contract(folder: Path, manifest: Mapping[str, Any]) -> None:

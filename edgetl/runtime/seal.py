@@ -73,8 +73,15 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Every listed file is there and unchanged, and no other file is.
 
     Raises:
-        BundleError: That is not so.
+        BundleError: That is not so, or a file cannot be read.
     """
+    try:
+        _check_files(folder, manifest)
+    except OSError as error:
+        raise BundleError(f"{folder}: a file cannot be read: {error}") from None
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     listed = manifest.get("files", {})
     for name, facts in listed.items():
         pure = PurePosixPath(name)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from edgetl.bundle import sign, write
 from edgetl.errors import BundleError, MissingExtraError, TargetError, UnknownNameError
+from edgetl.runtime import seal
 from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.golden import ARRAYS, read_golden
 from edgetl.runtime.opening import open_engine
@@ -204,6 +205,7 @@ def test_a_manifest_may_not_reach_outside(
         lambda manifest: manifest["files"].update({"a\0b": {"sha256": "", "size": 1}}),
         lambda manifest: manifest.pop("labels"),
         lambda manifest: manifest.pop("engines"),
+        lambda manifest: manifest.update(engines=[]),
         lambda manifest: manifest.update(engines=[{}]),
         lambda manifest: manifest.update(engines=[None]),
         lambda manifest: manifest.pop("preprocessing"),
@@ -242,6 +244,20 @@ def test_a_signed_manifest_of_the_wrong_shape(
     folder = make_bundle()
     reseal(folder, signing_key, change)
     with pytest.raises(BundleError):
+        open_bundle(folder)
+
+
+def test_a_file_that_cannot_be_read_is_a_defect_of_the_bundle(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk with bad sectors, or in a copy without its permissions."""
+    folder = make_bundle()
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(seal, "_sha256", refuse)
+    with pytest.raises(BundleError, match=r"a file cannot be read: .*Permission denied"):
         open_bundle(folder)
 
 

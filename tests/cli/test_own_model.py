@@ -18,7 +18,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
+from edgetl.benchmark.reasons import Reason
+from edgetl.benchmark.sampling import Sampled
+from edgetl.benchmark.stability import Stability
 from edgetl.cli.app import run
+from edgetl.pipeline.schemas import schema
 from edgetl.quantize import activations
 
 
@@ -310,6 +314,38 @@ def test_bench_of_any_graph_and_of_what_cannot_be_timed(command, tmp_path):
     assert "NoSuchProvider" in err
 
 
+def test_inspect_of_a_graph_that_edgetl_did_not_make(command, tmp_path):
+    path = save(classifier(), tmp_path)
+    code, out, err = command("inspect", path)
+    assert code == 0, err
+    assert "input: x float['N', 3, 32, 32]" in out and "preprocessing" not in out
+    code, out, err = command("inspect", path, "--json")
+    assert json.loads(out)["result"]["preprocessing"] == {}
+
+
+@pytest.mark.parametrize(
+    ("stable", "more", "code", "gate"),
+    [
+        (True, ["--max-slowdown", "1e9%"], 0, "passed"),
+        (False, ["--max-slowdown", "1e9%"], 5, "failed"),
+        (False, ["--max-slowdown", "1e9%", "--unstable", "allow"], 0, "passed"),
+        (False, [], 0, None),
+    ],
+)
+def test_bench_says_in_json_what_became_of_its_gate(command, tmp_path, monkeypatch, stable, more, code, gate):
+    reasons = () if stable else (Reason(kind="throttling", text="the clock fell", figures={}, advice="cool it"),)
+    judged = Stability(stable=stable, reasons=reasons, unknown=())
+    monkeypatch.setattr(Sampled, "stability", lambda *_, **__: judged)
+    graph = save(classifier(), tmp_path)
+    quick = ["--samples", "60", "--processes", "2", "--threads", "1", "--no-roofline", "--json"]
+    found = command("bench", graph, *(["--baseline", graph] if more else []), *more, *quick)
+    assert found[0] == code, found[2]
+    document = json.loads(found[1])
+    assert document["result"]["gate"] == gate
+    jsonschema = pytest.importorskip("jsonschema", reason="extra dev")
+    jsonschema.Draft202012Validator(schema("output-bench")).validate(document)
+
+
 def elementwise(*nodes, kind=TensorProto.FLOAT):
     """A graph from x to y, of rows of four; the constant zero is 0."""
     value = helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0])
@@ -352,6 +388,8 @@ def test_bench_of_a_graph_without_an_answer(command, tmp_path):
         (["--target", "x86-64-cpu"], ["nothing here is a bundle", "leave out --target"]),
         (["--precision", "int8"], ["nothing here is a bundle"]),
         (["--threads", "10000"], ["--threads", "1024"]),
+        (["--baseline", "graph.onnx", "--max-slowdown", "3"], ["3 is 300% as a share", "--max-slowdown 3%, or 300%"]),
+        (["--baseline", "graph.onnx", "--max-slowdown", "1"], ["1 is 100% as a share", "--max-slowdown 1%, or 100%"]),
         (["--samples", "99999999999"], ["--samples", "10000000"]),
     ],
 )

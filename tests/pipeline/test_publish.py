@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -95,6 +96,11 @@ def test_an_engine_that_is_wrong_in_batches_is_refused_by_cause(
     variant.assert_unpublished()
     (reports,) = delivered
     assert "the finished bundle is not what was proven" in (reports / "report.html").read_text(encoding="utf-8")
+    # No gate of an engine tells of it: the reports have the cause, and what servers go by has a failure.
+    (failure,) = ElementTree.parse(reports / "junit.xml").getroot().iter("failure")
+    assert f"depend on what else is in a batch: {size} samples at once" in failure.get("message", "")
+    results = json.loads((reports / "report.sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    assert [each["message"]["text"] for each in results if each["level"] == "error"] == [failure.get("message")]
 
 
 def test_a_batch_that_is_larger_than_the_golden_inputs_is_tried(builds: Callable[..., Any], variant: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -36,23 +37,35 @@ def test_one_case_per_engine_and_gate() -> None:
     )
     cases = root.findall("./testsuite/testcase")
     assert [(case.get("classname"), case.get("name")) for case in cases] == [
+        ("edgetl.build", "published"),
         ("edgetl.x86-64-cpu.int8", "parity"), ("edgetl.x86-64-cpu.int8", "budget"),
         ("edgetl.intel-cpu.int8", "parity"), ("edgetl.intel-cpu.int8", "budget"),
     ]  # fmt: skip
-    failure = cases[0].find("failure")
+    failure = cases[1].find("failure")
     assert failure is not None and failure.get("message") == failed.message and failed.message in (failure.text or "")
     assert [skip.get("message") for skip in root.iter("skipped")] == [
         "budget: p99 ≤ 8 ms",
         "waived: the drop may be 3 points",
     ]
-    assert len(cases[3]) == 0
-    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("4", "1", "0")
+    assert len(cases[4]) == 0
+    assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("5", "2", "0")
     assert root[0].get("skipped") == "2"
 
 
-def test_no_engine_is_an_empty_suite() -> None:
+def test_a_refusal_that_no_gate_explains_is_a_failure(good: model.Report) -> None:
+    """A server that goes by the cases alone must not see a green build."""
+    root = ElementTree.fromstring(render_junit(good))
+    assert root.get("failures") == "0" and root.find("./testsuite/testcase[@classname='edgetl.build']") is not None
+    refused = dataclasses.replace(good, verdict=model.Verdict(published=False, reason="transfer did not help"))
+    root = ElementTree.fromstring(render_junit(refused))
+    (failure,) = root.iter("failure")
+    assert (failure.get("type"), failure.get("message")) == ("published", "transfer did not help")
+    assert root.get("failures") == root[0].get("failures") == "1"
+
+
+def test_without_an_engine_there_is_the_build() -> None:
     root = ElementTree.fromstring(render_junit(_report(())))
-    assert root.get("tests") == "0" and root.find("./testsuite/testcase") is None
+    assert root.get("tests") == "1" and len(root.findall("./testsuite/testcase")) == 1
     published = [each.get("value") for each in root.iter("property") if each.get("name") == "published"]
     assert published == ["no"]
 
@@ -63,7 +76,7 @@ def test_any_text_is_xml(text: str) -> None:
     gate = model.Gate(outcome="failed", message=text)
     document = render_junit(_report((_engine(gate, gate, text),), text))
     root = ElementTree.fromstring(document.encode("utf-8"))
-    assert len(root.findall("./testsuite/testcase")) == 2
+    assert len(root.findall("./testsuite/testcase")) == 3
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402
 
 from edgetl.bundle import sign, write  # noqa: E402
-from edgetl.errors import BundleError, ParityError  # noqa: E402
+from edgetl.errors import BundleError, DataError, ParityError, SetupError  # noqa: E402
 from edgetl.pipeline.check import verify_bundle  # noqa: E402
 from edgetl.runtime import bundle as runtime  # noqa: E402
 from edgetl.runtime import replay  # noqa: E402
@@ -92,6 +93,14 @@ def seal(tmp_path: Path) -> Seal:
         return folder
 
     return make
+
+
+def reseal(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
+    """Sign a bundle again after something in it was changed."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
+    change(kept)
+    write.seal(folder, kept, tmp_path / "key.pem")
 
 
 def test_a_bundle_that_is_as_it_was_built_opens_and_answers(seal: Seal) -> None:
@@ -286,9 +295,90 @@ def test_nan_for_one_golden_input_is_refused_though_so_many_may_be_missed(seal: 
 def test_an_engine_that_no_library_opens_is_a_defect_of_the_bundle(seal: Seal, tmp_path: Path, content: bytes) -> None:
     folder = seal()
     (folder / "engines" / "cpu" / "fp32" / "model.onnx").write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
-    write.seal(folder, kept, tmp_path / "key.pem")
+    reseal(folder, tmp_path)
     with pytest.raises(BundleError, match="the engine for cpu fp32 cannot be opened") as caught:
         open_bundle(folder).open()
     assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "said"),
+    [
+        ((3, 9, 9), 3, r"does not run the golden inputs: input 'x' is float32\['batch', 3, 9, 9\]; given was"),
+        ((3, 8, 8), 6, r"answers with arrays of \[6\], and PyTorch did with \[3\]"),
+    ],
+)
+def test_an_engine_of_another_model_is_named(
+    seal: Seal, tmp_path: Path, inputs: tuple[int, ...], outputs: int, said: str
+) -> None:
+    """It takes other inputs, or answers with other outputs: as when files of two bundles were exchanged."""
+    folder = seal()
+    path = folder / "engines" / "cpu" / "fp32" / "model.onnx"
+    model = onnx.load(path)
+    nodes = [*model.graph.node]
+    nodes[-1].output[:] = ["z"]
+    nodes.append(helper.make_node("Concat", ["z"] * (outputs // 3), ["y"], axis=1))
+    graph = helper.make_graph(
+        nodes, "other",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", outputs])],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=model.opset_import, ir_version=10), path)
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=f"the engine for cpu fp32 {said}") as caught:
+            look(folder)
+        assert caught.value.exit_code == 7
+
+
+def test_nothing_is_verified_where_no_engine_runs(seal: Seal, tmp_path: Path) -> None:
+    """Its library or device is missing here: that is not the same as answers that were seen to be right."""
+    folder = seal()
+    path = folder / "engines" / "cpu" / "fp32" / "engine.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "provider": "NoSuchProvider"}), encoding="utf-8")
+    reseal(folder, tmp_path)
+    with pytest.raises(SetupError, match=r"no engine runs here, so that nothing is known .*\n  cpu fp32: ") as caught:
+        verify_bundle(folder)
+    assert caught.value.exit_code == 8
+
+
+@pytest.mark.parametrize("asked", [{}, {"layers": True}, {"data": "golden"}])
+def test_engines_that_wait_for_their_device_need_not_run_where_nothing_is_asked_of_them(
+    seal: Seal, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    folder = seal()
+    reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update(status="build-on-device"))
+    if asked.get("data"):
+        asked = {"data": tmp_path / "data"}
+        (tmp_path / "data" / "red").mkdir(parents=True)
+        shutil.copy(folder / "golden" / "0.png", tmp_path / "data" / "red")
+    if asked:
+        with pytest.raises(SetupError, match="no engine runs here"):
+            verify_bundle(folder, **asked)
+        return
+    (engine,) = verify_bundle(folder).engines
+    assert engine.skipped == "it is built on its device", "a note is not always there"
+
+
+@pytest.mark.parametrize("content", ["[", "{}", '{"graphs": [{"targets": ["cpu"], "params": {"x": []}}]}'])
+def test_a_record_of_quantization_that_is_none(seal: Seal, tmp_path: Path, content: str) -> None:
+    folder = seal()
+    (folder / "reports").mkdir()
+    (folder / "reports" / "quantization.json").write_text(content, encoding="utf-8")
+    shutil.copy(folder / "engines" / "cpu" / "fp32" / "model.onnx", folder / "model.onnx")
+    reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update(precision="int8"))
+    with pytest.raises(BundleError, match=r"quantization\.json cannot be read"):
+        verify_bundle(folder)
+
+
+@pytest.mark.parametrize(("rows", "said"), [(["0.png,red", "1.png,"], "1 of 2"), (["0.png", "1.png"], "2 of 2")])
+def test_a_manifest_without_labels_is_told_as_one(seal: Seal, tmp_path: Path, rows: list[str], said: str) -> None:
+    folder = seal()
+    table = tmp_path / "samples.csv"
+    for name in ("0.png", "1.png"):
+        shutil.copy(folder / "golden" / name, tmp_path)
+    table.write_text("\n".join(["path,label" if "," in rows[0] else "path", *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=f"samples.csv: {said} samples have no label") as caught:
+        verify_bundle(folder, data=table)
+    assert caught.value.hint == "a column label, with one of red, green, blue in every row"
