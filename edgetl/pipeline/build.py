@@ -152,7 +152,7 @@ def _route(
     artifacts["data"] = data.folder
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
-    few = gates.too_few_samples(config, len(dataset.test))
+    few = gates.too_few_samples(config, len(dataset.test)) or gates.too_few_of_a_class(config, dataset)
     together = gates.samples_in_groups(config, [sample.group for sample in dataset.test])
     if until not in ("train", "export", "calibrate", "compile"):
         for said in filter(None, (few, together)):

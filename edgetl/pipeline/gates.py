@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.benchmark.summary import PERCENTILES
 from edgetl.config import Config, Parity
+from edgetl.data.dataset import Dataset
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.metrics import resample_units
 from edgetl.parity.bounds import samples_needed
@@ -61,6 +62,35 @@ def too_few_samples(config: Config, samples: int) -> str:
     return (
         f"{samples} test samples cannot show that an engine as good as PyTorch drops by less than"
         f" {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
+        + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
+    )
+
+
+def too_few_of_a_class(config: Config, dataset: Dataset) -> str:
+    """What to tell before hours of training, where the metric is a mean over classes and one is too rare.
+
+    Args:
+        config: The project's.
+        dataset: Of which the test split is looked at.
+
+    Returns:
+        A sentence; empty where the samples of every class are enough, and for other metrics.
+    """
+    metric, gate = tasks.metric_of(config), config.parity
+    if not metric.by_class:
+        return ""
+    apart: dict[int, set[object]] = {}
+    for number, sample in enumerate(dataset.test):
+        for index in sample.present:
+            apart.setdefault(index, set()).add(sample.group or number)
+    needed = samples_needed(gate.max_drop * len(apart), gate.confidence)
+    rarest = min(apart, key=lambda index: len(apart[index]), default=None)
+    if rarest is None or len(apart[rarest]) >= needed:
+        return ""
+    return (
+        f"{metric.title} is a mean over {len(apart)} classes, of which '{dataset.classes[rarest]}' has"
+        f" {len(apart[rarest])} in test: at least {needed} of each show that an engine as good as PyTorch drops by less"
+        f" than {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence"
         + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
     )
 

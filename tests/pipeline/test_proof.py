@@ -15,6 +15,7 @@ from edgetl.benchmark.reasons import Kind, Reason
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.summary import Latency
 from edgetl.config import Bench, Budget, Config, Finetune, Parity, TargetEntry
+from edgetl.data.dataset import Dataset, Sample
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.finetune.verdict import Forgetting, Verdict
 from edgetl.parity.compare import Comparison
@@ -30,6 +31,7 @@ from edgetl.pipeline.gates import (
     refuse_unstable,
     samples_in_groups,
     tolerance,
+    too_few_of_a_class,
     too_few_samples,
 )
 from edgetl.pipeline.proof import Proven
@@ -373,6 +375,30 @@ def test_too_few_samples_are_told_before_training(samples: int, max_drop: float,
     assert (f"at least {needed} are needed, and the build will fail" in said) if needed else said == ""
     allowed = too_few_samples(config(max_drop=max_drop, undecided="allow"), samples)
     assert "will fail" not in allowed and bool(allowed) == bool(needed)
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups", "metric", "said"),
+    [
+        ((200, 20), None, "macro-f1", "2 classes, of which 'b' has 20 in test: at least 29 of each"),
+        ((200, 30), None, "macro-f1", ""),
+        ((200, 30), 10, "macro-f1", "'b' has 3 in test"),
+        ((200, 20), None, "top1", ""),
+    ],
+)
+def test_a_rare_class_is_told_before_training_where_classes_count_alike(
+    counts: tuple[int, int], groups: int | None, metric: str, said: str
+) -> None:
+    """In a mean over two classes a drop of 5 points is one of 10 in a class alone: 0.9²⁹ is below 5%."""
+    samples = tuple(
+        Sample(raw="", label=label, group=f"{label} {number // groups}" if groups else None, digest="")
+        for label, count in enumerate(counts)
+        for number in range(count)
+    )
+    asked = config(max_drop=0.05)
+    asked = asked.model_copy(update={"data": asked.data.model_copy(update={"metric": metric})})
+    found = too_few_of_a_class(asked, Dataset(classes=("a", "b"), train=(), val=(), test=samples))
+    assert said in found and bool(said) == bool(found)
 
 
 @pytest.mark.parametrize(
