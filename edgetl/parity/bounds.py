@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 _SHARES = 24
 """Shares of wins that are tried. The probabilities wave with them, the less the more wins there are."""
 _MOST_WINS = 100.0
-"""Shares with more wins than this are not tried: there score bounds err by a hundredth more than is allowed at most."""
+"""Shares with more wins than this are not tried: there score bounds err by a thirtieth more than is allowed at most."""
 _SIGMAS = 7.0
 """Standard deviations from the mean beyond which nothing is counted: a chance of 1e-11."""
 _NEAR = 1e-4
