@@ -8,6 +8,7 @@ What is read is hashed again first.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -267,9 +268,20 @@ def write_whole(path: Path, text: str) -> None:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
+            with contextlib.suppress(OSError):  # there was none, or its file system knows no permissions
+                shutil.copymode(path, beside)
+            _take_the_place(beside, path, text)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _take_the_place(beside: Path, path: Path, text: str) -> None:
+    try:
+        beside.replace(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        path.write_text(text, encoding="utf-8")  # a mount of its own, as a file of a container: nothing takes its place
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetl.errors import DataError, StorageError
-from edgetl.store import Store, code_digest, digest_of, file_digest, storage_errors, versions_of
+from edgetl.store import Store, code_digest, digest_of, file_digest, storage_errors, versions_of, write_whole
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -421,3 +421,28 @@ def test_a_file_is_hashed_whole(tmp_path: Path) -> None:
     import hashlib
 
     assert file_digest(tmp_path / "f") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+# --- files of the user's ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_written_again_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("of yesterday", encoding="utf-8")
+    path.chmod(0o600)
+    write_whole(path, "of today")
+    assert path.read_text(encoding="utf-8") == "of today" and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_a_mount_is_written_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``docker run -v $PWD/report.html:/report.html``: nothing can take its place."""
+
+    def busy(_: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+
+    monkeypatch.setattr(Path, "replace", busy)
+    (tmp_path / "report.html").write_text("of yesterday", encoding="utf-8")
+    write_whole(tmp_path / "report.html", "of today")
+    assert [(each.name, each.read_text(encoding="utf-8")) for each in tmp_path.iterdir()] == [
+        ("report.html", "of today")
+    ]

@@ -159,9 +159,10 @@ def grouped_drop(
 
 def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, int]:
     """In how many units the rarest class is, of those that are there, and how many classes these are."""
-    flags = labels == 1 if labels.ndim > 1 else labels[:, None] == np.unique(labels)
-    counts = [len(np.unique(units[flags[:, column]])) for column in range(flags.shape[1]) if flags[:, column].any()]
-    return (min(counts), len(counts)) if counts else (1, 1)
+    samples, classes = np.nonzero(labels == 1) if labels.ndim > 1 else (np.arange(len(labels)), labels)
+    there = np.unique(np.stack([classes, units[samples]]), axis=1)[0]
+    counts = np.unique(there, return_counts=True)[1]
+    return (int(counts.min()), len(counts)) if len(counts) else (1, 1)
 
 
 def _bounds(

@@ -148,7 +148,7 @@ class Sequential:
         both = worse + better
         # Where a share v of the samples disagrees, a drop makes losses of the share (1 + drop / v) / 2 of these.
         excess = self._max_drop * max(1, self.samples) / both
-        equal = max(_EQUAL_AT_LEAST, (_EQUAL * excess) ** -2)
+        equal = max(_EQUAL_AT_LEAST, max(_EQUAL * excess, 1e-100) ** -2)  # no overflow
         large = min(_WORSE_AT_MOST, (1.0 + _WORSE * excess) / 2)
         for gambler, share, weight in ((self._passing, 0.5, equal), (self._failing, large, _WORSE_AS)):
             losses = both * (worse - _PRIOR + weight * share) / (both - 2 * _PRIOR + weight)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
 from edgetl.parity import bootstrap
-from edgetl.parity.bootstrap import grouped_drop, paired_drop
-from edgetl.parity.bounds import least_bound, samples_needed, upper_bound
+from edgetl.parity.bootstrap import _rarest_class, grouped_drop, paired_drop
+from edgetl.parity.bounds import least_bound, upper_bound
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -79,17 +79,6 @@ def test_the_order_of_classes_and_the_seed_are_all_that_is_random() -> None:
 
 
 class TestTheLeastBound:
-    @settings(deadline=None, max_examples=50)
-    @given(st.integers(1, 10**5), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
-    def test_it_is_that_of_top1_without_a_difference(self, n: int, confidence: float) -> None:
-        assert least_bound(n, confidence) == pytest.approx(upper_bound(0, 0, n, confidence), abs=1e-9)
-
-    @settings(deadline=None, max_examples=50)
-    @given(st.floats(0.001, 0.2))
-    def test_it_asks_for_as_many_samples_as_top1_does(self, max_drop: float) -> None:
-        needed = samples_needed(max_drop, 0.95)
-        assert least_bound(needed, 0.95) <= max_drop + 1e-12 < least_bound(max(needed - 1, 1), 0.95) + 1e-9
-
     @pytest.mark.parametrize("name", ["top1", "macro-f1", "auc", "map", "tar"])
     def test_few_samples_that_agree_show_little(self, name: str) -> None:
         reference, _, labels = case(2, n=20, name=name)
@@ -114,6 +103,12 @@ class TestRareClasses:
         several = np.eye(4, dtype=int)[labels]  # nobody has the fourth label
         logits = 20.0 * several - 10.0
         assert paired_drop(metric("macro-f1"), logits, logits.copy(), several, confidence=0.95).upper == found.upper
+
+    @pytest.mark.timeout(10)
+    def test_it_is_found_at_once_among_thousands(self) -> None:
+        """A look at each class by itself took 16 s, and a byte for each sample and class."""
+        labels = np.append(np.repeat(np.arange(5000), 40), [5000] * 7)
+        assert _rarest_class(labels, np.arange(len(labels))) == (7, 5001)
 
     def test_an_engine_that_fails_on_it_seldom_passes(self) -> None:
         """It loses 9.5% of a class with a twentieth of the samples: 1.05 points; 29 of 100 such engines passed."""

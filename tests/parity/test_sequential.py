@@ -121,6 +121,10 @@ def test_settings_that_make_no_test(max_drop: float, confidence: float) -> None:
         Sequential(max_drop, confidence)
 
 
+def test_next_to_nothing_as_the_limit_is_undecided() -> None:
+    assert Sequential(1e-200, 0.95).add([0, 1, 0, -1] * 10) == "undecided"
+
+
 def test_a_difference_that_is_none() -> None:
     with pytest.raises(DataError, match="is 1, 0 or -1, not 2"):
         Sequential(0.01, 0.95).add([0, 2])
