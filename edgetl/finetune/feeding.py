@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +29,25 @@ def fed(samples: Any, device: torch.device, *, workers: int, **how: Any) -> Iter
         num_workers=workers,
         pin_memory=device.type == "cuda",
         collate_fn=getattr(samples, "collate", None),
+        worker_init_fn=_end_with_parent,
         **how,
     )
     for inputs, targets in loader:
         # Convolutions are faster with channels last; only images have four dimensions.
         layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
         yield inputs.to(device, non_blocking=True, memory_format=layout), targets
+
+
+def _end_with_parent(_: int) -> None:
+    """Have a worker end when the process that it reads for does, however that ends and whatever the worker does.
+
+    torch's workers look for it every few seconds themselves, but take for it whoever is their parent once they have
+    started: those that a training left behind which was killed before stayed for ever, and kept their memory.
+    """
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(process: multiprocessing.process.BaseProcess) -> None:
+    process.join()
+    os._exit(1)
