@@ -11,8 +11,8 @@ one: here) is queried in scenarios, timed stage by stage, and looked into layer 
 energy, ceilings and training throughput are written into benchmarks/results/<gpu>.json, after every part anew: what
 fails, hangs or has no time left costs its own figures alone, and is named under "failures".
 
-A target whose library is not installed, or whose engines cannot be built here, is left out with its reason. A build
-whose gates refuse its engines leaves its reports, and the figures are taken from these.
+A target whose library is not installed, and an engine that cannot be built here, are left out with their reasons. A
+build whose gates refuse its engines leaves its reports, and the figures are taken from these.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from typing import Any
 from edgetl import backends, catalog
 from edgetl.benchmark import environment
 from edgetl.benchmark.ceilings import Device, measure_ceilings
+from edgetl.config import TargetEntry
+from edgetl.config.reading import load
 from edgetl.errors import EdgetlError
 from edgetl.pipeline import start
 from edgetl.runtime.nvidia import this_machine
+from edgetl.specs import Precision
 
 TARGETS = ("nvidia-gpu", "rtx-pc", "x86-64-vnni")
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         targets, document["left_out"] = given.target or [], {}
         if not given.config:
-            targets, document["left_out"] = installed(targets or [*TARGETS, *tensorrt(folder)])
+            try:
+                targets, document["left_out"] = installed(targets or [*TARGETS, *tensorrt(folder)])
+            except EdgetlError as error:  # there is no such target
+                sys.exit("\n".join([error.message, error.hint or ""]).rstrip())
         config = given.config or project(folder / "project", targets)
         built = build(run, config, targets, folder, given.store or folder / "store", document["left_out"])
         if (folder / "reports" / "bench.json").is_file():
@@ -184,32 +190,54 @@ def installed(targets: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def build(run: Run, config: Path, targets: Sequence[str], folder: Path, store: Path, left_out: dict[str, str]) -> Any:
     """What `edgetl build --json` says; None where it failed. "reports" has its reports, also where it was refused.
 
-    Where it ends before there are reports, the engines of each target are compiled by themselves, and the targets of
-    which that fails are left out. The store keeps what has been trained.
+    Where it ends before there are reports, every engine is compiled by itself, and those of which that fails are left
+    out. The store keeps what has been trained.
 
     Args:
         run: Runs the commands; learns what failed.
         config: Of the project.
-        targets: Of its targets; none: all of them, which are not tried one by one.
+        targets: Of its targets; none: all of them.
         folder: For the bundle and the reports.
         store: Of what is built.
-        left_out: Grows by the targets that are left out, with the reason.
+        left_out: Grows by the engines that are left out, with the reason.
     """
     places = ("--store", store, "--set", f'bundle.output="{folder / "dist"}"')
 
-    def attempt(only: Sequence[str]) -> Any:
-        chosen = [word for target in only for word in ("--target", target)]
-        built, failed = run.edgetl("build", config, *places, *chosen, "--reports", folder / "reports")
+    def attempt(words: Sequence[str]) -> Any:
+        built, failed = run.edgetl("build", config, *places, *words, "--reports", folder / "reports")
         run.failures += [failed] if failed else []
         return built
 
-    built = attempt(targets)
-    if built is not None or (folder / "reports" / "bench.json").is_file() or len(targets) < 2:
+    built = attempt([word for target in targets for word in ("--target", target)])
+    if built is not None or (folder / "reports" / "bench.json").is_file():
         return built
-    reasons = {target: run.edgetl("compile", config, *places, "--target", target)[1] for target in targets}
-    kept = [target for target, reason in reasons.items() if not reason]
-    left_out |= {target: reason for target, reason in reasons.items() if reason}
-    return attempt(kept) if 0 < len(kept) < len(targets) else None
+    kept: list[tuple[TargetEntry, list[Precision]]] = []
+    for entry, precisions in asked(config, targets):
+        reasons = {each: run.edgetl("compile", config, *places, *only([(entry, [each])]))[1] for each in precisions}
+        left_out |= {f"{catalog.target(entry.device).name} {each}": why for each, why in reasons.items() if why}
+        if built_here := [each for each, why in reasons.items() if not why]:
+            kept.append((entry, built_here))
+    return attempt(only(kept)) if kept else None
+
+
+def asked(config: Path, targets: Sequence[str]) -> list[tuple[TargetEntry, tuple[Precision, ...]]]:
+    """The targets of a project, or those of them that are named, with their precisions; none of what is no project."""
+    try:
+        entries = [(entry, catalog.target(entry.device)) for entry in load(config).target]
+        names = {catalog.target(each).name for each in targets}
+    except EdgetlError:  # the build said so
+        return []
+    return [(entry, entry.precisions or each.precisions) for entry, each in entries if not names or each.name in names]
+
+
+def only(engines: Sequence[tuple[TargetEntry, Sequence[Precision]]]) -> tuple[str, str]:
+    """Arguments of `edgetl build` for these engines of a project and no others."""
+    tables = []
+    for entry, precisions in engines:
+        budget = ", ".join(f"{name} = {most}" for name, most in entry.budget.model_dump(exclude_none=True).items())
+        device = json.dumps(entry.device)
+        tables.append(f"{{ device = {device}, precisions = {json.dumps(precisions)}, budget = {{ {budget} }} }}")
+    return "--set", f"target=[{', '.join(tables)}]"
 
 
 def gpu_ceilings(run: Run, gpus: Sequence[str]) -> dict[str, Any]:

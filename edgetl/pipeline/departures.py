@@ -300,6 +300,11 @@ def _causes(exact: InsideOnnx, opened: inside.Inside, record: _Recorded) -> list
     """Scales that are wrong, whatever comes of them."""
     pairs = [scales.Pair(tensor=each.tensor, scale=each.scale, back=each.back) for each in opened.quantizers]
     said = scales.pair_causes(pairs, record.scales)
+    if record.scales and not opened.quantizers:
+        said.append(
+            f"no activation in it is quantized, and calibration chose {len(record.scales)} scales: it is not the engine"
+            " that was built"
+        )
     if record.resized:
         return said
     for each in opened.restored:

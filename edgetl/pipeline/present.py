@@ -13,6 +13,7 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark.reasons import OF_THE_MACHINE
 from edgetl.benchmark.stability import Stability
+from edgetl.config import Config
 from edgetl.data.dataset import Sample
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
@@ -149,7 +150,7 @@ def _engine(record: Record, item: Decision) -> model.Engine:
         latency=latency(record.timings, engine.candidate.name),
         budget=model.Budget(p50_ms=budget.p50_ms, p90_ms=budget.p90_ms, p99_ms=budget.p99_ms),
         parity_gate=_parity_gate(item, waived=_waived(record, item)),
-        budget_gate=_budget_gate(record, item),
+        budget_gate=budget_gate(record.session.config, record.timings, item),
     )
 
 
@@ -202,15 +203,17 @@ def _parity_gate(item: Decision, *, waived: bool) -> model.Gate:
     return model.Gate(outcome="waived" if waived else comparison.outcome, message=comparison.statement)
 
 
-def _budget_gate(record: Record, item: Decision) -> model.Gate:
+def budget_gate(config: Config, timings: Timings, item: Decision) -> model.Gate:
+    """What became of an engine's latency budget; of one that is not shipped the build does not depend on it."""
     limits = item.proven.engine.candidate.entry.budget.model_dump(exclude_none=True)
     if not limits or item.latency is None:
         return model.Gate(outcome="not-run", message="there is no budget" if not limits else item.reason)
-    if not item.missed:
-        if item.shipped and is_unstable(record.session.config, record.timings, item):
-            return model.Gate(outcome="undecided", message="every limit is met, but the measurement is UNSTABLE")
-        return model.Gate(outcome="passed", message="every limit is met")
-    return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
+    if item.missed:
+        return model.Gate(outcome="failed" if item.shipped else "waived", message="; ".join(item.missed))
+    if is_unstable(config, timings, item):
+        unstable = "every limit is met, but the measurement is UNSTABLE"
+        return model.Gate(outcome="undecided" if item.shipped else "waived", message=unstable)
+    return model.Gate(outcome="passed", message="every limit is met")
 
 
 def latency(timings: Timings, name: str) -> model.Latency | None:

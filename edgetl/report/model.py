@@ -153,7 +153,7 @@ class Gate:
 
     outcome: Outcome
     """waived: not met, but the build does not depend on it, since another precision of the target is shipped, or since
-    the user lets an undecided one do. A budget is undecided where it is met by a measurement that is UNSTABLE."""
+    the user lets an undecided one do. A budget that an UNSTABLE measurement meets is undecided, or waived."""
     message: str = ""
     """One sentence: what was compared with what; or why it did not run."""
 

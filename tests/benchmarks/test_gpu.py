@@ -94,6 +94,43 @@ def test_it_writes_parity_latency_conditions_and_throughput(
     assert not (project.folder / ".edgetl").exists() and not project.bundle.exists()
 
 
+def test_a_target_that_there_is_not_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="nope"):
+        gpu.main(["--target", "nope", "--results", str(tmp_path / "found")])
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_project_is_built_without_the_engines_that_cannot_be(tmp_path: Path) -> None:
+    file = tmp_path / "edgetl.toml"
+    file.write_text(PROJECT, encoding="utf-8")
+    (first, offered), (second, precisions) = gpu.asked(file, [])
+    assert (offered, precisions) == (("int8", "fp32"), catalog.target("intel-cpu-vnni").precisions)
+    assert gpu.asked(file, ["x86-64-cpu"]) == [(first, offered)]
+    assert gpu.asked(tmp_path / "none.toml", []) == gpu.asked(file, ["nope"]) == []
+    flag, value = gpu.only([(first, ["fp32"]), (second, precisions)])
+    assert flag == "--set"
+    key, _, text = value.partition("=")
+    kept = load(file, {key: text}).target
+    assert [(each.device, each.precisions, each.budget) for each in kept] == [
+        ("x86-64-cpu", ("fp32",), first.budget), ("intel-cpu-vnni", precisions, second.budget)
+    ]  # fmt: skip
+    assert first.budget.p90_ms == 5.5
+
+
+PROJECT = """\
+schema = 1
+project = { name = "two", version = "1" }
+data = { manifest = "manifest.csv" }
+
+[[target]]
+device = "x86-64-cpu"
+precisions = ["int8", "fp32"]
+budget = { p90_ms = 5.5 }
+
+[[target]]
+device = "intel-cpu-vnni"
+"""
+
 HOPPER = """\
 schema = 1
 description = "A GPU that TensorRT for RTX does not build for"
@@ -128,7 +165,7 @@ def test_a_target_that_cannot_be_built_costs_the_others_nothing(
         gpu.main([str(each) for each in [*given, "--results", tmp_path / "found"]])
     (file,) = (tmp_path / "found").iterdir()
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert "exit code 6" in found["left_out"][str(hopper)] and len(found["failures"]) == 1
+    assert "exit code 6" in found["left_out"]["hopper fp16"] and len(found["failures"]) == 1
     assert found["engines"]["x86-64-cpu fp32"]["single-stream"]["latency_ms"]["p50"] > 0
 
 

@@ -322,6 +322,16 @@ def test_weights_of_a_float_engine_are_doubled(seal: Seal, target: str, precisio
         verified(bundle)
 
 
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+def test_a_float_engine_in_the_place_of_an_int8_one(seal: Seal, parts: Parts, target: str) -> None:
+    """Its answers are better than those that were measured; it is slower, and nobody would know why."""
+    float_graph = onnx.load(parts.model(target, "fp32"))
+    bundle = seal(target, "int8", change=lambda model: model.CopyFrom(float_graph))
+    for layers in (False, True):
+        with pytest.raises(ParityError, match=r"no activation in it is quantized, and calibration chose \d+ scales"):
+            verified(bundle, layers=layers)
+
+
 # --- inputs, outputs, batches ----------------------------------------------------------------------------------------
 
 

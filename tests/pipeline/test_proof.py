@@ -489,6 +489,21 @@ def test_a_budget_that_an_unstable_measurement_meets_is_not_passed() -> None:
     refuse_unstable(config(), told, decide(items[2:], told))  # no budget: no gate
 
 
+def test_the_budget_of_an_engine_that_is_not_shipped_is_not_passed_by_an_unstable_measurement_either() -> None:
+    wide = Budget(p50_ms=30.0)
+    found = timings(cpu_int8=1.0, cpu_fp32=9.0)
+    items = [proven("int8", budget=wide), proven("fp32", budget=wide)]
+    shaken = unstable("step")
+    told = replace(found, stability={"cpu int8": shaken, "cpu fp32": shaken})
+    gates = [present.budget_gate(config(), told, item) for item in decide(items, told)]
+    assert sorted((each.outcome, each.message) for each in gates) == [
+        ("undecided", "every limit is met, but the measurement is UNSTABLE"),
+        ("waived", "every limit is met, but the measurement is UNSTABLE"),
+    ]
+    calm = [present.budget_gate(config(), found, item) for item in decide(items, found)]
+    assert [each.outcome for each in calm] == ["passed", "passed"]
+
+
 def test_too_few_calls_to_tell_are_no_reason_to_fail_a_budget() -> None:
     items = [proven("int8", budget=Budget(p50_ms=30.0))]
     few = replace(timings(cpu_int8=1.0), stability={"cpu int8": unstable("few-samples")})
