@@ -18,7 +18,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.benchmark.bootstrap import chi_square_quantile
+from edgetl.distributions import chi_square_quantile
 
 _OFFSETS = np.linspace(-4.5, 4.5, 91)
 _SHARES = np.exp(-np.square(_OFFSETS) / 2.0) / np.exp(-np.square(_OFFSETS) / 2.0).sum()

@@ -57,6 +57,8 @@ class Metric:
     """Of pairs: the labels are identities, all samples of an identity have one weight, and identities are drawn."""
     by_class: bool = False
     """A mean over classes of figures of decisions: a class with few samples counts as much as one with many."""
+    by_rank: bool = False
+    """Of how samples of a class rank among others: few of them seldom show what moves them."""
     prepare: Callable[[Floats, NDArray[np.int64]], Weighted] = field(repr=False)
     influences: Callable[[Floats, NDArray[np.int64]], Influences | None] | None = field(default=None, repr=False)
     """Of outputs and labels, of a metric of identities: how much each of these, and each two, move it, or None where
@@ -347,8 +349,10 @@ _METRICS = {
             by_class=True,
             prepare=_macro_f1,
         ),
-        Metric(name="auc", title="AUC", needs="samples of two classes", prepare=_auc),
-        Metric(name="map", title="mAP", needs="a class that a sample has", prepare=_mean_average_precision),
+        Metric(name="auc", title="AUC", needs="samples of two classes", by_rank=True, prepare=_auc),
+        Metric(
+            name="map", title="mAP", needs="a class that a sample has", by_rank=True, prepare=_mean_average_precision
+        ),
         Metric(
             name="tar",
             title="TAR at FAR 1%",

@@ -14,10 +14,12 @@ less.
 A bootstrap knows only of what it saw. To every resample are added, once each on average, a sample that only the
 reference gets right and one that only the engine does, of the size of the influences that were seen: as Bonett
 and Price 2012, Journal of Educational and Behavioral Statistics 37, 479-488, add one to both counts of paired
-proportions. And ten samples on which two models agree altogether would bound the drop by 0: no bound here is therefore
-below that of top-1 for n samples without a single difference (:func:`edgetl.parity.bounds.least_bound`). Of a metric
-that is a mean over classes, none is below what the rarest class leaves open by itself: what an engine loses there
-weighs more than a sample, and test sets with few of its samples rarely show it.
+proportions. Of a metric of ranks they are of the size that other samples would have had (:mod:`edgetl.parity.unseen`),
+and the confidence is Student's for the samples of the classes that matter. And ten samples on which two models agree
+altogether would bound the drop by 0: no bound here is therefore below that of top-1 for n samples without a single
+difference (:func:`edgetl.parity.bounds.least_bound`). Of a metric that is a mean over classes, none is below what the
+rarest class leaves open by itself: what an engine loses there weighs more than a sample, and test sets with few of its
+samples rarely show it.
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
@@ -28,29 +30,21 @@ for one, it is the metric.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.distributions import MANY, student_quantile
 from edgetl.errors import DataError, ParityError
-from edgetl.metrics import Metric, Weighted, resample_block, resample_weights
+from edgetl.metrics import Metric
 from edgetl.metrics.identities import linear_drop, mean_influences
 from edgetl.parity.bounds import least_bound
+from edgetl.parity.resampling import UNSEEN, Drops, Pair, Resamples, gathered, rarest_class, resampled, units_of
+from edgetl.parity.unseen import Unseen, unseen
 
-_Drops = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Weights (n, b): b sets of them → the drop with each set, (b,); NaN where it has no value."""
-
-_TRIES = 50
-"""Resamples drawn, at most, for each one that is wanted."""
-_UNSEEN = 1.0
-"""Samples added to a resample on average, in each direction."""
-_LESS = 0.5
-"""Share of a unit's weight that is taken away to see its influence: not all, or a class might have nobody left."""
-_MOST_UNITS = 2000
-"""Whose influences are looked at one by one."""
 _MOST_TILT = 50.0
 """Logarithm of the largest factor between the weights of two units."""
 
@@ -113,16 +107,24 @@ def paired_drop(
     if not np.isfinite(outputs).all():
         return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
     random = np.random.default_rng(seed)
-    units = _units(metric, np.asarray(labels), groups)
+    units = units_of(metric, np.asarray(labels), groups)
     apart = len(labels) if metric.by_identity else int(units.max()) + 1
-    rarest = _rarest_class(np.asarray(labels), units) if metric.by_class else None
+    rarest = rarest_class(np.asarray(labels), units) if metric.by_class or metric.by_rank else None
     linear = linear_drop(drop, *(mean_influences(metric, each[None], labels) for each in (reference, outputs)))
     if linear is None:
-        drops: _Drops = _Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
+        drops: Drops = Pair(metric.weighted(reference, labels), metric.weighted(outputs, labels))
     else:
         drops, units = linear, np.arange(len(linear.influence))
-    found = _resampled(drops, _gathered(units, random), resamples, random)
-    return _bounds(drops, drop, found, confidence, apart, rarest)
+    together, units = units, gathered(units, random)
+    others = Unseen(size=0.0, freedom=MANY)
+    if metric.by_rank and rarest is not None:
+        few, classes = rarest
+        if few < 2 and classes <= 2:  # one sample: its rank may be any
+            return Drop(value=drop, upper=1.0, lower=-1.0, interval=(-1.0, 1.0))
+        others = unseen(metric, reference, outputs, np.asarray(labels), units, together=together)
+        rarest = rarest if few < 2 else None  # of a single one nothing is known
+    found = resampled(drops, units, resamples, random, unseen=others.size)
+    return _bounds(drops, drop, found, confidence, apart, rarest, freedom=others.freedom)
 
 
 def grouped_drop(
@@ -153,26 +155,27 @@ def grouped_drop(
         means: NDArray[np.float64] = values @ weights / weights.sum(0)
         return means
 
-    found = _resampled(drops, _gathered(units, random), resamples, random)
+    found = resampled(drops, gathered(units, random), resamples, random)
     return _bounds(drops, float(values.mean()), found, confidence, int(units.max()) + 1)
 
 
-def _rarest_class(labels: NDArray[Any], units: NDArray[np.int64]) -> tuple[int, int]:
-    """In how many units the rarest class is, of those that are there, and how many classes these are."""
-    samples, classes = np.nonzero(labels == 1) if labels.ndim > 1 else (np.arange(len(labels)), labels)
-    there = np.unique(np.stack([classes, units[samples]]), axis=1)[0]
-    counts = np.unique(there, return_counts=True)[1]
-    return (int(counts.min()), len(counts)) if len(counts) else (1, 1)
-
-
 def _bounds(
-    drops: _Drops, drop: float, found: _Resamples, confidence: float, n: int, rarest: tuple[int, int] | None = None
+    drops: Drops,
+    drop: float,
+    found: Resamples,
+    confidence: float,
+    n: int,
+    rarest: tuple[int, int] | None = None,
+    *,
+    freedom: int = MANY,
 ) -> Drop:
     """Of a drop, by its resamples; none closer than n samples without any difference, or the rarest class's samples
-    (how many, and of how many classes it is one), would leave it."""
+    (how many, and of how many classes it is one), would leave it. With few degrees of freedom, further."""
     two_sided = (1.0 + confidence) / 2.0
     upper, lower, high, low = (
-        _tilted(drops, found, drop, share, sign) for share in (confidence, two_sided) for sign in (1.0, -1.0)
+        _tilted(drops, found, drop, _students(share, freedom), sign)
+        for share in (confidence, two_sided)
+        for sign in (1.0, -1.0)
     )
 
     def of_rarest(sure: float) -> float:
@@ -189,44 +192,24 @@ def _bounds(
     )
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The metric of both models as a function of weights."""
-
-    reference: Weighted
-    outputs: Weighted
-
-    def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Drops with weights (n, b): (b,)."""
-        drops: NDArray[np.float64] = self.reference(weights) - self.outputs(weights)
-        return drops
+def _students(confidence: float, freedom: int) -> float:
+    """The confidence at which a normal bound is where Student's is at the given one, both one-sided."""
+    if confidence <= 0.5:
+        return confidence
+    return NormalDist().cdf(student_quantile(2.0 * confidence - 1.0, freedom))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Resamples:
-    """What came of resamples."""
-
-    units: NDArray[np.int64]
-    """Of each sample, (n,)."""
-    influence: NDArray[np.float64]
-    """Of each unit, (units,)."""
-    drops: NDArray[np.float64]
-    """(resamples,)"""
-    influences: NDArray[np.float64]
-    """Sum over the units that were drawn, (resamples,)."""
-
-
-def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sign: float) -> float:
+def _tilted(pair: Drops, found: Resamples, drop: float, confidence: float, sign: float) -> float:
     """The bound on one side: upper where the sign is 1, lower where it is -1.
 
     With weights exp(τ·influence), made to sum up to one, a resample is exp(τ·S - m·log mean exp(τ·influence)) times as
     likely as it was, S being the sum of its influences and m the number of units.
     """
     influence, many = found.influence, len(found.influence)
-    largest = float(np.abs(influence).max(initial=0.0))
+    size = found.size
+    largest = max(float(np.abs(influence).max(initial=0.0)), size)
     if largest <= 0.0:
         return drop
-    size = _size(influence)
     # Resamples that show no more than was seen; those that show just that count half.
     seen = sign * (found.drops - drop)
     counted = np.where(np.abs(seen) < 1e-12, 0.5, (seen < 0).astype(np.float64))
@@ -235,7 +218,7 @@ def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sig
         steps = tilt * influence
         top = float(steps.max())
         normal = many * (top + math.log(float(np.exp(steps - top).mean())))
-        unseen = 2.0 * _UNSEEN * (math.cosh(tilt * size) - 1.0)
+        unseen = 2.0 * UNSEEN * (math.cosh(tilt * size) - 1.0)
         return float((counted * np.exp(np.minimum(tilt * found.influences - normal - unseen, 500.0))).mean())
 
     low, high = 0.0, 1.0 / largest
@@ -247,7 +230,7 @@ def _tilted(pair: _Drops, found: _Resamples, drop: float, confidence: float, sig
     weights = np.exp(sign * high * influence)
     weights *= many / weights.sum()
     bound = float(pair(weights[found.units][:, None])[0])
-    unseen = 2.0 * _UNSEEN * math.sinh(sign * high * size) * size / many
+    unseen = 2.0 * UNSEEN * math.sinh(sign * high * size) * size / many
     return drop if math.isnan(bound) else bound + unseen
 
 
@@ -258,95 +241,3 @@ def _upper(bound: float, drop: float, least: float) -> float:
 def _lower(bound: float, drop: float, least: float) -> float:
     """The lower bound, which stays as far from the drop as these samples without any difference would leave it."""
     return max(min(bound, drop - least), -1.0)
-
-
-def _units(metric: Metric, labels: NDArray[Any], groups: NDArray[Any] | None) -> NDArray[np.int64]:
-    """Which unit of the draw every sample belongs to, (n,), from 0 on."""
-    if metric.by_identity:
-        identities = np.unique(labels, return_inverse=True)[1]
-        if groups is not None and not _same_partition(np.asarray(groups), identities):
-            raise DataError(f"{metric.title} is resampled by identity; other groups cannot be drawn")
-        units = identities
-    elif groups is None:
-        units = np.arange(len(labels))
-    else:
-        units = np.unique(groups, return_inverse=True)[1]
-    if len(units) != len(labels):
-        raise DataError(f"there are {len(units)} groups for {len(labels)} samples")
-    if not units.max():
-        raise DataError("a bootstrap needs two groups of samples or more; all samples are of one")
-    return units.astype(np.int64)
-
-
-def _same_partition(groups: NDArray[Any], identities: NDArray[np.int64]) -> bool:
-    if groups.shape != identities.shape:
-        return False
-    codes = np.unique(groups, return_inverse=True)[1]
-    pairs = len(set(zip(codes.tolist(), identities.tolist(), strict=True)))
-    return bool(pairs == codes.max() + 1 == identities.max() + 1)
-
-
-def _gathered(units: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """Units, or where there are very many, groups of them at random: each is looked at by itself."""
-    many = int(units.max()) + 1
-    if many <= _MOST_UNITS:
-        return units
-    gathered: NDArray[np.int64] = random.permutation(np.arange(many) % _MOST_UNITS)[units]
-    return gathered
-
-
-def _influence(pair: _Drops, units: NDArray[np.int64], block: int) -> NDArray[np.float64]:
-    """By how much the drop rises with a unit's weight, (units,), in units of one over their number; with mean 0."""
-    many = int(units.max()) + 1
-    whole = float(pair(np.ones((len(units), 1)))[0])
-    found = np.empty(many)
-    for start in range(0, many, block):
-        chosen = np.arange(start, min(start + block, many))
-        weights = np.where(units[:, None] == chosen[None, :], 1.0 - _LESS, 1.0)
-        found[chosen] = (whole - pair(weights)) * many / _LESS
-    if np.abs(found).max() < 1e-9 * many:  # equal numbers that were added up in another order
-        return np.zeros(many)
-    influence: NDArray[np.float64] = found - found.mean()
-    return influence
-
-
-def _size(influence: NDArray[np.float64]) -> float:
-    """Of the influences that matter: the root of their mean square, each counting by its own square."""
-    squares = np.square(influence)
-    return math.sqrt(float(squares @ squares) / float(squares.sum())) if squares.any() else 0.0
-
-
-def _resampled(
-    pair: _Drops,
-    units: NDArray[np.int64],
-    resamples: int,
-    random: np.random.Generator,
-) -> _Resamples:
-    """Resamples with what nobody saw added; where the metric has no value, another one is drawn."""
-    block = resample_block(len(units))
-    influence = _influence(pair, units, block)
-    # Of their own, so that the size of a block changes nothing.
-    unseen = np.random.default_rng(random.integers(0, 2**63))
-    each = influence[units] / np.bincount(units)[units]  # of a sample's share in its unit
-    size, many = _size(influence), len(influence)
-    drops: list[NDArray[np.float64]] = []
-    influences: list[NDArray[np.float64]] = []
-    drawn, have = 0, 0
-    while have < resamples:
-        if drawn >= _TRIES * resamples:
-            raise DataError(
-                f"of {drawn} resamples only {have} had a value: too few samples of a class",
-                hint="more test samples of the rarest class",
-            )
-        count = min(block, resamples - have)
-        weights = resample_weights(random, units, count)
-        worse, better = unseen.poisson(_UNSEEN, (count, 2)).T
-        added = (worse - better) * size
-        values = pair(weights) + added / many
-        there = ~np.isnan(values)
-        drops.append(values[there])
-        influences.append((each @ weights + added)[there])
-        drawn, have = drawn + count, have + len(drops[-1])
-    return _Resamples(
-        units=units, influence=influence, drops=np.concatenate(drops), influences=np.concatenate(influences)
-    )

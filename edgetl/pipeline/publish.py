@@ -74,7 +74,9 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "config": session.config_digest(),
         "signer": signer,
         "origin": _origin(record),
-        "code": code_digest("bundle", "report", "pipeline", "parity", "backends", "runtime"),
+        "code": code_digest(
+            "bundle", "report", "pipeline", "parity", "metrics", "distributions.py", "backends", "runtime"
+        ),
         "version": __version__,
     }
 

@@ -76,7 +76,7 @@ def bench(
         "config": config.model_dump(mode="json", exclude={"unstable"}),  # a gate's: the times do not depend on it
         "batch": session.config.export.batch.model_dump(),
         "environment": environment.environment(),
-        "code": code_digest("benchmark", "runtime", "backends", "pipeline/timing.py"),
+        "code": code_digest("benchmark", "distributions.py", "runtime", "backends", "pipeline/timing.py"),
     }
     things = [
         checkpoint_thing(checkpoint.folder, name=PYTORCH),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgetl.benchmark import bootstrap, summary
-from edgetl.benchmark.bootstrap import Grouping, student_quantile, weighted_percentiles
+from edgetl.benchmark.bootstrap import Grouping, weighted_percentiles
 from edgetl.benchmark.summary import independent_calls, run_intervals, summarise
 
 CASES, DRAWS, PER_BLOCK, BLOCKS = 1000, 100, 10, 8
@@ -147,15 +147,6 @@ def test_one_block_tells_nothing() -> None:
         lambda weights: weighted_percentiles(times, grouping.cells, weights, [0.5]), grouping, confidence=0.95
     )
     assert np.isnan(factor).all()
-
-
-@pytest.mark.parametrize(
-    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (9, 2.2622),
-                              (30, 2.0423), (1000, 1.95996)],
-)  # fmt: skip
-def test_students_quantiles_are_those_of_the_tables(freedom: int, expected: float) -> None:
-    assert student_quantile(0.95, freedom) == pytest.approx(expected, abs=1e-4)
-    assert student_quantile(0.99, 4) == pytest.approx(4.6041, abs=1e-4)
 
 
 @given(

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.benchmark import bootstrap
-from edgetl.benchmark.bootstrap import chi_square_quantile
 from edgetl.benchmark.mixture import mixture_interval
 from edgetl.benchmark.summary import nearest_rank, summarise
 
@@ -85,16 +83,3 @@ def test_an_end_that_is_no_number_is_not_told() -> None:
     assert mixture_interval(times, process, 0.9, width=1.0, confidence=0.9999)[1] == math.inf
     found = summarise(times, process, block, confidence=0.9999, draws=20)
     assert found.p90_ms is not None and found.p90_interval_ms is None
-
-
-@pytest.mark.parametrize(
-    ("probability", "freedom", "expected"),
-    [(0.05, 1, 0.00393), (0.95, 1, 3.84146), (0.05, 4, 0.71072), (0.95, 4, 9.48773), (0.025, 9, 2.70039),
-     (0.5, 30, 29.33603), (0.99, 100, 135.80672)],
-)  # fmt: skip
-def test_quantiles_of_chi_squared_are_those_of_the_tables(probability: float, freedom: int, expected: float) -> None:
-    assert chi_square_quantile(probability, freedom) == pytest.approx(expected, abs=1e-5)
-    assert chi_square_quantile(0.5, 2000) == pytest.approx(2000 - 2 / 3, abs=0.01)
-    assert bootstrap.chi_square_quantile(0.95, 1) == pytest.approx(
-        bootstrap.student_quantile(0.95, 2000) ** 2, abs=1e-3
-    )

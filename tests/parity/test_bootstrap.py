@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from edgetl.errors import DataError, ParityError
 from edgetl.metrics import metric, verification
-from edgetl.parity import bootstrap
-from edgetl.parity.bootstrap import _rarest_class, grouped_drop, paired_drop
+from edgetl.parity import resampling
+from edgetl.parity.bootstrap import grouped_drop, paired_drop
 from edgetl.parity.bounds import least_bound, upper_bound
+from edgetl.parity.resampling import rarest_class
 
 Case = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -108,7 +109,7 @@ class TestRareClasses:
     def test_it_is_found_at_once_among_thousands(self) -> None:
         """A look at each class by itself took 16 s, and a byte for each sample and class."""
         labels = np.append(np.repeat(np.arange(5000), 40), [5000] * 7)
-        assert _rarest_class(labels, np.arange(len(labels))) == (7, 5001)
+        assert rarest_class(labels, np.arange(len(labels))) == (7, 5001)
 
     def test_an_engine_that_fails_on_it_seldom_passes(self) -> None:
         """It loses 9.5% of a class with a twentieth of the samples: 1.05 points; 29 of 100 such engines passed."""
@@ -156,7 +157,7 @@ def test_the_bound_holds_as_often_as_it_says(name: str) -> None:
 @pytest.mark.parametrize("name", ["macro-f1", "auc"])
 def test_units_that_are_looked_at_together_change_little(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = paired_drop(metric(name), *case(6, n=600), confidence=0.95)
-    monkeypatch.setattr(bootstrap, "_MOST_UNITS", 200)
+    monkeypatch.setattr(resampling, "_MOST_UNITS", 200)
     other = paired_drop(metric(name), *case(6, n=600), confidence=0.95)
     assert other.value == one.value
     assert other.upper == pytest.approx(one.upper, abs=0.1 * (one.interval[1] - one.interval[0]))
