@@ -185,6 +185,14 @@ def _print_summary(summary: dict[str, Any]) -> None:
     measured = metric(summary["metric"]).title
     columns = ["target", "precision", measured, "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
     print_table(columns, rows, right=(2, 3, 4, 5, 6))
+    whole = f"{summary['score_reference']:.4f}"
+    for engine in summary["engines"]:
+        parity = engine["parity"]
+        if parity and f"{parity['score_reference']:.4f}" != whole:  # parity.sequential: PyTorch's row is of all samples
+            print_text(
+                f"{engine['target']} {engine['precision']} was given {parity['samples']} test samples; PyTorch has"
+                f" {parity['score_reference']:.4f} on them"
+            )
     for figure in summary["figures_reference"]:
         print_text(f"PyTorch, {figure['title']}: {figure['value']:.4f} ({figure['note']})")
 
