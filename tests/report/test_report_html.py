@@ -312,6 +312,24 @@ def test_thirty_classes_are_drawn() -> None:
     assert 'class="matrix large"' in text and text.count('class="wrong"') == 870 and ">12k<" in text
 
 
+def test_a_baseline_that_speed_ups_are_over_is_among_the_latencies() -> None:
+    """Also where an engine has the same graph: 2.08 times as fast as what stood nowhere on the page."""
+    from edgetl.report import markdown, tables
+
+    report = SAMPLE
+    assert report.fp32 is not None and report.fp32.same_as in {engine.name for engine in report.engines}
+    page = str(tables.latency_table(report))
+    assert f'<span class="target">{report.fp32.name}</span>' in page
+    assert f"over {report.fp32.name}" in page
+    assert f"\n| {report.fp32.name} |" in markdown.latency_table(report)
+
+
+def test_a_heading_or_legend_is_not_left_alone_at_the_end_of_a_printed_page() -> None:
+    style = render(SAMPLE).partition("@media print {\n  @page")[2]
+    rule = next(line for line in style.splitlines() if "break-after: avoid" in line).partition("{")[0]
+    assert {name.strip() for name in rule.split(",")} >= {"h2", "h3", "figcaption", "caption", ".legend", "thead"}
+
+
 def test_numbers_that_are_none_print_as_a_dash() -> None:
     for value in (float("nan"), float("inf"), float("-inf"), None):
         for text in (
