@@ -328,6 +328,8 @@ def test_a_heading_or_legend_is_not_left_alone_at_the_end_of_a_printed_page() ->
     style = render(SAMPLE).partition("@media print {\n  @page")[2]
     rule = next(line for line in style.splitlines() if "break-after: avoid" in line).partition("{")[0]
     assert {name.strip() for name in rule.split(",")} >= {"h2", "h3", "figcaption", "caption", ".legend", "thead"}
+    # One below its figure would hold the next heading on a full page, without what that is about.
+    assert "figcaption.below { break-before: avoid; break-after: auto; }" in style
 
 
 def test_numbers_that_are_none_print_as_a_dash() -> None:
