@@ -198,5 +198,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 
 def _latency(found: dict[str, Any]) -> list[str]:
+    from edgetl.report.numbers import milliseconds
+
     values = (found.get("p50_ms"), found.get("p99_ms"))
-    return ["-" if value is None else f"{value:.2f}" for value in values]
+    return ["-" if value is None else milliseconds(value) for value in values]

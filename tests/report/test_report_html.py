@@ -574,3 +574,12 @@ def test_nothing_beats_the_front_and_it_beats_the_rest(points: list[tuple[int, i
     for index, point in enumerate(points):
         assert (index in kept) == (not any(beats(other, point) for other in points))
     assert [points[index][0] for index in kept] == sorted(points[index][0] for index in kept)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7.7154, "7.72"), (0.513, "0.51"), (0.0998, "0.0998"), (0.0127, "0.0127"), (0.00875, "0.00875"), (None, "–")],
+)
+def test_milliseconds_of_small_networks_are_told_apart(value: float | None, text: str) -> None:
+    """One engine was called faster than another with 0.01 against 0.01 ms."""
+    assert numbers.milliseconds(value) == text
