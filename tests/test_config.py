@@ -243,6 +243,10 @@ FILE_WITH_SEED = MINIMAL + "[finetune]\nseed = 2\n"
         ({"finetune.sede": "1"}, "--set finetune.sede: unknown key 'finetune.sede'; did you mean 'seed'?"),
         ({"colour": "1"}, "--set colour: unknown key 'colour'; known: schema"),
         ({"finetune.lr": "1e-4"}, "--set finetune.lr: unknown key 'finetune.lr'; 'lr' is a key of finetune.phases"),
+        (
+            {"finetune.phases": '[{ train = "all", epochs = 1, ema = 0.9 }]'},
+            "--set finetune.phases: unknown key 'finetune.phases.0.ema'; 'ema' is a key of finetune",
+        ),
         ({"task": "x"}, "--set task: unknown key 'task'; 'task' is a key of data"),
         ({"finetune.phases": "[{train='al'}]"}, "--set finetune.phases: finetune.phases.0.train: Input should be"),
         ({"finetune.seed.deeper": "1"}, "--set finetune.seed.deeper: 'seed' is not a table"),

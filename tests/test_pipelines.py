@@ -63,6 +63,39 @@ def test_workflows_are_what_the_public_schema_says(name: str, document: dict[Any
     assert not validator.is_valid({**document, "jobs" if name == "github-workflows" else "model": 3})
 
 
+def steps(action: str) -> list[dict[str, Any]]:
+    """Of the workflow, those that use an action."""
+    found: list[dict[str, Any]] = GITHUB["jobs"]["build"]["steps"]
+    return [step for step in found if step.get("uses", "").partition("@")[0] == action]
+
+
+def test_pips_cache_is_named_after_a_file_that_a_project_has() -> None:
+    """setup-python fails where it finds neither a requirements.txt nor a pyproject.toml: a project has none."""
+    (step,) = steps("actions/setup-python")
+    assert step["with"]["cache"] == "pip"
+    assert step["with"]["cache-dependency-path"] == "edgetl.toml"
+
+
+def test_the_store_outlives_a_failed_gate_and_its_measurement_does_not() -> None:
+    """Caches are saved by successful jobs alone unless one says otherwise: the next run would train again."""
+    assert not steps("actions/cache")
+    (restored,), (saved,) = steps("actions/cache/restore"), steps("actions/cache/save")
+    assert saved["if"] == "always()"
+    assert saved["with"] == {key: restored["with"][key] for key in ("path", "key")}
+    assert "github.run_attempt" in saved["with"]["key"]  # a cache cannot be written over
+    assert GITLAB["model"]["cache"]["when"] == "always"
+    builds = [line for line in commands() if line.startswith("edgetl build edgetl.toml")]
+    assert len(builds) == 2
+    assert all("--force bench" in line for line in builds)  # else a retry takes the figures that failed
+
+
+def test_what_a_fork_may_not_do_does_not_fail_its_job() -> None:
+    (step,) = steps("github/codeql-action/upload-sarif")
+    assert step["if"].startswith("always()")
+    assert "!github.event.pull_request.head.repo.fork" in step["if"]
+    assert GITHUB["permissions"] == {"actions": "read", "contents": "read", "security-events": "write"}
+
+
 def test_files_that_workflows_take_are_files_that_a_build_writes() -> None:
     taken = set(re.findall(r"\breports/([\w.-]+)", "".join(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL))))
     assert taken == {"report.sarif", "junit.xml", "codequality.json"}

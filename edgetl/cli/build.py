@@ -185,10 +185,20 @@ def _print_summary(summary: dict[str, Any]) -> None:
     measured = metric(summary["metric"]).title
     columns = ["target", "precision", measured, "agreement", "drop ≤ points", "p50 ms", "p99 ms", "result"]
     print_table(columns, rows, right=(2, 3, 4, 5, 6))
+    whole = f"{summary['score_reference']:.4f}"
+    for engine in summary["engines"]:
+        parity = engine["parity"]
+        if parity and f"{parity['score_reference']:.4f}" != whole:  # parity.sequential: PyTorch's row is of all samples
+            print_text(
+                f"{engine['target']} {engine['precision']} was given {parity['samples']} test samples; PyTorch has"
+                f" {parity['score_reference']:.4f} on them"
+            )
     for figure in summary["figures_reference"]:
         print_text(f"PyTorch, {figure['title']}: {figure['value']:.4f} ({figure['note']})")
 
 
 def _latency(found: dict[str, Any]) -> list[str]:
+    from edgetl.report.numbers import milliseconds
+
     values = (found.get("p50_ms"), found.get("p99_ms"))
-    return ["-" if value is None else f"{value:.2f}" for value in values]
+    return ["-" if value is None else milliseconds(value) for value in values]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import typer
 
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_text
+
+_INSTEAD = {"ort": ("ort-gpu", "onnxruntime"), "ort-gpu": ("ort", "onnxruntime-gpu")}
+"""Of these extras there can be one. Each: the other, and its own package; both are builds of one library."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,10 +29,29 @@ def _doctor(json: Json = False) -> None:
     print_text(f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB")
     print_text("GPU: " + (", ".join(found["gpu"]) or "none that nvidia-smi knows"))
     print_text("\nextras:")
-    for extra, packages in found["extras"].items():
-        missing = [name for name, version in packages.items() if version is None]
-        state = "installed" if not missing else f"missing {', '.join(missing)}: pip install 'edgetl[{extra}]'"
-        print_text(f"  {extra.ljust(13)} {state}")
+    missing = {
+        extra: [name for name, version in packages.items() if version is None]
+        for extra, packages in found["extras"].items()
+    }
+    _list({extra: _state(extra, missing) for extra in missing})
     print_text("\ntargets:")
-    for name, reason in found["targets"].items():
-        print_text(f"  {name.ljust(18)} {'runs here' if reason is None else reason}")
+    _list({name: "runs here" if reason is None else reason for name, reason in found["targets"].items()})
+
+
+def _state(extra: str, missing: Mapping[str, Sequence[str]]) -> str:
+    """Whether an extra is there, and else what installs it."""
+    if not missing[extra]:
+        return "installed"
+    other = _INSTEAD[extra][0] if extra in _INSTEAD else None
+    if other is not None and not missing[other]:
+        return (
+            f"{other} is installed, and never both are; to change: pip uninstall {_INSTEAD[other][1]}, then"
+            f" pip install 'edgetl[{extra}]'"
+        )
+    return f"missing {', '.join(missing[extra])}: pip install 'edgetl[{extra}]'"
+
+
+def _list(found: Mapping[str, str]) -> None:
+    widest = max(map(len, found), default=0)
+    for name, text in found.items():
+        print_text(f"  {name.ljust(widest)} {text}")

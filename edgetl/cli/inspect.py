@@ -12,6 +12,7 @@ from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_table, print_text
 from edgetl.errors import BundleError
 from edgetl.report.markup import one_line
+from edgetl.report.numbers import milliseconds
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +64,7 @@ def _manifest(manifest: Mapping[str, Any], signed_by: str | None) -> None:
             engine["status"],
             f"{engine['size_bytes'] / 1e6:.1f}",
             f"{engine['parity']['score']:.4f}" if engine["parity"] else "-",
-            f"{engine['latency']['p50_ms']:.2f}" if engine["latency"] else "-",
+            milliseconds(engine["latency"]["p50_ms"]) if engine["latency"] else "-",
             engine["note"],
         ]
         for engine in manifest["engines"]

@@ -170,6 +170,9 @@ def _explain(sources: _Sources, detail: ErrorDetails) -> str:
         if inner:  # finetune.lr, which is a phase's
             place = ".".join(str(part) for part in (*key[:-1], inner[0]))
             return f"{where}: unknown key '{name}'; '{key[-1]}' is a key of {place}"
+        around = [part for part in key[:-1] if isinstance(part, str)]
+        if len(around) > 1 and key[-1] in _table([*around[:-1]]).model_fields:  # finetune.phases.0.ema
+            return f"{where}: unknown key '{name}'; '{key[-1]}' is a key of {'.'.join(around[:-1])}"
         known = [field.alias or name for name, field in table.model_fields.items()]
         return f"{where}: unknown key '{name}'; {tomlfile.did_you_mean(str(key[-1]), known)}"
     message = detail["msg"].removeprefix("Value error, ")

@@ -103,6 +103,8 @@ def build(
         )
     if reached["bench"]:
         gates.check_budgets(config, candidates)
+    if reached["bundle"] and not rank():  # of several machines that train together, the first one signs
+        publish.check_key(config)
     try:
         with interruptible():
             return _route(session, candidates, until, on_report or _nobody)

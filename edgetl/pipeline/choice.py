@@ -11,6 +11,7 @@ from edgetl.config import Budget, Parity
 from edgetl.pipeline.gates import accepted
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.timing import Timings
+from edgetl.report.numbers import milliseconds
 from edgetl.specs import Precision
 
 _COARSENESS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2}
@@ -116,7 +117,9 @@ def _decided(item: Decision, best: Decision | None, timings: Timings, parity: Pa
     if found is not None and found["verdict"] != "slower":
         span = f"ratio {found['lower']:.2f} to {found['upper']:.2f} with {found['confidence']:.0%} confidence"
         return _with(item, f"not shown to be faster than {_precision(best)}: {span}")
-    than = f": {_p50(best):.2f} against {_p50(item):.2f} ms" if best.latency and item.latency else ""
+    than = (
+        f": {milliseconds(_p50(best))} against {milliseconds(_p50(item))} ms" if best.latency and item.latency else ""
+    )
     return _with(item, f"{_precision(best)} is faster{than}")
 
 
@@ -134,7 +137,7 @@ def _missed(budget: Budget, found: Latency | None) -> tuple[str, ...]:
         if measured is None:
             missed.append(f"{name} is not known from {found.samples} calls, allowed {limit:g} ms")
         elif measured > limit:
-            missed.append(f"{name} {measured:.2f} ms, allowed {limit:g} ms")
+            missed.append(f"{name} {milliseconds(measured)} ms, allowed {limit:g} ms")
     return tuple(missed)
 
 

@@ -12,7 +12,8 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
-from edgetl.errors import BundleError, EdgetlError, ParityError
+from edgetl.config import Config
+from edgetl.errors import BundleError, ConfigError, EdgetlError, ParityError
 from edgetl.pipeline import check, origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
@@ -43,6 +44,23 @@ def summary(record: Record) -> dict[str, Any]:
         "engines": [_engine(item) for item in record.decisions],
         "transfer": record.judged.to_json() if record.judged else None,
     }
+
+
+def check_key(config: Config) -> None:
+    """Refuse a signing key that cannot sign, before anything is trained.
+
+    Raises:
+        ConfigError: ``bundle.key`` names no Ed25519 private key.
+    """
+    if config.bundle.key is None:
+        return
+    try:
+        sign.public_fingerprint(config.bundle.key)
+    except BundleError as error:
+        raise ConfigError(
+            f"bundle.key: {error.message}",
+            hint="openssl genpkey -algorithm ed25519 -out key.pem, or leave bundle.key out: a key of yours is made",
+        ) from None
 
 
 def bundle(record: Record) -> tuple[Artifact, Path]:

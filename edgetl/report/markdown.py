@@ -121,8 +121,7 @@ def figures_list(report: Report) -> str:
 def latency_table(report: Report) -> str:
     """Percentiles of what was timed, with budgets; empty where nothing was."""
     baselines = [each for each in (report.reference, report.fp32) if each is not None and each.latency is not None]
-    known = {engine.name for engine in report.engines}
-    timed = [(each.name, each.latency, DASH) for each in baselines if each.same_as not in known]
+    timed = [(each.name, each.latency, DASH) for each in baselines]
     timed += [(engine.name, engine.latency, _budget(engine)) for engine in report.engines]
     shown = [(name, latency, budget) for name, latency, budget in timed if latency is not None]
     if not shown:

@@ -42,6 +42,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return fixed(value, max(0, digits - 1 - magnitude))
 
 
+def milliseconds(value: float | None) -> str:
+    """A latency: 7.72, 0.51; below a tenth of a millisecond with the digits that tell two apart, 0.0127."""
+    return significant(value) if value is not None and value < 0.1 else fixed(value, 2)
+
+
 def percent(share: float | None, samples: int) -> str:
     """A share of so many samples, in percent without its sign; two decimals only where the samples carry them."""
     return fixed(None if share is None else share * 100.0, 2 if samples >= 2000 else 1)

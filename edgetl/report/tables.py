@@ -178,7 +178,8 @@ def regressions_table(report: Report) -> Markup | None:
 def latency_table(report: Report) -> Markup | None:
     """Percentiles and speed-ups of everything that was timed; None where nothing was."""
     shown = [engine for engine in report.engines if engine.latency is not None]
-    baselines = [base for base in _baselines(report) if base.latency is not None]
+    # Speed-ups are over them, so that they are told also where an engine is of the same graph.
+    baselines = [base for base in (report.reference, report.fp32) if base is not None and base.latency is not None]
     if not shown and not baselines:
         return None
     timed = [base.latency for base in baselines] + [engine.latency for engine in shown]

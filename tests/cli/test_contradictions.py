@@ -70,3 +70,15 @@ def test_a_training_that_goes_on_with_another_configuration_begins_anew(edgetl, 
     done = edgetl("train", variant.folder)
     assert done.code == 0, done.err
     assert {path: path.read_bytes() for path in saved.iterdir()} == kept
+
+
+@pytest.mark.parametrize("content", [None, "no key"])
+def test_a_signing_key_that_cannot_sign_is_told_before_anything_is_trained(edgetl, variant, tmp_path, content):
+    """In a pipeline the key is a secret's file; hours later the build ended with the code of a damaged bundle."""
+    if content is not None:
+        (tmp_path / "key.pem").write_text(content, encoding="utf-8")
+    store = tmp_path / "new"
+    done = edgetl("build", variant.folder, "--store", store, env={"EDGETL_BUNDLE_KEY": str(tmp_path / "key.pem")})
+    done.failed(2, "bundle.key: ", "key.pem is not a private key that can be used", hint="openssl genpkey")
+    assert not list(store.glob("*/*/*"))
+    variant.assert_unpublished()

@@ -298,6 +298,24 @@ def test_lists_as_text_and_as_json(edgetl, arguments, kind):
     assert done.err == ""
 
 
+@pytest.mark.parametrize(
+    ("there", "absent", "package"), [("ort-gpu", "ort", "onnxruntime-gpu"), ("ort", "ort-gpu", "onnxruntime")]
+)
+def test_doctor_does_not_ask_for_a_second_onnx_runtime(monkeypatch, capsys, there, absent, package):
+    """pip would put both into one folder, where neither works."""
+    from edgetl.cli.app import run
+    from edgetl.pipeline import describe
+
+    packages = {"ort": {"onnxruntime": None}, "ort-gpu": {"onnxruntime-gpu": None}, "bench": {"hdrhistogram": None}}
+    found = {**describe.describe_machine(), "extras": packages | {there: {package: "1.0"}}}
+    monkeypatch.setattr(describe, "describe_machine", lambda: found)
+    assert run(["doctor"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert lines[there].split()[1:] == ["installed"]
+    assert f"{there} is installed, and never both are; to change: pip uninstall {package}, then" in lines[absent]
+    assert lines["bench"].endswith("missing hdrhistogram: pip install 'edgetl[bench]'")
+
+
 def test_schema_is_a_json_schema_with_a_description_for_every_field(edgetl):
     schema = json.loads(edgetl("schema").out)
     for section in schema["$defs"].values():

@@ -168,6 +168,24 @@ def test_a_sequential_gate_stops_where_the_answer_is_certain(edgetl, built, vari
     assert engines[0]["statement"].startswith(f"after {engines[0]['samples']} test samples it is sure, with 95%")
 
 
+def test_the_terminal_compares_a_sequential_engine_with_pytorch_on_the_same_samples(capsys, built):
+    """0.94 below PyTorch's 0.95 looked like a loss: the rows were of other samples."""
+    from edgetl.cli.build import _print_summary
+
+    summary = json.loads((built.bundle / "manifest.json").read_text(encoding="utf-8"))
+    engine = next(each for each in summary["engines"] if each["parity"])
+    summary |= {"metric": "top1", "score_reference": engine["parity"]["score_reference"], "baselines": {}}
+    summary |= {"figures_reference": []}
+    said = f"{engine['target']} {engine['precision']} was given"
+    for each in summary["engines"]:
+        each["shipped"] = True
+    _print_summary(summary)
+    assert "was given" not in capsys.readouterr().out
+    engine["parity"] |= {"samples": 364, "score_reference": 0.94234}
+    _print_summary(summary)
+    assert f"{said} 364 test samples; PyTorch has 0.9423 on them" in capsys.readouterr().out
+
+
 def test_a_bundle_that_was_deleted_or_changed_is_published_again(edgetl, variant):
     assert edgetl("build", variant.folder).code == 0
     whole = (variant.bundle / "manifest.json").read_bytes()

@@ -312,6 +312,26 @@ def test_thirty_classes_are_drawn() -> None:
     assert 'class="matrix large"' in text and text.count('class="wrong"') == 870 and ">12k<" in text
 
 
+def test_a_baseline_that_speed_ups_are_over_is_among_the_latencies() -> None:
+    """Also where an engine has the same graph: 2.08 times as fast as what stood nowhere on the page."""
+    from edgetl.report import markdown, tables
+
+    report = SAMPLE
+    assert report.fp32 is not None and report.fp32.same_as in {engine.name for engine in report.engines}
+    page = str(tables.latency_table(report))
+    assert f'<span class="target">{report.fp32.name}</span>' in page
+    assert f"over {report.fp32.name}" in page
+    assert f"\n| {report.fp32.name} |" in markdown.latency_table(report)
+
+
+def test_a_heading_or_legend_is_not_left_alone_at_the_end_of_a_printed_page() -> None:
+    style = render(SAMPLE).partition("@media print {\n  @page")[2]
+    rule = next(line for line in style.splitlines() if "break-after: avoid" in line).partition("{")[0]
+    assert {name.strip() for name in rule.split(",")} >= {"h2", "h3", "figcaption", "caption", ".legend", "thead"}
+    # One below its figure would hold the next heading on a full page, without what that is about.
+    assert "figcaption.below { break-before: avoid; break-after: auto; }" in style
+
+
 def test_numbers_that_are_none_print_as_a_dash() -> None:
     for value in (float("nan"), float("inf"), float("-inf"), None):
         for text in (
@@ -554,3 +574,12 @@ def test_nothing_beats_the_front_and_it_beats_the_rest(points: list[tuple[int, i
     for index, point in enumerate(points):
         assert (index in kept) == (not any(beats(other, point) for other in points))
     assert [points[index][0] for index in kept] == sorted(points[index][0] for index in kept)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7.7154, "7.72"), (0.513, "0.51"), (0.0998, "0.0998"), (0.0127, "0.0127"), (0.00875, "0.00875"), (None, "–")],
+)
+def test_milliseconds_of_small_networks_are_told_apart(value: float | None, text: str) -> None:
+    """One engine was called faster than another with 0.01 against 0.01 ms."""
+    assert numbers.milliseconds(value) == text
