@@ -213,7 +213,14 @@ def _quantizers(graph: Any) -> Iterator[Quantizer]:
         if end.get_type_name() == "Multiply":
             factor = float(np.asarray(_array(end.input_value(1))).reshape(-1)[0])
         name = min(op.input_value(0).get_names(), default=op.input_value(0).get_node().get_friendly_name())
-        yield Quantizer(tensor=str(name), scale=(high - low) / steps, back=(out_high - out_low) / steps * factor)
+        scale = (high - low) / steps
+        yield Quantizer(
+            tensor=str(name),
+            scale=scale,
+            back=(out_high - out_low) / steps * factor,
+            low=low,
+            shift=round(_offset(end.output(0)) / scale),
+        )
 
 
 def _restored(graph: Any) -> Iterator[Restored]:
@@ -223,33 +230,40 @@ def _restored(graph: Any) -> Iterator[Restored]:
         port = op.input_value(1)
         found = _restored_constant(port)
         if found is not None and port.get_node().get_type_name() != "Constant":
-            values, scales = found
-            axis = next((place for place, size in enumerate(scales) if size > 1), None)
-            yield Restored(node=_layer_name(op), operator=op.get_type_name(), kind="weights", values=values, axis=axis)
+            values, steps = found
+            axis = next((place for place, size in enumerate(() if steps is None else steps.shape) if size > 1), None)
+            yield Restored(
+                node=_layer_name(op),
+                operator=op.get_type_name(),
+                kind="weights",
+                values=values,
+                axis=axis,
+                steps=steps,
+            )
 
 
-def _restored_constant(port: Any) -> tuple[NDArray[np.float64], tuple[int, ...]] | None:
-    """What constants come to behind Convert, Subtract, Multiply and Reshape, and the shape of their scales."""
+def _restored_constant(port: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """What constants come to behind Convert, Subtract, Multiply and Reshape, and their scales, if there are any."""
     op = port.get_node()
     kind = op.get_type_name()
     if kind == "Constant":
-        return np.asarray(op.data).astype(np.float64), ()
+        return np.asarray(op.data).astype(np.float64), None
     if kind not in _RESTORES:
         return None
     inner = _restored_constant(op.input_value(0))
     if inner is None or kind == "Convert":
         return inner
-    values, scales = inner
+    values, steps = inner
     if kind == "Reshape":
         # Behind the scales it makes groups, (o, i, …) → (g, o / g, i, …): channels are easier to find before it.
-        static = not scales and port.get_partial_shape().is_static
-        return (values.reshape(tuple(port.get_shape())) if static else values), scales
+        static = steps is None and port.get_partial_shape().is_static
+        return (values.reshape(tuple(port.get_shape())) if static else values), steps
     other = _array(op.input_value(1))
     if other is None:
         return None
     if kind == "Subtract":
-        return values - other.astype(np.float64), scales
-    return values * other.astype(np.float64), tuple(other.shape)
+        return values - other.astype(np.float64), steps
+    return values * other.astype(np.float64), other.astype(np.float64)
 
 
 def _array(port: Any) -> NDArray[Any] | None:
