@@ -251,7 +251,9 @@ def _gate(found: CheckedEngine, refused: str | None, because: str | None, scales
     inside = f"\n  {found.layers.statement}" if told and found.layers is not None else ""
     inside += "\n  " + departures.spoken(scales) if scales else ""
     hint = "build the engine again on this device, or ship another precision"
-    if found.layers is None and not found.layers_skipped:
+    if because and because.endswith(explain.OTHER_GOLDEN):
+        hint = "build the bundle again; golden/ may be of another build"
+    elif found.layers is None and not found.layers_skipped:
         hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
     if refused:
         raise ParityError(refused + (f"; {because}" if because else "") + inside, hint=hint)

@@ -124,7 +124,8 @@ def wrong_scales(bundle: Bundle) -> dict[str, tuple[str, ...] | str]:
                     folder.mkdir()
                     exact = exact or _float_graph(bundle, Path(name))
                     opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=folder)
-                    causes = _causes(exact, opened, Recorded.of(bundle, engine))
+                    record = Recorded.of(bundle, engine)
+                    causes, reason = _causes(exact, opened, record), _no_names(exact, opened, record)
             except (MissingExtraError, ModelError) as error:
                 reason = error.message
             found[f"{engine.target} {engine.precision}"] = reason or tuple(dict.fromkeys(causes))
@@ -287,6 +288,15 @@ def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: Reco
 def _limit(precision: str) -> float | None:
     """Least SQNR of an engine against the float graph; None where a precision has none."""
     return TOLERANCES[precision].sqnr_db if precision in TOLERANCES else None  # type: ignore[index]
+
+
+def _no_names(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> str | None:
+    """Why the scales of an engine say nothing, though there are some; None where they can be compared."""
+    names = any(each.tensor in record.chosen for each in opened.quantizers)
+    names = names or any((each.node, each.kind) in exact.constants for each in opened.restored)
+    if names or not opened.quantizers or not record.chosen:
+        return None
+    return f"its tensors and layers have other names than those of {GRAPH} and of the record of calibration"
 
 
 def _causes(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> list[str]:

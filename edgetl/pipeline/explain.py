@@ -21,6 +21,7 @@ from edgetl.runtime.runner import Runner, run_batch
 
 GRAPH = "model.onnx"
 """The float graph in a bundle."""
+OTHER_GOLDEN = "the golden outputs are of another model"
 _OTHER_DB = 30.0
 """A float graph that is further from PyTorch is not one of the same network: an export that passes is at 70 dB or more,
 also where other kernels compute it."""
@@ -135,9 +136,7 @@ def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.floa
     if graph.is_other and graph.outputs is not None and np.isfinite(graph.outputs).all():
         nearer = sqnr_db(graph.outputs, got)
         if nearer >= max(sqnr_db(golden.outputs, got), 0.0) + _NEARER_DB:
-            return (
-                f"it answers as {GRAPH}, the float graph of the bundle, does: the golden outputs are of another model"
-            )
+            return f"it answers as {GRAPH}, the float graph of the bundle, does: {OTHER_GOLDEN}"
     found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
     found = found or causes.output_cause(golden.outputs, got) or dependence(model, bundle, golden, got)
     contract = bundle.preprocessing
