@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgetl.parity.numeric import sqnr_db
+from edgetl.parity.numeric import Explained, sqnr_db
 from edgetl.runtime.preprocessing import ImagePreprocessing, Readable
 from edgetl.runtime.preprocessing.images import INTERPOLATION
 
@@ -127,7 +127,7 @@ def input_cause(
     inputs: NDArray[np.float32],
     reference: NDArray[np.floating],
     outputs: NDArray[np.floating],
-) -> str | None:
+) -> Explained | None:
     """What an engine that answers otherwise would want to be fed with, to answer as the reference does.
 
     Args:
@@ -138,7 +138,7 @@ def input_cause(
         outputs: The engine's.
 
     Returns:
-        A clause; None where nothing that is tried explains it.
+        None where nothing that is tried explains it.
     """
     usual = sqnr_db(reference, outputs) if np.isfinite(outputs).all() else -np.inf
     tried: list[tuple[float, str]] = []
@@ -146,7 +146,9 @@ def input_cause(
         found = run(fed.astype(np.float32))
         tried.append((sqnr_db(reference, found) if np.isfinite(found).all() else -np.inf, said))
     best, said = max(tried)
-    return f"it answers as PyTorch does where {said}" if best >= max(usual, 0.0) + _CLEARER_INPUT else None
+    if best < max(usual, 0.0) + _CLEARER_INPUT:
+        return None
+    return Explained(said=f"it answers as PyTorch does where {said}", db=best)
 
 
 def changed_input_cause(
@@ -155,7 +157,7 @@ def changed_input_cause(
     inputs: NDArray[np.float32],
     reference: NDArray[np.floating],
     outputs: NDArray[np.floating],
-) -> str | None:
+) -> Explained | None:
     """What an engine does to its inputs that the network does not: fed with that, the float graph answers as it does.
 
     Args:
@@ -166,12 +168,14 @@ def changed_input_cause(
         outputs: The engine's, finite.
 
     Returns:
-        A clause; None where nothing that is tried explains it.
+        None where nothing that is tried explains it.
     """
     usual = max(sqnr_db(outputs, reference), 0.0)
     tried = [(sqnr_db(outputs, run(fed.astype(np.float32))), said) for said, fed in _changed(contract, inputs)]
     best, said = max(tried)
-    return f"it answers as PyTorch does to inputs that are {said}" if best >= usual + _CLEARER else None
+    if best < usual + _CLEARER:
+        return None
+    return Explained(said=f"it answers as PyTorch does to inputs that are {said}", db=best)
 
 
 def _changed(contract: ImagePreprocessing, inputs: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float64]]]:

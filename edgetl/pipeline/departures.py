@@ -42,6 +42,10 @@ _NAMED = 3
 """Scales that are told one by one."""
 _FAR_DB = 15.0
 """Below it a tensor is no longer the float graph's in another precision."""
+_NOT_LOOKED_FOR = (
+    "; its graph is not the float graph in another precision, and where it leaves that cannot be told, as the recipe"
+    " moved sizes between channels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +285,8 @@ def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: Reco
         causes=tuple(dict.fromkeys(causes)),
         altering=tuple(meter.altering),
         failed=off or bool(causes) or (limit is not None and total_db < limit),
-        statement=_statement(meter, engine, quantization, causes, promise_db, total_db),
+        statement=_statement(meter, engine, quantization, causes, promise_db, total_db)
+        + (_NOT_LOOKED_FOR if record.resized and promise_db < _FAR_DB else ""),
     )
 
 

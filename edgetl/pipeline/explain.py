@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgetl import backends
 from edgetl.errors import BundleError, ModelError, ParityError, UsageError
 from edgetl.parity import causes, tensors
-from edgetl.parity.numeric import MOST_DB, sqnr_db
+from edgetl.parity.numeric import MOST_DB, Explained, sqnr_db
 from edgetl.runtime.bundle import Bundle, Predictor
 from edgetl.runtime.golden import Golden
 from edgetl.runtime.preprocessing import ImagePreprocessing
@@ -138,10 +138,22 @@ def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.floa
         if nearer >= max(sqnr_db(golden.outputs, got), 0.0) + _NEARER_DB:
             return f"it answers as {GRAPH}, the float graph of the bundle, does: {OTHER_GOLDEN}"
     found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
-    found = found or causes.output_cause(golden.outputs, got) or dependence(model, bundle, golden, got)
-    contract = bundle.preprocessing
-    if found or not isinstance(contract, ImagePreprocessing):
+    found = found or dependence(model, bundle, golden, got)
+    if found:
         return found
+    # What is best explained by a function of its outputs may be explained still better by one of its inputs.
+    tried = [causes.output_cause(golden.outputs, got), _input_cause(model, bundle, golden, got, graph)]
+    best = max((each for each in tried if each), key=lambda each: each.db, default=None)
+    return best.said if best else None
+
+
+def _input_cause(
+    model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32], graph: FloatGraph
+) -> Explained | None:
+    """What a picture would have to be for the engine, or what the engine does to it."""
+    contract = bundle.preprocessing
+    if not isinstance(contract, ImagePreprocessing):
+        return None
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([model.outputs(one[None]) for one in inputs])
