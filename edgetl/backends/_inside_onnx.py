@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,11 +168,24 @@ def _quantizers(graph: ir.Graph) -> Iterator[Quantizer]:
         if source is None or not _is_pair(node) or _array(source) is not None:
             continue
         scale = float(np.asarray(_array(node.inputs[1])).reshape(-1)[0])
-        backs = [_array(other.inputs[1]) for other in node.outputs[0].consumers()
-                 if other.op_type == "DequantizeLinear"]  # fmt: skip
-        scales = [float(array.reshape(-1)[0]) for array in backs if array is not None]
+        backs = [other for other in node.outputs[0].consumers() if other.op_type == "DequantizeLinear"]
+        scales = [float(array.reshape(-1)[0]) for other in backs if (array := _array(other.inputs[1])) is not None]
         back = max(scales, key=lambda each: abs(np.log(each / scale)), default=scale)
-        yield Quantizer(tensor=_float_name(source), scale=scale, back=back)
+        zero, least = _zero_point(node)
+        shifts = [zero - _zero_point(other)[0] for other in backs]
+        yield Quantizer(
+            tensor=_float_name(source),
+            scale=scale,
+            back=back,
+            low=(least - zero) * scale,
+            shift=max(shifts, key=abs, default=0),
+        )
+
+
+def _zero_point(node: ir.Node) -> tuple[int, int]:
+    """The zero point of a quantizer, and the least integer of its type: without one, ONNX quantizes to uint8."""
+    array = _array(node.inputs[2]) if len(node.inputs) > 2 else None
+    return (0, 0) if array is None else (int(array.reshape(-1)[0]), int(np.iinfo(array.dtype).min))
 
 
 def _float_name(value: ir.Value) -> str:
@@ -188,14 +201,25 @@ def _restored(graph: ir.Graph) -> Iterator[Restored]:
     for node, kind, value in _weighted_inputs(graph):
         found = _constant(value) if value.producer() is not None else None
         if found is not None:
-            yield Restored(node=str(node.name), operator=node.op_type, kind=kind, values=found[0], axis=found[1])
+            yield Restored(
+                node=str(node.name),
+                operator=node.op_type,
+                kind=kind,
+                values=found.values,
+                axis=found.axis,
+                steps=found.steps,
+            )
+        if found is not None and kind == "weights" and found.axis is not None and len(node.inputs) == 2:
+            # Where the float graph has one, it is zero here.
+            none = np.zeros(found.values.shape[found.axis])
+            yield Restored(node=str(node.name), operator=node.op_type, kind="bias", values=none, axis=None, steps=None)
 
 
 def _constants(graph: ir.Graph) -> Iterator[tuple[tuple[str, str], NDArray[np.float64]]]:
     for node, kind, value in _weighted_inputs(graph):
         found = _constant(value)
         if found is not None:
-            yield (str(node.name), kind), found[0]
+            yield (str(node.name), kind), found.values
 
 
 def _weighted_inputs(graph: ir.Graph) -> Iterator[tuple[ir.Node, str, ir.Value]]:
@@ -206,12 +230,22 @@ def _weighted_inputs(graph: ir.Graph) -> Iterator[tuple[ir.Node, str, ir.Value]]
                 yield node, kind, value
 
 
-def _constant(value: ir.Value) -> tuple[NDArray[np.float64], int | None] | None:
-    """What constants come to behind a DequantizeLinear, and the axis of its scales."""
+class _Constant(NamedTuple):
+    """What constants come to."""
+
+    values: NDArray[np.float64]
+    axis: int | None = None
+    """Of the scales, where there are several."""
+    steps: NDArray[np.float64] | None = None
+    """Scales of a DequantizeLinear, as they broadcast to the values."""
+
+
+def _constant(value: ir.Value) -> _Constant | None:
+    """What constants come to behind a DequantizeLinear."""
     node = value.producer()
     if node is None:
         array = _array(value)
-        return None if array is None else (array.astype(np.float64), None)
+        return None if array is None else _Constant(array.astype(np.float64))
     if node.op_type not in _RESTORES or node.inputs[0] is None:
         return None
     inner = _constant(node.inputs[0])
@@ -223,11 +257,12 @@ def _constant(value: ir.Value) -> tuple[NDArray[np.float64], int | None] | None:
     zero = _array(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None or scale.ndim > 1:
         return None  # in blocks
-    integers = inner[0]
+    integers = inner.values
     axis = _axis(node) % max(integers.ndim, 1) if scale.size > 1 else None
     shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
     offset = zero.astype(np.float64).reshape(shape) if zero is not None else 0.0
-    return (integers - offset) * scale.astype(np.float64).reshape(shape), axis
+    steps = scale.astype(np.float64).reshape(shape)
+    return _Constant((integers - offset) * steps, axis, steps)
 
 
 def _axis(node: ir.Node) -> int:

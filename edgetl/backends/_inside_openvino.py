@@ -130,21 +130,23 @@ def _quantizer_behind(port: Any) -> Any:
 
 
 def _restored_port(quantizer: Any) -> Any:
-    """The end of what restores the integers of a FakeQuantize."""
-    restoring = _restoring(quantizer)
+    """The end of what restores the integers of a FakeQuantize; the first, where each reader has one of its own."""
+    restoring = _restoring(quantizer)[0]
     return (restoring[-1] if restoring else quantizer).output(0)
 
 
-def _restoring(quantizer: Any) -> list[Any]:
-    """The operators that restore the integers of a FakeQuantize."""
-    found: list[Any] = []
-    while True:
-        readers = [target.get_node() for target in (found or [quantizer])[-1].output(0).get_target_inputs()]
-        if len(readers) != 1 or readers[0].get_type_name() not in ("Convert", "Subtract", "Multiply"):
-            return found
-        if any(_array(readers[0].input_value(place)) is None for place in range(1, readers[0].get_input_size())):
-            return found
-        found.append(readers[0])
+def _restoring(op: Any) -> list[list[Any]]:
+    """The operators that restore the integers of a FakeQuantize, once for each end; what multiplies is the last."""
+    readers = [target.get_node() for target in op.output(0).get_target_inputs()]
+    if op.get_type_name() == "Multiply" or not readers or not all(map(_restores, readers)):
+        return [[]]
+    return [[reader, *behind] for reader in readers for behind in _restoring(reader)]
+
+
+def _restores(op: Any) -> bool:
+    """Whether it is one of them: a constant operation on one tensor."""
+    constants = (_array(op.input_value(place)) for place in range(1, op.get_input_size()))
+    return op.get_type_name() in ("Convert", "Subtract", "Multiply") and all(each is not None for each in constants)
 
 
 def _offset(port: Any) -> float:
@@ -184,7 +186,8 @@ def _nodes(graph: Any) -> Iterator[Node]:
         each.get_friendly_name()
         for op in graph.get_ordered_ops()
         if op.get_type_name() == "FakeQuantize"
-        for each in _restoring(op)
+        for chain in _restoring(op)
+        for each in chain
     }
     for op in graph.get_ordered_ops():
         inputs = tuple(key for key in map(_key, op.input_values()) if key in alive)
@@ -208,12 +211,23 @@ def _quantizers(graph: Any) -> Iterator[Quantizer]:
             continue  # with a scale per channel
         low, high, out_low, out_high = (float(edge.reshape(-1)[0]) for edge in edges if edge is not None)
         steps = float(op.get_attributes()["levels"]) - 1.0
-        end = _restored_port(op).get_node()
-        factor = 1.0
-        if end.get_type_name() == "Multiply":
-            factor = float(np.asarray(_array(end.input_value(1))).reshape(-1)[0])
+        scale = (high - low) / steps
+        ends = [(chain[-1] if chain else op) for chain in _restoring(op)]
+        backs = [(out_high - out_low) / steps * _factor(end) for end in ends]
+        shifts = [round(_offset(end.output(0)) / scale) for end in ends]
         name = min(op.input_value(0).get_names(), default=op.input_value(0).get_node().get_friendly_name())
-        yield Quantizer(tensor=str(name), scale=(high - low) / steps, back=(out_high - out_low) / steps * factor)
+        yield Quantizer(
+            tensor=str(name),
+            scale=scale,
+            back=max(backs, key=lambda each: abs(np.log(each / scale))),
+            low=low,
+            shift=max(shifts, key=abs),
+        )
+
+
+def _factor(end: Any) -> float:
+    """By which the last operator that restores integers multiplies."""
+    return float(np.asarray(_array(end.input_value(1))).reshape(-1)[0]) if end.get_type_name() == "Multiply" else 1.0
 
 
 def _restored(graph: Any) -> Iterator[Restored]:
@@ -223,33 +237,40 @@ def _restored(graph: Any) -> Iterator[Restored]:
         port = op.input_value(1)
         found = _restored_constant(port)
         if found is not None and port.get_node().get_type_name() != "Constant":
-            values, scales = found
-            axis = next((place for place, size in enumerate(scales) if size > 1), None)
-            yield Restored(node=_layer_name(op), operator=op.get_type_name(), kind="weights", values=values, axis=axis)
+            values, steps = found
+            axis = next((place for place, size in enumerate(() if steps is None else steps.shape) if size > 1), None)
+            yield Restored(
+                node=_layer_name(op),
+                operator=op.get_type_name(),
+                kind="weights",
+                values=values,
+                axis=axis,
+                steps=steps,
+            )
 
 
-def _restored_constant(port: Any) -> tuple[NDArray[np.float64], tuple[int, ...]] | None:
-    """What constants come to behind Convert, Subtract, Multiply and Reshape, and the shape of their scales."""
+def _restored_constant(port: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:
+    """What constants come to behind Convert, Subtract, Multiply and Reshape, and their scales, if there are any."""
     op = port.get_node()
     kind = op.get_type_name()
     if kind == "Constant":
-        return np.asarray(op.data).astype(np.float64), ()
+        return np.asarray(op.data).astype(np.float64), None
     if kind not in _RESTORES:
         return None
     inner = _restored_constant(op.input_value(0))
     if inner is None or kind == "Convert":
         return inner
-    values, scales = inner
+    values, steps = inner
     if kind == "Reshape":
         # Behind the scales it makes groups, (o, i, …) → (g, o / g, i, …): channels are easier to find before it.
-        static = not scales and port.get_partial_shape().is_static
-        return (values.reshape(tuple(port.get_shape())) if static else values), scales
+        static = steps is None and port.get_partial_shape().is_static
+        return (values.reshape(tuple(port.get_shape())) if static else values), steps
     other = _array(op.input_value(1))
     if other is None:
         return None
     if kind == "Subtract":
-        return values - other.astype(np.float64), scales
-    return values * other.astype(np.float64), tuple(other.shape)
+        return values - other.astype(np.float64), steps
+    return values * other.astype(np.float64), other.astype(np.float64)
 
 
 def _array(port: Any) -> NDArray[Any] | None:

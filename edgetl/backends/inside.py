@@ -50,6 +50,11 @@ class Quantizer:
     scale: float
     back: float
     """Scale of the DequantizeLinear."""
+    low: float
+    """The least value that its integers stand for."""
+    shift: int
+    """Steps by which the zero point of the DequantizeLinear lies below that of the QuantizeLinear: so much more is
+    restored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Restored:
     values: NDArray[np.float64]
     axis: int | None
     """Of the channels that have a scale each; None: there is one scale."""
+    steps: NDArray[np.float64] | None
+    """What one step of the integers is worth; broadcasts to the values. None where no scale restores them."""
 
 
 class Looking(Protocol):
@@ -98,7 +105,7 @@ class Inside(Protocol):
 
     @property
     def restored(self) -> tuple[Restored, ...]:
-        """Weights and biases that are not plain float constants."""
+        """Weights and biases that are not plain float constants; zeros for a bias that a layer does not have."""
 
     def engine(self, names: Sequence[str]) -> Looking:
         """The engine, with some places put out.

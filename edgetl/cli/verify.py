@@ -36,6 +36,10 @@ def _verify(
         return
     print_text(f"{found.files} files are as the manifest says; signed by {found.signed_by or 'nobody'}")
     print_text(f"preprocessing: largest difference of a golden tensor {found.preprocessing_difference:.1e}")
+    if found.graph_db is not None:
+        print_text(f"model.onnx: SQNR {found.graph_db:.1f} dB to PyTorch on the golden inputs")
+    else:
+        print_text(f"model.onnx: not run: {found.graph_skipped}")
     for item in found.engines:
         if item.skipped:
             print_text(f"{item.name}: not run: {item.skipped}")

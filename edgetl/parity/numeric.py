@@ -18,6 +18,16 @@ MOST_DB = 200.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A cause, and how well it explains what an engine answers."""
+
+    said: str
+    """A clause."""
+    db: float
+    """SQNR of the answers with the cause taken into account."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Numeric:
     """The difference of two arrays of outputs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,24 +15,18 @@ from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import BundleError, DataError, ModelError, ParityError, SetupError, UnknownNameError
-from edgetl.parity import causes
+from edgetl.errors import BundleError, DataError, ParityError, SetupError, UnknownNameError
 from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
-from edgetl.pipeline import departures, tasks
+from edgetl.pipeline import departures, explain, tasks
 from edgetl.pipeline.departures import EngineLayers
+from edgetl.pipeline.explain import FloatGraph
 from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
 from edgetl.runtime.golden import Golden
-from edgetl.runtime.preprocessing import ImagePreprocessing
-from edgetl.runtime.preprocessing.text import TextPreprocessing
 
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
-_MOST_SAMPLES = 64
-"""In one batch: activations take far more memory than inputs."""
-_MOST_BYTES = 1 << 28
-"""Of inputs in one batch; a batch that is allowed to be larger is tried as far as this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +63,10 @@ class Checked:
     files: int
     signed_by: str | None
     preprocessing_difference: float
+    graph_db: float | None
+    """SQNR of the float graph against the golden outputs; None where it was not run."""
+    graph_skipped: str
+    """Why it was not."""
     engines: tuple[CheckedEngine, ...]
 
 
@@ -91,8 +90,11 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     golden = bundle.golden()
     difference = _check_contract(bundle, golden)
     samples = _labelled(bundle, data) if data else None
-    scales = {} if layers else departures.wrong_scales(bundle)
-    engines = tuple(_check(bundle, engine, golden, samples, scales, layers=layers) for engine in bundle.engines)
+    graph = explain.float_graph(bundle, golden)
+    # What is held against another network's weights and tensors would be accused of its difference.
+    layers = layers and not graph.is_other
+    scales = {} if layers or graph.is_other else departures.wrong_scales(bundle)
+    engines = tuple(_check(bundle, engine, golden, samples, scales, graph, layers=layers) for engine in bundle.engines)
     wanted = data is not None or layers or any(engine.status == "ready" for engine in bundle.engines)
     if wanted and all(item.skipped for item in engines):
         raise SetupError(
@@ -102,10 +104,13 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
             ),
             hint="edgetl doctor; or verify it on a machine that has an engine's library and device",
         )
+    explain.refuse_other(bundle, graph, ran=not all(item.skipped for item in engines))
     return Checked(
         files=bundle.verified.files,
         signed_by=bundle.verified.signed_by,
         preprocessing_difference=difference,
+        graph_db=graph.db,
+        graph_skipped=graph.skipped,
         engines=engines,
     )
 
@@ -116,22 +121,37 @@ def _check_contract(bundle: Bundle, golden: Golden) -> float:
     Returns:
         The largest difference of a golden tensor.
     """
-    folder, contract = bundle.folder, bundle.preprocessing
+    folder = bundle.folder
     replay.refuse_contract(bundle)
+    _refuse_decision(bundle)
     difference = replay.tensor_difference(bundle, golden)
     if difference > replay.TENSOR_TOLERANCE:
-        cause = None
-        if isinstance(contract, ImagePreprocessing):
-            cause = causes.preprocessing_cause(contract, golden.sources, golden.inputs)
+        cause, hint = explain.preprocessing(bundle, golden, difference)
         raise BundleError(
-            f"{folder}: preprocessing on this machine differs from the recorded one by up to {difference:.1e}"
+            f"{folder}: preprocessing on this machine differs from the recorded one"
+            + (f" by up to {difference:.1e}" if math.isfinite(difference) else "")
             + (f": {cause}" if cause else ""),
-            hint="the contract in manifest.json is not the one that the bundle was built with"
-            if cause
-            else "compare the versions of Pillow or tokenizers; the bundle was built with those in its provenance",
+            hint=hint,
         )
     replay.refuse_labels(bundle, golden)
     return difference
+
+
+_KINDS: Mapping[tasks.Objective, tuple[str, ...]] = {
+    "one-label": ("largest", "threshold"), "several-labels": ("multi-label",), "embedding": ("similarity",),
+}  # fmt: skip
+"""Objective of a task → how its outputs become answers."""
+
+
+def _refuse_decision(bundle: Bundle) -> None:
+    """Refuse a decision that does not fit the task; a task that is not known is told of elsewhere."""
+    task, kind = tasks.TASKS.get(bundle.manifest["task"]), bundle.decision.kind
+    if task is not None and kind not in _KINDS[task.objective]:
+        raise BundleError(
+            f"{bundle.folder}: decision.kind in manifest.json is {kind}; a bundle of {task.name} has"
+            f" {' or '.join(_KINDS[task.objective])}",
+            hint="publish the bundle again: edgetl build",
+        )
 
 
 def _check(
@@ -140,6 +160,7 @@ def _check(
     golden: Golden,
     samples: Samples | None,
     scales: Mapping[str, tuple[str, ...] | str],
+    graph: FloatGraph,
     *,
     layers: bool,
 ) -> CheckedEngine:
@@ -161,14 +182,17 @@ def _check(
             golden=len(golden.outputs),
             agreeing=int(agreed.all(1).sum()),
             sqnr_db=-MOST_DB if broken else sqnr_db(golden.outputs, got),
-            largest_batch=_batches(model, golden)[-1],
+            largest_batch=explain.batches_of(model, golden)[-1],
             score=_score(model, bundle, samples, metric) if samples and not broken else None,
             metric=metric.title,
             samples=len(samples) if samples else 0,
         )
         refused = broken or _refusal(found, parity, agreed)
-        looked = _cause if refused else _dependence
-        because = None if broken else looked(model, bundle, golden, got)
+        because = None
+        if refused and not broken:
+            because = explain.cause(model, bundle, golden, got, graph)
+        elif not broken:
+            because = explain.dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
     wrong = scales.get(name, ())
@@ -223,10 +247,13 @@ def _gate(found: CheckedEngine, refused: str | None, because: str | None, scales
             their input.
         scales: That are wrong, a clause each.
     """
-    inside = f"\n  {found.layers.statement}" if found.layers is not None and found.layers.failed else ""
-    inside += "\n  " + "; ".join(scales) if scales else ""
+    told = found.layers is not None and (found.layers.failed or refused or because)
+    inside = f"\n  {found.layers.statement}" if told and found.layers is not None else ""
+    inside += "\n  " + departures.spoken(scales) if scales else ""
     hint = "build the engine again on this device, or ship another precision"
-    if found.layers is None and not found.layers_skipped:
+    if because and because.endswith(explain.OTHER_GOLDEN):
+        hint = "build the bundle again; golden/ may be of another build"
+    elif found.layers is None and not found.layers_skipped:
         hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
     if refused:
         raise ParityError(refused + (f"; {because}" if because else "") + inside, hint=hint)
@@ -237,66 +264,6 @@ def _gate(found: CheckedEngine, refused: str | None, because: str | None, scales
         )
     if inside:
         raise ParityError(f"{found.name} is not what its graph promises:{inside}", hint=hint)
-
-
-def _cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
-    """Why an engine answers otherwise than PyTorch, where its outputs or its inputs are in another order or size."""
-    found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
-    found = found or _dependence(model, bundle, golden, got)
-    contract = bundle.preprocessing
-    if found or not isinstance(contract, ImagePreprocessing):
-        return found
-
-    def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.concatenate([model.outputs(one[None]) for one in inputs])
-
-    return causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
-
-
-def _dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32]) -> str | None:
-    """On what answers depend besides their input: the batch, or how far it is filled up.
-
-    A batch that fails is a ParityError, too: the engine was built for it.
-
-    Args:
-        model: Opened.
-        bundle: That it is of.
-        golden: The bundle's.
-        got: The model's outputs for the golden inputs, one at a time.
-    """
-    for size in _batches(model, golden):
-        places = np.arange(size) % len(got)
-        try:
-            together = model.outputs(golden.inputs[places])
-        except ModelError as error:
-            raise ParityError(
-                f"{model.engine.target} {model.engine.precision} does not run the batch of {size} that it was built"
-                f" for: {error.message}",
-                hint="a smaller export.batch.max",
-            ) from error
-        found = causes.batch_cause(golden.outputs[places], got[places], together)
-        if found:
-            return found
-    contract = bundle.preprocessing
-    if not isinstance(contract, TextPreprocessing):
-        return None
-    texts = [one[: int((one != contract.pad).sum())] for one in golden.inputs]
-    sizes = [len(text) for text in texts]
-    alone = np.concatenate([model.outputs(text[None]) for text in texts])
-    for size in dict.fromkeys((min(max(sizes) + 1, contract.max_length), contract.max_length)):
-        filled = [np.pad(text, (0, size - len(text)), constant_values=contract.pad) for text in texts]
-        padded = np.concatenate([model.outputs(text[None]) for text in filled])
-        found = causes.length_cause(golden.outputs, alone, padded, sizes, size)
-        if found:
-            return found
-    return None
-
-
-def _batches(model: Predictor, golden: Golden) -> tuple[int, ...]:
-    """Sizes of batches to try: as many as there are golden inputs, and the largest that the engine takes."""
-    fitting = max(1, _MOST_BYTES // max(1, golden.inputs[0].nbytes))
-    largest = min(model.largest_batch, fitting, _MOST_SAMPLES)
-    return tuple(sorted({min(len(golden.inputs), largest), largest}))
 
 
 def _labelled(bundle: Bundle, data: Path) -> Samples:

@@ -7,11 +7,10 @@ engine. What lies between the first two is the price of the precision, between t
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import inside
-from edgetl.errors import BundleError, MissingExtraError, ModelError
+from edgetl.errors import MissingExtraError, ModelError, UsageError
 from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
+from edgetl.pipeline.explain import GRAPH
+from edgetl.pipeline.recorded import Recorded
 from edgetl.runtime.bundle import Bundle, EngineEntry
 from edgetl.runtime.golden import Golden
 
@@ -37,8 +38,14 @@ _APART_DB = 10.0
 else it is another engine that is looked at."""
 
 
+_NAMED = 3
+"""Scales that are told one by one."""
 _FAR_DB = 15.0
 """Below it a tensor is no longer the float graph's in another precision."""
+_NOT_LOOKED_FOR = (
+    "; its graph is not the float graph in another precision, and where it leaves that cannot be told, as the recipe"
+    " moved sizes between channels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
         MissingExtraError: onnx-ir or onnxscript is not installed.
         ModelError: A graph cannot be read.
     """
-    reason = inside.why_not(engine.backend)
+    reason = inside.why_not(engine.backend) or _no_graph(bundle)
     if reason:
         return reason
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
@@ -93,8 +100,11 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
         output = opened.places[-1].name
         if output not in exact.tensors:
             return f"its output '{output}' is no tensor of model.onnx, the float graph of the bundle"
-        meter = _Meter(exact, opened, bundle, golden)
-        record = _Recorded.of(bundle, engine)
+        try:
+            meter = _Meter(exact, opened, bundle, golden)
+        except UsageError as error:
+            return f"it does not take a batch of {bundle.manifest['inputs'][0].get('batch', [1])[0]}: {error.message}"
+        record = Recorded.of(bundle, engine)
         return _found(meter, exact, opened, record, engine.precision)
 
 
@@ -111,44 +121,19 @@ def wrong_scales(bundle: Bundle) -> dict[str, tuple[str, ...] | str]:
     with tempfile.TemporaryDirectory(prefix="edgetl-") as name:
         exact: InsideOnnx | None = None
         for number, engine in enumerate(engines):
-            reason = inside.why_not(engine.backend)
+            reason = inside.why_not(engine.backend) or _no_graph(bundle)
             try:
                 if not reason:
                     folder = Path(name) / str(number)
                     folder.mkdir()
                     exact = exact or _float_graph(bundle, Path(name))
                     opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=folder)
-                    causes = _causes(exact, opened, _Recorded.of(bundle, engine))
+                    record = Recorded.of(bundle, engine)
+                    causes, reason = _causes(exact, opened, record), _no_names(exact, opened, record)
             except (MissingExtraError, ModelError) as error:
                 reason = error.message
             found[f"{engine.target} {engine.precision}"] = reason or tuple(dict.fromkeys(causes))
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Recorded:
-    """What a build wrote down about the graph of an engine."""
-
-    scales: Mapping[str, float] = field(default_factory=dict)
-    """Activation → scale."""
-    resized: bool = False
-    """Whether the recipe moved sizes between channels: equalization, outlier channels, smoothing."""
-
-    @classmethod
-    def of(cls, bundle: Bundle, engine: EngineEntry) -> _Recorded:
-        path = bundle.folder / "reports" / "quantization.json"
-        if not path.exists() or engine.precision != "int8":
-            return cls()
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            graph = next((graph for graph in document["graphs"] if engine.target in graph["targets"]), None)
-            params = graph["params"] if graph else {}
-            return cls(
-                scales={name: float(values[0]) for name, values in params.items()},
-                resized=any(document.get("changes", {}).values()),
-            )
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BundleError(f"{path} cannot be read: {error!r}", hint="build the bundle again") from None
 
 
 @dataclass(kw_only=True)
@@ -175,6 +160,13 @@ class _Sums:
         self.own += float(np.square(engine - promise).sum())
         self.total += float(np.square(engine - exact).sum())
         self.product += float(exact @ engine)
+
+    @property
+    def alike(self) -> float:
+        """Correlation of the engine's values with the float graph's."""
+        engine = self.total + 2.0 * self.product - self.exact
+        powers = self.exact * engine
+        return self.product / math.sqrt(powers) if math.isfinite(powers) and powers > 0 else 0.0
 
     @property
     def gain(self) -> float:
@@ -247,6 +239,11 @@ class _Meter:
         return found
 
 
+def _no_graph(bundle: Bundle) -> str | None:
+    """Why there is nothing to compare with; None where there is."""
+    return None if GRAPH in bundle.manifest["files"] else f"the bundle has no {GRAPH}, the float graph"
+
+
 def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
     """The bundle's float graph with what quantization folds folded, so that its tensors have the same names."""
     try:
@@ -259,11 +256,11 @@ def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
     from edgetl.quantize import graph
 
     path = folder / "float.onnx"
-    ir.save(graph.prepare(graph.load(bundle.folder / "model.onnx")), path)
+    ir.save(graph.prepare(graph.load(bundle.folder / GRAPH)), path)
     return InsideOnnx(path, (), folder)
 
 
-def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: _Recorded, precision: str) -> EngineLayers:
+def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: Recorded, precision: str) -> EngineLayers:
     points = [Point(name=place.name, layer=place.layer, before=place.before) for place in opened.places]
     output = meter.sums[meter.output]
     promise_db, total_db = _db(output.exact, output.promised), _db(output.exact, output.total)
@@ -276,7 +273,8 @@ def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: _Rec
     causes = _causes(exact, opened, record)
     for place in (engine, quantization):
         if place is not None and place.sudden and not causes and not record.resized:
-            said = scales.gain_cause(place.first.name, meter.sums[place.first.name].gain)
+            seen = meter.sums[place.first.name]
+            said = scales.gain_cause(place.first.name, seen.gain, seen.alike)
             causes += [said] if said and math.isfinite(place.first.db) else []
     return EngineLayers(
         total_db=total_db,
@@ -287,7 +285,8 @@ def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: _Rec
         causes=tuple(dict.fromkeys(causes)),
         altering=tuple(meter.altering),
         failed=off or bool(causes) or (limit is not None and total_db < limit),
-        statement=_statement(meter, engine, quantization, causes, promise_db, total_db),
+        statement=_statement(meter, engine, quantization, causes, promise_db, total_db)
+        + (_NOT_LOOKED_FOR if record.resized and promise_db < _FAR_DB else ""),
     )
 
 
@@ -296,22 +295,36 @@ def _limit(precision: str) -> float | None:
     return TOLERANCES[precision].sqnr_db if precision in TOLERANCES else None  # type: ignore[index]
 
 
-def _causes(exact: InsideOnnx, opened: inside.Inside, record: _Recorded) -> list[str]:
+def _no_names(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> str | None:
+    """Why the scales of an engine say nothing, though there are some; None where they can be compared."""
+    names = any(each.tensor in record.chosen for each in opened.quantizers)
+    names = names or any((each.node, each.kind) in exact.constants for each in opened.restored)
+    if names or not opened.quantizers or not record.chosen:
+        return None
+    return f"its tensors and layers have other names than those of {GRAPH} and of the record of calibration"
+
+
+def _causes(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> list[str]:
     """Scales that are wrong, whatever comes of them."""
-    pairs = [scales.Pair(tensor=each.tensor, scale=each.scale, back=each.back) for each in opened.quantizers]
-    said = scales.pair_causes(pairs, record.scales)
-    if record.scales and not opened.quantizers:
+    pairs = [scales.Pair(**asdict(each)) for each in opened.quantizers]
+    said = scales.pair_causes(pairs, record.chosen)
+    if record.chosen and not opened.quantizers:
         said.append(
-            f"no activation in it is quantized, and calibration chose {len(record.scales)} scales: it is not the engine"
+            f"no activation in it is quantized, and calibration chose {len(record.chosen)} scales: it is not the engine"
             " that was built"
         )
-    if record.resized:
+    if record.resized or not record.known:
         return said
     for each in opened.restored:
         wanted = exact.constants.get((each.node, each.kind))
         if wanted is None or wanted.size != each.values.size:
             continue
-        constant = scales.Constant(what=f"the {each.kind} of '{each.node}'", values=each.values, axis=each.axis)
+        constant = scales.Constant(
+            what=f"the {'biases' if each.kind == 'bias' else each.kind} of '{each.node}'",
+            values=each.values,
+            axis=each.axis,
+            steps=each.steps,
+        )
         cause = scales.constant_cause(constant, wanted)
         said += [cause] if cause else []
     return said
@@ -343,11 +356,17 @@ def _statement(
             f"{len(meter.altering)} of {len(meter.sums)} tensors could be looked at in another engine only, which they"
             f" made when they were put out ('{meter.altering[0]}')"
         )
-    return "; ".join([*causes, *said])
+    return "; ".join([*([spoken(causes)] if causes else []), *said])
+
+
+def spoken(causes: Sequence[str]) -> str:
+    """Scales that are wrong as one text: of many, the first."""
+    more = [f"and {len(causes) - _NAMED} more like these"] if len(causes) > _NAMED else []
+    return "; ".join([*causes[:_NAMED], *more])
 
 
 def _place(found: Departure, leaves: str, moves: str) -> str:
-    step, path = found.first, _spoken(found.path)
+    step, path = found.first, _path(found.path)
     if found.sudden:
         return (
             f"{leaves} at {step.layer}, tensor '{step.name}', where SQNR falls by {step.fall_db:.1f} to"
@@ -357,7 +376,7 @@ def _place(found: Departure, leaves: str, moves: str) -> str:
     return f"{moves} little by little, most at {most.layer}: by {most.fall_db:.1f} dB ({path})"
 
 
-def _spoken(path: Sequence[Step]) -> str:
+def _path(path: Sequence[Step]) -> str:
     """What was seen along the path."""
     return ", ".join(f"{step.name} {step.db:.1f}" for step in path)
 

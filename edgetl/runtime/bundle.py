@@ -140,7 +140,7 @@ class Bundle:
             replay_contract(self)
             self._contract_replayed = True
         try:
-            runner = open_engine(self.folder / engine.folder, threads=threads)
+            runner = open_engine(self.folder / engine.folder, of=(engine.backend, engine.precision), threads=threads)
         except ModelError as error:
             raise BundleError(
                 f"{self.folder}: the engine for {engine.target} {engine.precision} cannot be opened: {error.message}",

@@ -9,20 +9,31 @@ from edgetl.errors import BundleError
 from edgetl.runtime.runner import Runner
 
 
-def open_engine(folder: Path, *, threads: int | None = None) -> Runner:
+def open_engine(folder: Path, *, of: tuple[str, str] | None = None, threads: int | None = None) -> Runner:
     """Open the engine that ``engine.json`` in a folder describes, with the one library that it needs.
 
+    Args:
+        folder: Of the engine.
+        of: Backend and precision that it must be of; None: whatever it is.
+        threads: For the engine; None: as many as the process may use.
+
     Raises:
-        BundleError: There is no such record, or its backend is unknown.
+        BundleError: There is no such record, it is of another engine, or its backend is unknown.
     """
     try:
         record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         backend, name, provider = record["backend"], record["files"][0], record["provider"]
+        found = backend, record.get("precision")
         if PurePosixPath(name).name != name or name in ("", ".."):
             raise ValueError(f"it names a file outside its folder: {name}")
         file, options = folder / name, record.get("options", {})
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
+    if of is not None and found != of:
+        raise BundleError(
+            f"{folder} holds an engine of {' in '.join(map(str, found))}; by the manifest it is of {' in '.join(of)}",
+            hint="the folders of two engines may have been exchanged: build the bundle again",
+        )
     if backend == "onnxruntime":
         from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 

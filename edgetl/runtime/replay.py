@@ -7,6 +7,7 @@ that its labels are those that the network was trained with, and that the engine
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,6 +139,23 @@ def refuse_contract(bundle: Bundle) -> None:
         )
 
 
+def refuse_digests(bundle: Bundle) -> None:
+    """Refuse labels or a preprocessing that are not those whose SHA-256 the manifest holds, where it does.
+
+    Raises:
+        BundleError: They are not.
+    """
+    for name, escaped in (("labels", False), ("preprocessing", True)):
+        text = json.dumps(bundle.manifest[name], sort_keys=True, separators=(",", ":"), ensure_ascii=escaped)
+        wanted = bundle.manifest.get(f"{name}_sha256")
+        if wanted is not None and hashlib.sha256(text.encode()).hexdigest() != wanted:
+            raise BundleError(
+                f"{bundle.folder}: {name} in manifest.json changed after the bundle was built: the SHA-256 is not"
+                f" the one that stands there as {name}_sha256",
+                hint="publish the bundle again: edgetl build",
+            )
+
+
 def tensor_difference(bundle: Bundle, golden: Golden) -> float:
     """The largest difference of a golden tensor made here from the recorded one.
 
@@ -152,7 +170,7 @@ def tensor_difference(bundle: Bundle, golden: Golden) -> float:
 
 
 def refuse_labels(bundle: Bundle, golden: Golden) -> None:
-    """Refuse labels that are not the network's.
+    """Refuse labels that are not the network's, and labels or a preprocessing that were changed beside their digests.
 
     Raises:
         BundleError: They are not.
@@ -163,6 +181,7 @@ def refuse_labels(bundle: Bundle, golden: Golden) -> None:
             f" {_first_difference(bundle.labels, golden.classes or ())}",
             hint="publish the bundle again: edgetl build",
         )
+    refuse_digests(bundle)
 
 
 def agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:

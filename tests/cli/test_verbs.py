@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from edgetl.bundle import sign, write
+from edgetl.store import digest_of
 
 
 def image_of(shapes, kind="box"):
@@ -58,7 +59,7 @@ def test_labels_command_neither_a_terminal_nor_a_runner(edgetl, built, shapes, t
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     kept = {key: value for key, value in manifest.items() if key not in ("schema", "files")}
     sign.make_key(tmp_path / "key.pem")
-    write.seal(bundle, {**kept, "labels": labels}, tmp_path / "key.pem")
+    write.seal(bundle, {**kept, "labels": labels, "labels_sha256": digest_of(labels)}, tmp_path / "key.pem")
     for done in (edgetl("run", bundle, image_of(shapes, "cross")), edgetl("inspect", bundle)):
         assert done.code == 0, done.err
         assert not set(done.out) & {"\x1b", "\x07", "\u202e"}

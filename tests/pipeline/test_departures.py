@@ -30,6 +30,7 @@ from edgetl.pipeline import departures  # noqa: E402
 from edgetl.pipeline.check import Checked, verify_bundle  # noqa: E402
 from edgetl.pipeline.engines import open_graph  # noqa: E402
 from edgetl.pipeline.precisions import facts_of  # noqa: E402
+from edgetl.pipeline.recorded import Recorded  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.tools import Tools  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
@@ -332,6 +333,133 @@ def test_a_float_engine_in_the_place_of_an_int8_one(seal: Seal, parts: Parts, ta
             verified(bundle, layers=layers)
 
 
+# --- zero points, channels, biases ----------------------------------------------------------------------------------
+
+
+def move_zero_point(tensor: str, steps: int, *operators: str) -> Change:
+    """Of the pair around a tensor, or of one of its two operators."""
+
+    def change(model: Any) -> None:
+        pair = [node for node in model.graph.node if node.name in (f"{tensor}_quantize", f"{tensor}_dequantize")]
+        array = numpy_helper.to_array(constant(model, pair[0].input[2]))
+        moved = np.asarray(array.astype(np.int64) + steps).astype(array.dtype)
+        model.graph.initializer.append(numpy_helper.from_array(moved, "moved"))
+        for node in pair:
+            if not operators or node.op_type in operators:
+                node.input[2] = "moved"
+
+    return change
+
+
+def rewrite(model: Any, name: str, how: Callable[[np.ndarray], np.ndarray]) -> None:
+    item = constant(model, name)
+    array = numpy_helper.to_array(item)
+    item.CopyFrom(numpy_helper.from_array(how(array).astype(array.dtype), name))
+
+
+def integers_of(model: Any, node: str) -> str:
+    """Name of a layer's weights as integers."""
+    layer = next(item for item in model.graph.node if item.name == node)
+    return str(next(item for item in model.graph.node if layer.input[1] in item.output).input[0])
+
+
+def swap_channels(model: Any) -> None:
+    rewrite(model, integers_of(model, "wide_conv"), lambda array: array[[0, 7, *range(2, 7), 1, *range(8, 32)]])
+
+
+def turn_scales(model: Any) -> None:
+    rewrite(model, scale_of_weights(model, "wide_conv"), lambda array: array[::-1])
+
+
+def saturate(model: Any) -> None:
+    """The weights of a layer with half their scale."""
+    rewrite(model, integers_of(model, "wide_conv"), lambda array: np.clip(array.astype(int) * 2, -127, 127))
+    times(model, scale_of_weights(model, "wide_conv"), 0.5)
+
+
+def leave_out_bias(model: Any) -> None:
+    del next(node for node in model.graph.node if node.name == "head").input[2:]
+
+
+def other_weights(model: Any) -> None:
+    for name in ("stem_conv", "wide_conv", "last_conv", "project_conv"):
+        rewrite(
+            model, integers_of(model, name), lambda array: array[..., ::-1] if array.shape[-1] > 1 else array[:, ::-1]
+        )
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "said"),
+    [
+        (ORT, move_zero_point("project_relu", 3), "the zero point of the tensor 'project_relu' is 3 above what calibr"),
+        (ORT, move_zero_point("x", -5), "the zero point of the tensor 'x' is 5 below what calibration chose"),
+        (ORT, move_zero_point("sum", 10, "DequantizeLinear"), "'sum' is quantized with .* another, 10 above it"),
+        (OPENVINO, move_zero_point("x", -5), "the zero point of the tensor 'x' is 5 below what calibration chose"),
+        (OPENVINO, move_zero_point("sum", 10, "DequantizeLinear"), "'sum' is quantized with .* another, 10 above it"),
+        (ORT, swap_channels, "channels of the weights of 'wide_conv' .* channel 1 in the float graph is channel 7"),
+        (OPENVINO, swap_channels, "channels of the weights of 'wide_conv' .* 1 in the float graph is channel 7"),
+        (ORT, turn_scales, "the scales of the weights of 'wide_conv' stand in another order than its channels"),
+        (OPENVINO, turn_scales, "the scales of the weights of 'wide_conv' stand in another order than its channels"),
+        (ORT, saturate, r"the weights of 'wide_conv' are cut off in \d+% of their values: their scale is too small"),
+        (OPENVINO, saturate, r"the weights of 'wide_conv' are cut off in \d+% of their values"),
+        (ORT, leave_out_bias, "the biases of 'head' are zero, and are not in the float graph"),
+        (ORT, other_weights, "the weights of 'stem_conv' are not those of the float graph in 16 of 16 .* 1 more"),
+    ],
+)  # fmt: skip
+def test_what_rounding_does_not_explain(seal: Seal, target: str, change: Change, said: str) -> None:
+    with pytest.raises(ParityError, match=said):
+        verified(seal(target, "int8", change=change), layers=False)
+
+
+def one_for_each_reader(model: Any, factor: float = 1.0) -> None:
+    """A DequantizeLinear of its own for each reader, as other tools write them; the last with another scale."""
+    for back in [node for node in model.graph.node if node.name in ("stem_relu_dequantize", "sum_dequantize")]:
+        readers = [node for node in model.graph.node if back.output[0] in node.input]
+        scale = numpy_helper.to_array(constant(model, back.input[1]))
+        for number, reader in enumerate(readers):
+            name = f"{back.name}_{number}"
+            inputs = list(back.input)
+            if number == len(readers) - 1:
+                inputs[1] = f"{name}_scale"
+                model.graph.initializer.append(
+                    numpy_helper.from_array(np.asarray(scale * factor, np.float32), inputs[1])
+                )
+            reader.input[:] = [name if each == back.output[0] else each for each in reader.input]
+            place = list(model.graph.node).index(back)
+            model.graph.node.insert(place, helper.make_node("DequantizeLinear", inputs, [name], name=name))
+        model.graph.node.remove(back)
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+def test_a_pair_for_each_reader(seal: Seal, target: str) -> None:
+    """Of OpenVINO's it was said that it is restored with the scale 1."""
+    (engine,) = verified(seal(target, "int8", change=one_for_each_reader)).engines
+    assert engine.sqnr_db > 35 and engine.layers is not None and not engine.layers.causes
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+def test_a_pair_for_each_reader_of_which_one_is_off(seal: Seal, target: str) -> None:
+    with pytest.raises(ParityError, match=r"'stem_relu' is quantized with the scale .* restored with .*, 1\.20 times"):
+        verified(seal(target, "int8", change=lambda model: one_for_each_reader(model, 1.2)), layers=False)
+
+
+def test_without_a_record_nobody_is_accused_of_what_a_recipe_may_have_done(seal: Seal) -> None:
+    """SmoothQuant moves sizes between channels: only a record tells that it was not meant."""
+
+    def smoothed(model: Any) -> None:
+        times(model, scale_of_weights(model, "project_conv"), 2)
+        times(model, scale_of_weights(model, "depthwise_conv"), 0.5)
+        for name in ("depthwise_relu",):
+            times(model, f"{name}_scale", 0.5)
+        for node in ("depthwise_conv",):
+            layer = next(item for item in model.graph.node if item.name == node)
+            bias = next(item for item in model.graph.node if layer.input[2] in item.output)
+            times(model, bias.input[1], 0.5)
+
+    (engine,) = verified(seal(ORT, "int8", change=smoothed, recorded=False), layers=False).engines
+    assert engine.sqnr_db > 35
+
+
 # --- inputs, outputs, batches ----------------------------------------------------------------------------------------
 
 
@@ -390,6 +518,51 @@ def over_the_batch(model: Any) -> None:
     model.graph.node.insert(place, helper.make_node("ReduceMean", ["sum", "batch_axis"], ["centre"], name="centre"))
 
 
+def one_more(operator: str, *constants: float) -> Change:
+    """An operator behind the network."""
+
+    def change(model: Any) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["scores" if name == "y" else name for name in node.output]
+        model.graph.node.append(helper.make_node(operator, ["scores", *more(model, constants)], ["y"], name="one_more"))
+
+    return change
+
+
+def before(operator: str, *constants: float, **attributes: Any) -> Change:
+    """An operator in front of the network."""
+
+    def change(model: Any) -> None:
+        model.graph.node[0].input[0] = "changed"
+        inputs = ["x", *more(model, constants)]
+        model.graph.node.insert(0, helper.make_node(operator, inputs, ["changed"], name="before", **attributes))
+
+    return change
+
+
+def more(model: Any, constants: Iterable[float]) -> list[str]:
+    arrays = {f"more_{place}": np.asarray(value, np.float32) for place, value in enumerate(constants)}
+    model.graph.initializer.extend([numpy_helper.from_array(array, name) for name, array in arrays.items()])
+    return list(arrays)
+
+
+def grey(model: Any) -> None:
+    """A mean over the colours in front of the network."""
+    before("Concat", axis=1)(model)
+    model.graph.node[0].input[:] = ["mean_colour"] * 3
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray([1], np.int64), "colours"))
+    model.graph.node.insert(0, helper.make_node("ReduceMean", ["x", "colours"], ["mean_colour"], name="mean_colour"))
+
+
+def only_batches_of(size: int) -> Change:
+    def change(model: Any) -> None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].Clear()
+            value.type.tensor_type.shape.dim[0].dim_value = size
+
+    return change
+
+
 @pytest.mark.parametrize("target", ["x86-64-cpu", "intel-cpu"])
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -398,11 +571,91 @@ def over_the_batch(model: Any) -> None:
         (turn_colours, "where its input has the colours in the order blue, green, red"),
         (normalise_again, "where its input is pixels from 0 to 1"),
         (over_the_batch, "its answers depend on what else is in a batch"),
+        (one_more("Softmax"), "its outputs are PyTorch's behind a softmax"),
+        (one_more("Mul", 2.0), "its outputs are PyTorch's times 2$"),
+        (one_more("Add", 1.0), "its outputs are PyTorch's plus 1$"),
+        (before("Transpose", perm=[0, 1, 3, 2]), "PyTorch does where height and width of its input are exchanged"),
+        (before("Mul", 255.0), "it answers as PyTorch does to inputs that are multiplied by 255"),
+        (grey, "it answers as PyTorch does to inputs that are grey"),
+        (only_batches_of(1), "does not run the batch of 8 that it was built for: input 'x' is float32.1, 3, 16, 16."),
     ],
 )
 def test_an_engine_of_another_graph(seal: Seal, target: str, change: Change, said: str) -> None:
     with pytest.raises(ParityError, match=said):
         verified(seal(target, "fp32", change=change), layers=False)
+
+
+def test_layers_are_told_of_an_engine_that_is_refused_though_it_keeps_to_its_graph(seal: Seal) -> None:
+    """Its graph is not the float graph's: the message of --layers was that of verify without."""
+
+    def other_biases(model: Any) -> None:
+        layer = next(item for item in model.graph.node if item.name == "head")
+        integers = next(item for item in model.graph.node if layer.input[2] in item.output).input[0]
+        rewrite(model, integers, lambda array: np.roll(array, 1) * 3)
+
+    with pytest.raises(ParityError, match=r"the engine against its graph .* at Gemm 'head', tensor 'y'"):
+        verified(seal(ORT, "int8", change=other_biases))
+
+
+def sealed_again(bundle: Path, parts: Parts) -> Path:
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    write.seal(bundle, {key: value for key, value in manifest.items() if key not in ("schema", "files")}, parts.key)
+    return bundle
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_the_float_graph_of_another_model(seal: Seal, parts: Parts, precision: str) -> None:
+    """Nothing but --layers ran it; of an int8 engine the scales were accused."""
+    bundle = seal(ORT, precision)
+    model = onnx.load(bundle / "model.onnx")
+    for name in ("wide_w", "last_w"):
+        rewrite(model, name, lambda array: array[::-1])
+    onnx.save(model, bundle / "model.onnx")
+    sealed_again(bundle, parts)
+    for layers in (False, True):
+        with pytest.raises(BundleError, match=r"model.onnx, the float graph, is .* of another model than the engines"):
+            verified(bundle, layers=layers)
+
+
+def test_golden_outputs_of_another_model(seal: Seal, parts: Parts) -> None:
+    bundle = seal(ORT, "fp32")
+    with np.load(bundle / "golden" / "golden.npz") as arrays:
+        found = dict(arrays)
+    found["outputs"] = np.random.default_rng(0).normal(size=found["outputs"].shape).astype(np.float32)
+    np.savez(bundle / "golden" / "golden.npz", **found)
+    with pytest.raises(ParityError, match=r"does: the golden outputs are of another model$") as caught:
+        verified(sealed_again(bundle, parts), layers=False)
+    assert caught.value.hint == "build the bundle again; golden/ may be of another build"
+
+
+def test_scales_without_a_name_are_told_not_to_be_compared(seal: Seal) -> None:
+    """As of an engine that a tool wrote anew: nothing was said of it, and a scale might be anything."""
+
+    def renamed(model: Any) -> None:
+        kept = {"", *(value.name for value in (*model.graph.input, *model.graph.output))}
+        for node in model.graph.node:
+            node.name = f"n_{node.name}"
+            for names in (node.input, node.output):
+                names[:] = [name if name in kept else f"t_{name}" for name in names]
+        for item in model.graph.initializer:
+            item.name = f"t_{item.name}"
+
+    def inside_too(model: Any) -> None:
+        renamed(model)
+        model.graph.input[0].name = "picture"
+        for node in model.graph.node:
+            node.input[:] = ["picture" if name == "x" else name for name in node.input]
+
+    (engine,) = verified(seal(ORT, "int8", change=inside_too), layers=False).engines
+    assert engine.scales_skipped.startswith("its tensors and layers have other names than those of model.onnx")
+
+
+def test_a_bundle_without_a_float_graph(seal: Seal, parts: Parts) -> None:
+    bundle = seal(ORT, "int8")
+    (bundle / "model.onnx").unlink()
+    checked = verified(sealed_again(bundle, parts))
+    assert checked.graph_db is None and checked.graph_skipped == "the bundle has none"
+    assert checked.engines[0].layers_skipped == "the bundle has no model.onnx, the float graph"
 
 
 def one_weight_is_nan(model: Any) -> None:
@@ -479,7 +732,7 @@ def seen_in(apart: float) -> departures.EngineLayers:
     bundle = SimpleNamespace(manifest={"inputs": [{"name": "x", "batch": [1, 8]}]})
     chain: Any = Chain(apart)
     meter = departures._Meter(chain, chain, bundle, golden)  # type: ignore[arg-type]
-    return departures._found(meter, chain, chain, departures._Recorded(), "int8")
+    return departures._found(meter, chain, chain, Recorded(), "int8")
 
 
 def test_an_engine_that_is_right_as_soon_as_it_is_looked_at() -> None:

@@ -25,6 +25,7 @@ from edgetl.runtime import bundle as runtime  # noqa: E402
 from edgetl.runtime import replay  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
+from edgetl.store import digest_of  # noqa: E402
 
 CONTRACT = ImagePreprocessing(height=8, width=8)
 LABELS = ["red", "green", "blue"]
@@ -382,3 +383,45 @@ def test_a_manifest_without_labels_is_told_as_one(seal: Seal, tmp_path: Path, ro
     with pytest.raises(DataError, match=f"samples.csv: {said} samples have no label") as caught:
         verify_bundle(folder, data=table)
     assert caught.value.hint == "a column label, with one of red, green, blue in every row"
+
+
+@pytest.mark.parametrize(("name", "value"), [("backend", "openvino"), ("precision", "int8")])
+def test_the_folder_of_another_engine(seal: Seal, tmp_path: Path, name: str, value: str) -> None:
+    """As where the folders of two targets were exchanged: the other library's engine answered, under the wrong name."""
+    folder = seal()
+    reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update({name: value}))
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match="cpu/fp32 holds an engine of onnxruntime in fp32; by the manifest it is"):
+            look(folder)
+
+
+@pytest.mark.parametrize("name", ["labels", "preprocessing"])
+def test_what_changed_beside_its_digest(seal: Seal, tmp_path: Path, name: str) -> None:
+    """A tool that changes labels or preprocessing wherever they stand, and knows nothing of their SHA-256."""
+    folder = seal()
+    value = {"labels": LABELS, "preprocessing": CONTRACT.to_json()}[name]
+    digest = {"labels": digest_of(LABELS), "preprocessing": CONTRACT.digest()}[name]
+    reseal(folder, tmp_path, lambda manifest: manifest.update({f"{name}_sha256": digest}))
+    with open_bundle(folder).open():
+        assert verify_bundle(folder).signed_by
+    other: Any = value[::-1] if isinstance(value, list) else {**value, "max_pixels": 9_000_000}
+    reseal(folder, tmp_path, lambda manifest: manifest.update({name: other}))
+    with np.load(folder / "golden" / "golden.npz") as arrays:
+        found = dict(arrays)
+    if name == "labels":
+        found["classes"] = np.array(other)
+    np.savez(folder / "golden" / "golden.npz", **found)
+    replay.write_contract(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=f"{name} in manifest.json changed after the bundle was built"):
+            look(folder)
+
+
+def test_a_decision_of_another_task(seal: Seal, tmp_path: Path) -> None:
+    folder = seal(decision={"kind": "multi-label", "thresholds": [0.5] * 3})
+    replay.write_contract(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    reseal(folder, tmp_path)
+    said = "decision.kind in manifest.json is multi-label; a bundle of image-classification has largest or threshold"
+    with pytest.raises(BundleError, match=said):
+        verify_bundle(folder)
