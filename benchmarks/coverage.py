@@ -423,7 +423,7 @@ TABLES: dict[str, Callable[[int], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", help=f"all, or some of: {'; '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", help=f"all, or some of: {'; '.join(ROWS)}".replace("%", "%%"))
     parser.add_argument("--table", choices=["bootstrap", *TABLES], default="bootstrap")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=2000)

@@ -131,8 +131,9 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
         decibels, chosen = notes["searched_activations_db"], notes["activations"]
         tried = ", ".join(f"{name} {value:.1f} dB" for name, value in decibels.items())
         said.append(f"Activation ranges by {chosen}, of those tried at the output: {tried}.")
-        if decibels[chosen] < (most := max(decibels.values())):
-            said[-1] += f" None of the {most - decibels[chosen]:.1f} dB more is clear on the samples one by one."
+        more = f"{max(decibels.values()) - decibels[chosen]:.1f}"
+        if more != "0.0":
+            said[-1] += f" None of the {more} dB more is clear on the samples one by one."
     pairs = changes.get("equalized", ())
     if pairs:
         done = sum(pair["method"] is not None for pair in pairs)

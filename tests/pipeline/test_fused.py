@@ -271,6 +271,8 @@ def test_remarks_say_what_was_done() -> None:
         "Activation ranges by mse, of those tried at the output: mse 31.2 dB, percentile 99.99 31.3 dB. "
         "None of the 0.1 dB more is clear on the samples one by one.",
     )
+    equal = {"activations": "mse", "searched_activations_db": {"mse": 33.14, "mse drop": 33.17}}
+    assert "0.0 dB" not in quantized.remarks(equal, {})[0]
 
 
 def test_figures_that_are_none_are_no_nan_in_json() -> None:
