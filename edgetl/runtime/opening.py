@@ -23,15 +23,16 @@ def open_engine(folder: Path, *, of: tuple[str, str] | None = None, threads: int
     try:
         record = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
         backend, name, provider = record["backend"], record["files"][0], record["provider"]
-        found = backend, record.get("precision")
+        recorded = record.get("precision")  # not in records that other tools wrote
         if PurePosixPath(name).name != name or name in ("", ".."):
             raise ValueError(f"it names a file outside its folder: {name}")
         file, options = folder / name, record.get("options", {})
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
-    if of is not None and found != of:
+    if of is not None and (backend != of[0] or recorded not in (None, of[1])):
+        found = f"{backend} in {recorded}" if recorded else backend
         raise BundleError(
-            f"{folder} holds an engine of {' in '.join(map(str, found))}; by the manifest it is of {' in '.join(of)}",
+            f"{folder} holds an engine of {found}; by the manifest it is of {' in '.join(of)}",
             hint="the folders of two engines may have been exchanged: build the bundle again",
         )
     if backend == "onnxruntime":
