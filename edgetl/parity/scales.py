@@ -116,13 +116,16 @@ def _zero_point_causes(pair: Pair, wanted: Chosen | None) -> list[str]:
     return said
 
 
-def constant_cause(found: Constant, wanted: NDArray[np.floating], *, by_channel: bool = True) -> str | None:
+def constant_cause(
+    found: Constant, wanted: NDArray[np.floating], *, by_channel: bool = True, clips: bool = False
+) -> str | None:
     """Whether weights or a bias are those of the float graph in another size: in all, or in some channels.
 
     Args:
         found: As the engine's graph restores them.
         wanted: The float graph's, of the same number of values.
         by_channel: Whether channels may be judged by themselves; not where a recipe moved their sizes on purpose.
+        clips: Whether values may be cut off on purpose.
 
     Returns:
         A clause; None where their sizes are the same, or they are other values altogether.
@@ -136,7 +139,7 @@ def constant_cause(found: Constant, wanted: NDArray[np.floating], *, by_channel:
     size = _size(its.ravel(), mine.ravel())
     if size is not None and _is_wrong(size):
         return f"{found.what} are {_times(size)} those of the float graph: their scale is"
-    return _channel_cause(found, its) or _value_cause(found, its) if by_channel else None
+    return _channel_cause(found, its) or _value_cause(found, its, clips=clips) if by_channel else None
 
 
 def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
@@ -155,7 +158,7 @@ def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
     return f"{found.what} in channel {first} are {_times(wrong[first])} those of the float graph: its scale is{more}"
 
 
-def _value_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
+def _value_cause(found: Constant, its: NDArray[np.float64], *, clips: bool) -> str | None:
     """Whether a constant is not the float graph's, by more than rounding to its steps explains.
 
     Steps that are far too large for the values, as those that leave room for a large bias, explain much.
@@ -165,7 +168,7 @@ def _value_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
         return None
     edge = (np.abs(mine) >= _EDGE * found.steps) & (its * mine > 0) & (np.abs(its) > np.abs(mine))
     cut = edge & (np.abs(mine - its) > _CUT_STEPS * found.steps)
-    if float(cut.mean()) > _CUT:
+    if not clips and float(cut.mean()) > _CUT:
         return f"{found.what} are cut off in {cut.mean():.0%} of their values: their scale is too small"
     axis = found.axis or 0
     rows = _rows((np.abs(mine - its) > _STEPS * found.steps) & ~edge, axis)
