@@ -319,3 +319,11 @@ class TestChangedInputs:
         inputs = made(CONTRACT)
         assert self.cause(inputs) is None
         assert self.cause(inputs + np.random.default_rng(0).normal(size=inputs.shape)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (4, 3)])
+def test_a_line_through_two_numbers_explains_nothing(shape: tuple[int, int]) -> None:
+    """Nor does one through outputs that are all alike."""
+    random = np.random.default_rng(1)
+    exact = random.normal(size=shape) if shape != (4, 3) else np.ones(shape)
+    assert output_cause(exact, random.normal(size=shape)) is None
