@@ -13,6 +13,8 @@ _WRONG = 1.5
 """Factor from which on a size is not a matter of rounding or of clipping."""
 _ALIKE = 0.98
 """Least correlation of constants that are the same but for their size. Eight bits leave 0.999."""
+_ALIKE_BIASES = 0.999
+"""Of biases, which are integers of 32 bits or floats: corrected, three small ones are at 0.98 by chance once in fifty."""
 _EXACT = 0.01
 """Share by which scales that should be equal may differ: they are float32, float16 at the least."""
 _STEPS = 1.01
@@ -136,7 +138,7 @@ def constant_cause(
     least = 0.0 if found.steps is None else found.steps
     if by_channel and not mine.any() and (np.abs(its) > least).any():
         return f"{found.what} are zero, and are not in the float graph"
-    size = _size(its.ravel(), mine.ravel())
+    size = _size(its.ravel(), mine.ravel(), _ALIKE if mine.ndim > 1 else _ALIKE_BIASES)
     if size is not None and _is_wrong(size):
         return f"{found.what} are {_times(size)} those of the float graph: their scale is"
     return _channel_cause(found, its) or _value_cause(found, its, clips=clips) if by_channel else None
@@ -240,11 +242,11 @@ def gain_cause(tensor: str, gain: float, alike: float = 1.0) -> str | None:
     return f"the values of '{tensor}' are {_times(gain)} those of the float graph" if told else None
 
 
-def _size(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
-    """Slope of values over others; None where they are not the same values in another size."""
+def _size(wanted: NDArray[np.float64], found: NDArray[np.float64], alike: float = _ALIKE) -> float | None:
+    """Slope of values over others; None where they are not the same values in another size, by their correlation."""
     own, other = float(wanted @ wanted), float(found @ found)
     product = float(wanted @ found)
-    if len(wanted) < 3 or own <= 0.0 or other <= 0.0 or product < _ALIKE * np.sqrt(own * other):
+    if len(wanted) < 3 or own <= 0.0 or other <= 0.0 or product < alike * np.sqrt(own * other):
         return None
     return product / own
 
