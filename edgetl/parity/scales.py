@@ -14,7 +14,7 @@ _WRONG = 1.5
 _ALIKE = 0.98
 """Least correlation of constants that are the same but for their size. Eight bits leave 0.999."""
 _ALIKE_BIASES = 0.999
-"""Of biases, which are integers of 32 bits or floats: corrected, three small ones are at 0.98 by chance once in fifty."""
+"""Of biases, integers of 32 bits or floats: corrected, three small ones are at 0.98 by chance once in fifty."""
 _EXACT = 0.01
 """Share by which scales that should be equal may differ: they are float32, float16 at the least."""
 _STEPS = 1.01
