@@ -235,7 +235,7 @@ def only(engines: Sequence[tuple[TargetEntry, Sequence[Precision]]]) -> tuple[st
     tables = []
     for entry, precisions in engines:
         budget = ", ".join(f"{name} = {most}" for name, most in entry.budget.model_dump(exclude_none=True).items())
-        device = json.dumps(entry.device)
+        device = json.dumps(entry.device, ensure_ascii=False)  # TOML has no surrogates
         tables.append(f"{{ device = {device}, precisions = {json.dumps(precisions)}, budget = {{ {budget} }} }}")
     return "--set", f"target=[{', '.join(tables)}]"
 

@@ -74,12 +74,13 @@ def sign(folder: Path, manifest: Mapping[str, Any], key: Path) -> str:
 
 
 def _load(key: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         private = load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BundleError(f"{key} is not a private key that can be used: {error}") from None
     if not isinstance(private, Ed25519PrivateKey):
         raise BundleError(f"{key} is not an Ed25519 key")

@@ -22,6 +22,8 @@ _LESS = 10.0
 """dB by which the movement of each output may be less alike than the outputs."""
 _SIMPLER = 3.0
 """dB by which a function must explain outputs better than a factor does, and a factor and a summand better than it."""
+_FEWEST = 6
+"""Numbers through which a line is laid: through two there always is one."""
 _CLEARER_ORDER, _SAME_ORDER = 10.0, 15.0
 """dB by which another order must fit better, and dB that it must fit at least: of eight samples a thousand columns of
 noise are matched at some 5 dB. An engine in eight bits may be 18 dB nearer in the right order, and no more."""
@@ -64,6 +66,8 @@ def output_cause(reference: NDArray[np.floating], outputs: NDArray[np.floating])
 
 def _line(mine: NDArray[np.float64], its: NDArray[np.float64]) -> tuple[str, float]:
     """By what an engine's outputs are multiplied and what is added, in words (or nothing), and how well that fits."""
+    if mine.size < _FEWEST or not np.ptp(mine):
+        return "", 0.0
     centred = mine - mine.mean()
     factor = float((centred * its).sum()) / max(float(np.square(centred).sum()), np.finfo(np.float64).tiny)
     added = float(its.mean() - factor * mine.mean())

@@ -13,6 +13,8 @@ _WRONG = 1.5
 """Factor from which on a size is not a matter of rounding or of clipping."""
 _ALIKE = 0.98
 """Least correlation of constants that are the same but for their size. Eight bits leave 0.999."""
+_ALIKE_BIASES = 0.999
+"""Of biases, integers of 32 bits or floats: corrected, three small ones are at 0.98 by chance once in fifty."""
 _EXACT = 0.01
 """Share by which scales that should be equal may differ: they are float32, float16 at the least."""
 _STEPS = 1.01
@@ -116,13 +118,16 @@ def _zero_point_causes(pair: Pair, wanted: Chosen | None) -> list[str]:
     return said
 
 
-def constant_cause(found: Constant, wanted: NDArray[np.floating], *, by_channel: bool = True) -> str | None:
+def constant_cause(
+    found: Constant, wanted: NDArray[np.floating], *, by_channel: bool = True, clips: bool = False
+) -> str | None:
     """Whether weights or a bias are those of the float graph in another size: in all, or in some channels.
 
     Args:
         found: As the engine's graph restores them.
         wanted: The float graph's, of the same number of values.
         by_channel: Whether channels may be judged by themselves; not where a recipe moved their sizes on purpose.
+        clips: Whether values may be cut off on purpose.
 
     Returns:
         A clause; None where their sizes are the same, or they are other values altogether.
@@ -133,10 +138,10 @@ def constant_cause(found: Constant, wanted: NDArray[np.floating], *, by_channel:
     least = 0.0 if found.steps is None else found.steps
     if by_channel and not mine.any() and (np.abs(its) > least).any():
         return f"{found.what} are zero, and are not in the float graph"
-    size = _size(its.ravel(), mine.ravel())
+    size = _size(its.ravel(), mine.ravel(), _ALIKE if mine.ndim > 1 else _ALIKE_BIASES)
     if size is not None and _is_wrong(size):
         return f"{found.what} are {_times(size)} those of the float graph: their scale is"
-    return _channel_cause(found, its) or _value_cause(found, its) if by_channel else None
+    return _channel_cause(found, its) or _value_cause(found, its, clips=clips) if by_channel else None
 
 
 def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
@@ -155,7 +160,7 @@ def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
     return f"{found.what} in channel {first} are {_times(wrong[first])} those of the float graph: its scale is{more}"
 
 
-def _value_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
+def _value_cause(found: Constant, its: NDArray[np.float64], *, clips: bool) -> str | None:
     """Whether a constant is not the float graph's, by more than rounding to its steps explains.
 
     Steps that are far too large for the values, as those that leave room for a large bias, explain much.
@@ -165,7 +170,7 @@ def _value_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
         return None
     edge = (np.abs(mine) >= _EDGE * found.steps) & (its * mine > 0) & (np.abs(its) > np.abs(mine))
     cut = edge & (np.abs(mine - its) > _CUT_STEPS * found.steps)
-    if float(cut.mean()) > _CUT:
+    if not clips and float(cut.mean()) > _CUT:
         return f"{found.what} are cut off in {cut.mean():.0%} of their values: their scale is too small"
     axis = found.axis or 0
     rows = _rows((np.abs(mine - its) > _STEPS * found.steps) & ~edge, axis)
@@ -237,11 +242,11 @@ def gain_cause(tensor: str, gain: float, alike: float = 1.0) -> str | None:
     return f"the values of '{tensor}' are {_times(gain)} those of the float graph" if told else None
 
 
-def _size(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
-    """Slope of values over others; None where they are not the same values in another size."""
+def _size(wanted: NDArray[np.float64], found: NDArray[np.float64], alike: float = _ALIKE) -> float | None:
+    """Slope of values over others; None where they are not the same values in another size, by their correlation."""
     own, other = float(wanted @ wanted), float(found @ found)
     product = float(wanted @ found)
-    if len(wanted) < 3 or own <= 0.0 or other <= 0.0 or product < _ALIKE * np.sqrt(own * other):
+    if len(wanted) < 3 or own <= 0.0 or other <= 0.0 or product < alike * np.sqrt(own * other):
         return None
     return product / own
 

@@ -19,6 +19,7 @@ from PIL import Image
 from edgetl.parity.numeric import Explained, sqnr_db
 from edgetl.runtime.preprocessing import ImagePreprocessing, Readable
 from edgetl.runtime.preprocessing.images import INTERPOLATION
+from edgetl.runtime.replay import TENSOR_TOLERANCE
 
 _SAME = 1e-3
 """Largest difference of pixels, on the scale 0 to 1, that is rounding: a step of eight bits is four times as much."""
@@ -97,7 +98,7 @@ def feature_cause(features: Sequence[str], made: NDArray[np.floating], recorded:
     """
     if made.shape != recorded.shape:
         return f"the contract makes {made.shape[1]} features, and those recorded are {recorded.shape[1]}"
-    others = np.flatnonzero(np.abs(made.astype(np.float64) - recorded).max(0) > _SAME)
+    others = np.flatnonzero(~(np.abs(made.astype(np.float64) - recorded).max(0) <= TENSOR_TOLERANCE))  # NaN is another
     named = ", ".join(f"'{features[place]}'" for place in others[:_NAMED])
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     return f"{len(others)} of {len(features)} features differ: {named}{more}"

@@ -23,6 +23,8 @@ from edgetl.parity.resampling import Pair, influence_of, size_of
 
 _COPIES, _UNITS = 8, 4000
 """Copies, and units in all of them, at most."""
+_KEYS = 4
+"""Outputs that samples are put in order by; those that are alike in them stay as they are."""
 _SILVERMAN = 0.9
 """Of the standard deviation times n^(-1/5): the width by which samples are moved (Silverman 1986, Density Estimation,
 equation 3.31, without its quartiles: where most samples lie together, it is about the others)."""
@@ -59,7 +61,9 @@ def unseen(
         units: Which unit is looked at with every sample, (n,).
         together: What every sample belongs to, whose samples are moved together, (n,); None: the units.
     """
-    together = units if together is None else together
+    order = _order(reference, outputs)
+    together = _numbered((units if together is None else together)[order])
+    reference, outputs, labels, units = reference[order], outputs[order], labels[order], _numbered(units[order])
     many = int(units.max()) + 1
     random = np.random.default_rng(many)  # the same for every seed of the resamples
     exact, got = reference.astype(np.float64), outputs.astype(np.float64)
@@ -69,6 +73,21 @@ def unseen(
         found.append(influence_of(Pair(*(metric.weighted(each, labels) for each in both)), units))
     influences = np.stack(found)
     return Unseen(size=size_of(influences.ravel()), freedom=_freedom(np.square(influences).sum(0), labels, units))
+
+
+def _order(reference: NDArray[np.floating], outputs: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Samples by what is answered to them: in whatever order a test set is read, it has the same copies, (n,)."""
+    found: NDArray[np.int64] = np.lexsort(np.hstack([reference[:, :_KEYS], outputs[:, :_KEYS]]).T)
+    return found
+
+
+def _numbered(units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same units, numbered from 0 in the order in which they first come, (n,)."""
+    firsts, places = np.unique(units, return_index=True, return_inverse=True)[1:]
+    numbers = np.empty(len(firsts), dtype=np.int64)
+    numbers[np.argsort(firsts)] = np.arange(len(firsts))
+    found: NDArray[np.int64] = numbers[places]
+    return found
 
 
 def _freedom(squares: Floats, labels: NDArray[np.integer], units: NDArray[np.int64]) -> int:

@@ -325,7 +325,7 @@ def _causes(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> list[
             axis=each.axis,
             steps=each.steps,
         )
-        cause = scales.constant_cause(constant, wanted)
+        cause = scales.constant_cause(constant, wanted, clips=record.clips)
         said += [cause] if cause else []
     return said
 

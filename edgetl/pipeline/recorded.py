@@ -19,6 +19,8 @@ class Recorded:
     """Activation → what calibration chose."""
     resized: bool = False
     """Whether the recipe moved sizes between channels: equalization, outlier channels, smoothing."""
+    clips: bool = True
+    """Whether the recipe may cut weights off on purpose: ranges of a percentile do, and older builds do not tell."""
     known: bool = True
     """Whether a build wrote down what its recipe did: where it did not, weights may have been changed on purpose."""
 
@@ -37,14 +39,15 @@ class Recorded:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             graph = next((graph for graph in document["graphs"] if engine.target in graph["targets"]), None)
-            params = graph["params"] if graph else {}
-            in_biases = graph["notes"].get("zero_points_in_biases", ()) if graph else ()
+            params, notes = (graph["params"], graph["notes"]) if graph else ({}, {})
+            in_biases, weights = notes.get("zero_points_in_biases", ()), notes.get("weights")
             return cls(
                 chosen={
                     name: scales.Chosen(scale=float(scale), low=float(low), in_bias=name in in_biases)
                     for name, (scale, _, low, _) in params.items()
                 },
                 resized=any(document.get("changes", {}).values()),
+                clips=weights is None or weights["method"] == "percentile",
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(f"{path} cannot be read: {error!r}", hint="build the bundle again") from None

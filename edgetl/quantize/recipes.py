@@ -154,7 +154,12 @@ def _static(
         report = layers.report(model, done, statistics.sketches, few, open_runner=tools.open_runner)
     if unchanged is not None:
         corrected["before_corrections"] = _accumulated(unchanged, scheme, chosen, tools)
-    notes = {**search_notes, **corrected, "keep_float_without_effect": _idle(model, recipe)}
+    notes = {
+        **search_notes,
+        **corrected,
+        "keep_float_without_effect": _idle(model, recipe),
+        "weights": asdict(recipe.weights) if recipe.weights is not None else None,
+    }
     if scheme.pair_sums_saturate:
         widened = {layer.node: layer.widened for layer in done.layers if layer.widened}
         notes["channels_widened_against_saturation"] = widened

@@ -121,7 +121,7 @@ def check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None)
             raise BundleError(f"{folder} is not signed, and a signature by {key} was asked for")
         return None
     try:
-        from cryptography.exceptions import InvalidSignature
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
@@ -142,7 +142,7 @@ def check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None)
             trusted = load_pem_public_key(key.read_bytes())
         except FileNotFoundError:
             raise BundleError(f"there is no public key {key}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise BundleError(f"{key} is not a public key in PEM: {error}") from None
         if not isinstance(trusted, Ed25519PublicKey) or trusted.public_bytes_raw() != public:
             raise BundleError(f"{folder} was signed by {fingerprint(public)}, not by the key in {key}")

@@ -13,7 +13,7 @@ from typing import Any
 import gpu
 import pytest
 
-from edgetl import catalog
+from edgetl import catalog, tomlfile
 from edgetl.backends.tensorrt_rtx import TensorRTRTXBackend
 from edgetl.benchmark import environment
 from edgetl.config.reading import load
@@ -115,6 +115,9 @@ def test_a_project_is_built_without_the_engines_that_cannot_be(tmp_path: Path) -
         ("x86-64-cpu", ("fp32",), first.budget), ("intel-cpu-vnni", precisions, second.budget)
     ]  # fmt: skip
     assert first.budget.p90_ms == 5.5
+    odd = 'größe/\U0001f600 "2".toml'
+    file.write_text(gpu.only([(first.model_copy(update={"device": odd}), ["fp32"])])[1], encoding="utf-8")
+    assert tomlfile.read(file)["target"][0]["device"] == odd
 
 
 PROJECT = """\

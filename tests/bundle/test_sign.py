@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 import subprocess
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from edgetl.bundle import sign
 from edgetl.errors import BundleError
-from edgetl.runtime.seal import fingerprint
+from edgetl.runtime.seal import check_signature, fingerprint
 
 MAKE = """
 import sys, time
@@ -98,6 +99,26 @@ def test_a_key_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "rsa.pem").write_bytes(pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
     with pytest.raises(BundleError, match="is not an Ed25519 key"):
         sign.public_fingerprint(tmp_path / "rsa.pem")
+
+
+def test_a_key_on_a_curve_that_nobody_here_knows(tmp_path: Path) -> None:
+    """SM2's, in the place of P-256's: cryptography has an error of its own for it."""
+    sign.make_key(tmp_path / "mine.pem")
+    sign.sign(tmp_path, {}, tmp_path / "mine.pem")
+    key = ec.generate_private_key(ec.SECP256R1())
+    plain, public = serialization.NoEncryption(), serialization.PublicFormat.SubjectPublicKeyInfo
+    der = serialization.Encoding.DER
+    for kind, content in (
+        ("PRIVATE", key.private_bytes(der, serialization.PrivateFormat.PKCS8, plain)),
+        ("PUBLIC", key.public_key().public_bytes(der, public)),
+    ):
+        other = content.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a811ccf5501822d"))
+        body = base64.encodebytes(other).decode()
+        (tmp_path / kind).write_text(f"-----BEGIN {kind} KEY-----\n{body}-----END {kind} KEY-----\n", encoding="utf-8")
+    with pytest.raises(BundleError, match="not a private key that can be used"):
+        sign.public_fingerprint(tmp_path / "PRIVATE")
+    with pytest.raises(BundleError, match="not a public key in PEM"):
+        check_signature(tmp_path, {}, tmp_path / "PUBLIC")
 
 
 def test_a_key_with_a_password(tmp_path: Path) -> None:

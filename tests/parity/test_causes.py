@@ -118,6 +118,11 @@ def test_features_and_tokens_that_differ() -> None:
     found[3, [1, 2]] = 0.5
     assert feature_cause(list("abcd"), found, recorded) == "2 of 4 features differ: 'b', 'c'"
     assert feature_cause(list("abcd"), recorded + 1, recorded) == "4 of 4 features differ: 'a', 'b', 'c' and 1 more"
+    # What is refused for 1e-4 is named for it, too: it was said that none of four differs.
+    small = recorded + np.asarray([0.0, 0.0, 5e-4, 0.0])
+    assert feature_cause(list("abcd"), small, recorded) == "1 of 4 features differ: 'c'"
+    small[1, 3] = np.nan
+    assert feature_cause(list("abcd"), small, recorded) == "2 of 4 features differ: 'c', 'd'"
     said = feature_cause(list("abcd"), recorded, recorded[:, :3])
     assert said == "the contract makes 4 features, and those recorded are 3"
     texts = [np.asarray([1, 7, 2]), np.asarray([1, 8, 9, 2])]
@@ -319,3 +324,11 @@ class TestChangedInputs:
         inputs = made(CONTRACT)
         assert self.cause(inputs) is None
         assert self.cause(inputs + np.random.default_rng(0).normal(size=inputs.shape)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (4, 3)])
+def test_a_line_through_two_numbers_explains_nothing(shape: tuple[int, int]) -> None:
+    """Nor does one through outputs that are all alike."""
+    random = np.random.default_rng(1)
+    exact = random.normal(size=shape) if shape != (4, 3) else np.ones(shape)
+    assert output_cause(exact, random.normal(size=shape)) is None

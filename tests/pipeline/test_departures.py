@@ -35,7 +35,7 @@ from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.tools import Tools  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
 from edgetl.runtime.preprocessing import ImagePreprocessing  # noqa: E402
-from edgetl.specs import BatchRange  # noqa: E402
+from edgetl.specs import BatchRange, Estimator, Recipe  # noqa: E402
 
 CONTRACT = ImagePreprocessing(
     height=16, width=16, mean=(0.45, 0.4, 0.35), std=(0.25, 0.22, 0.27), interpolation="bilinear"
@@ -117,23 +117,28 @@ class Parts:
         return self.folder / ("float.onnx" if precision == "fp32" else f"{target}.onnx")
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    folder = tmp_path_factory.mktemp("parts")
-    network(folder / "float.onnx")
+def quantized(folder: Path, target: str, recipe: Recipe) -> dict[str, Any]:
+    """Bring a folder's float graph to int8; the account of it."""
     images = tensors(CONTRACT, pictures(32, seed=1))
     tools = Tools(
         samples=lambda: ({"x": images[start : start + 8]} for start in range(0, 32, 8)),
         open_runner=open_graph,
     )
+    model = graph.prepare(graph.load(folder / "float.onnx"))
+    statistics = recipes.calibrate(model, tools)
+    scheme = catalog.target(target).scheme
+    done = recipes.make(model, statistics, schemes.scheme(scheme), recipe, tools)
+    ir.save(done.model, folder / f"{target}.onnx")
+    return {"scheme": scheme, "targets": [target], **facts_of(done)}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    folder = tmp_path_factory.mktemp("parts")
+    network(folder / "float.onnx")
     facts = {}
     for target in ("x86-64-cpu", "intel-cpu"):
-        model = graph.prepare(graph.load(folder / "float.onnx"))
-        statistics = recipes.calibrate(model, tools)
-        scheme = catalog.target(target).scheme
-        done = recipes.make(model, statistics, schemes.scheme(scheme), catalog.recipe("int8-mse"), tools)
-        ir.save(done.model, folder / f"{target}.onnx")
-        facts[target] = {"scheme": scheme, "targets": [target], **facts_of(done)}
+        facts[target] = quantized(folder, target, catalog.recipe("int8-mse"))
     sign.make_key(folder / "key.pem")
     return Parts(folder, folder / "key.pem", facts)
 
@@ -154,6 +159,7 @@ def seal(parts: Parts, tmp_path: Path) -> Seal:
         made_by: ImagePreprocessing = CONTRACT,
         swapped: bool = False,
         recorded: bool = True,
+        facts: Iterable[dict[str, Any]] = tuple(parts.facts.values()),
         **manifest: Any,
     ) -> Path:
         chosen = catalog.target(target)
@@ -176,7 +182,7 @@ def seal(parts: Parts, tmp_path: Path) -> Seal:
         golden_of(bundle, sources or pictures(8, seed=2), made_by, parts.folder / "float.onnx", swapped=swapped)
         if recorded:
             (bundle / "reports").mkdir()
-            document = {"schema": 1, "changes": {}, "graphs": list(parts.facts.values()), "engines": {}}
+            document = {"schema": 1, "changes": {}, "graphs": list(facts), "engines": {}}
             (bundle / "reports" / "quantization.json").write_text(json.dumps(document), encoding="utf-8")
         engine = {
             "target": target, "precision": precision, "folder": f"engines/{target}/{precision}",
@@ -458,6 +464,20 @@ def test_without_a_record_nobody_is_accused_of_what_a_recipe_may_have_done(seal:
 
     (engine,) = verified(seal(ORT, "int8", change=smoothed, recorded=False), layers=False).engines
     assert engine.sqnr_db > 35
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_recipe_may_cut_weights_off(seal: Seal, tmp_path: Path, older: bool) -> None:
+    """Its ranges cover 95% of the weights. What an older build wrote down does not tell of ranges of weights."""
+    network(tmp_path / "float.onnx")
+    recipe = replace(catalog.recipe("int8-mse"), weights=Estimator(method="percentile", percentile=95.0))
+    facts = quantized(tmp_path, ORT, recipe)
+    if older:
+        facts["notes"].pop("weights")
+    made = onnx.load(tmp_path / f"{ORT}.onnx")
+    bundle = seal(ORT, "int8", change=lambda model: model.CopyFrom(made), facts=[facts])
+    (engine,) = verified(bundle, layers=False).engines
+    assert engine.scales_skipped == ""
 
 
 # --- inputs, outputs, batches ----------------------------------------------------------------------------------------
