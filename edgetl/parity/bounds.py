@@ -38,8 +38,9 @@ Floats = NDArray[np.float64]
 def upper_bound(worse: int, better: int, n: int, confidence: float) -> float:
     """Upper bound of the drop: Tango's score bound, raised where that would err more often than it says.
 
-    By how much differs from table to table. At confidences below 90%, and where nine of ten samples disagree, one loss
-    more may therefore have a lower bound: in one of a hundred to two hundred tables with as many wins as losses.
+    By how much differs from table to table, so that one loss more may have a lower bound. Of tables with about as many
+    wins as losses so many had: at 60 and 80% confidence 8 of 561, where a fifth to nine of ten samples disagreed, at
+    90% and more none of 865; where more than nine of ten did, 29 of 994 at 60 to 90%, at 95 and 99% none of 638.
 
     Args:
         worse: Pairs in which only the first is right.
