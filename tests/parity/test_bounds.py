@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgetl.parity.bounds import (
@@ -79,33 +79,33 @@ def test_the_bound_is_a_root_of_the_score_equation(table: tuple[int, int, int], 
 FEW = tables(400)
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(FEW, CONFIDENCES)
 def test_the_bound_is_above_the_estimate_and_at_most_one(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
     assert (worse - better) / n <= upper_bound(worse, better, n, confidence) <= 1.0
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(FEW, CONFIDENCES)
 def test_the_bound_is_the_score_bound_or_a_little_more(table: tuple[int, int, int], confidence: float) -> None:
     """More where few samples leave it: there all that could be seen is so little that its chances go by large steps."""
     worse, better, n = table
     score, bound = score_bound(worse, better, n, confidence), upper_bound(worse, better, n, confidence)
     assert score <= bound
-    if n >= 50 and confidence <= 0.99:
-        assert bound - score <= (3 if worse + better < 0.8 * n else 6) / n
+    if n >= 50:
+        assert bound - score <= 2 / n
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(FEW, CONFIDENCES)
 def test_what_the_bound_does_not_reach_is_improbable(table: tuple[int, int, int], confidence: float) -> None:
     worse, better, n = table
     bound = upper_bound(worse, better, n, confidence)
-    assert bound == 1.0 or worst_chance(bound, worse, better, n) <= (1 - confidence) * (1 + 1e-6)
+    assert bound == 1.0 or worst_chance(bound, worse, better, n, confidence) <= (1 - confidence) * (1 + 1e-6)
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(FEW, CONFIDENCES, CONFIDENCES)
 def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: float, other: float) -> None:
     low, high = sorted((one, other))
@@ -113,19 +113,28 @@ def test_more_confidence_means_a_higher_bound(table: tuple[int, int, int], one: 
     assert upper_bound(*table, low) <= bound + 1e-3 * abs(bound) + 1e-9
 
 
-@settings(max_examples=40, derandomize=True)
-@given(FEW, st.sampled_from([0.9, 0.95, 0.99]))
+@settings(max_examples=40)
+@given(FEW, CONFIDENCES)
+@example((71, 75, 147), 0.6)  # lowered by a loss, when what was as clear was looked up anew for every drop
+@example((117, 102, 232), 0.6)
 def test_another_loss_raises_the_bound_another_gain_lowers_it(table: tuple[int, int, int], confidence: float) -> None:
-    """Not at 60 or 80%, nor where nearly all samples disagree: there a bound that was raised may be above the next."""
     worse, better, n = table
-    assume(worse + better < 0.8 * n)
+    assume(worse + better < n)
     here = upper_bound(worse, better, n, confidence)
     near = 1e-3 * abs(here) + 1e-9
     assert upper_bound(worse + 1, better, n, confidence) >= here - near
     assert upper_bound(worse, better + 1, n, confidence) <= here + near
 
 
-@settings(max_examples=40, derandomize=True)
+@given(tables(14), CONFIDENCES)
+def test_a_win_in_the_place_of_a_loss_lowers_the_bound(table: tuple[int, int, int], confidence: float) -> None:
+    worse, better, n = table
+    assume(worse > 0)
+    here = upper_bound(worse, better, n, confidence)
+    assert upper_bound(worse - 1, better + 1, n, confidence) <= here + 1e-3 * abs(here) + 1e-9
+
+
+@settings(max_examples=40)
 @given(FEW, CONFIDENCES)
 def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int, int], confidence: float) -> None:
     """The lower bound of (first - second) is minus the upper bound of (second - first): they enclose the estimate."""
@@ -136,7 +145,7 @@ def test_the_interval_turns_round_when_the_two_are_swapped(table: tuple[int, int
     assert low <= lower and upper <= high and interval(better, worse, n, confidence) == (-high, -low)
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(1, 100_000), CONFIDENCES)
 def test_without_discordant_pairs_the_bound_is_known_but_for_a_little(n: int, confidence: float) -> None:
     z = NormalDist().inv_cdf(confidence)
@@ -144,27 +153,58 @@ def test_without_discordant_pairs_the_bound_is_known_but_for_a_little(n: int, co
     assert least * (1 - 1e-6) <= least_bound(n, confidence) <= least + 3 / n
 
 
-@settings(max_examples=40, derandomize=True)
-@given(tables(40), st.floats(0.02, 0.4), st.floats(0.0, 1.0))
-def test_the_worst_chance_is_none_too_small(table: tuple[int, int, int], drop: float, part: float) -> None:
+@settings(max_examples=40)
+@given(tables(40), st.floats(0.0, 1.0), st.floats(0.0, 1.0), CONFIDENCES)
+def test_the_worst_chance_is_none_too_small(
+    table: tuple[int, int, int], above: float, part: float, confidence: float
+) -> None:
     """By adding up every table that there is, each by its own probability, for whatever share of wins."""
     worse, better, n = table
-    assume((worse - better) / n < drop)
-    wins = 0.49 * part * (1 - drop)
-    seen = float(_score(drop, worse, better, n))
+    score = score_bound(worse, better, n, confidence)
+    drop = score + above * (1 - score)
+    assume(drop < 0.999)
+    shared = 0.49 * part * (1 - abs(drop))
+    wins, losses = shared + max(-drop, 0.0), shared + max(drop, 0.0)
     chance = 0.0
     for b, w in itertools.product(range(n + 1), repeat=2):
-        if w + b <= n and float(_score(drop, w, b, n)) <= seen:
+        if w + b <= n and float(_score(score, w, b, n)) <= float(_score(score, worse, better, n)):
             ways = math.comb(n, w) * math.comb(n - w, b)
-            chance += ways * (wins + drop) ** w * wins**b * (1 - drop - 2 * wins) ** (n - w - b)
-    assert chance <= worst_chance(drop, worse, better, n) * 1.03 + 1e-9
+            chance += ways * losses**w * wins**b * (1 - losses - wins) ** (n - w - b)
+    assert chance <= worst_chance(drop, worse, better, n, confidence) * 1.02 + 1e-4
 
 
-@settings(max_examples=40, derandomize=True)
-@given(FEW, CONFIDENCES, st.floats(0.0, 0.5))
+@settings(max_examples=20)
+@given(tables(12), CONFIDENCES)
+def test_scores_at_the_score_bound_put_tables_in_the_order_of_their_bounds(
+    table: tuple[int, int, int], confidence: float
+) -> None:
+    worse, better, n = table
+    score = score_bound(worse, better, n, confidence)
+    assume(score < 0.999)  # at one, nothing is in any order
+    seen = float(_score(score, worse, better, n))
+    for b, w in itertools.product(range(n + 1), repeat=2):
+        other = score_bound(w, b, n, confidence) if w + b <= n else score
+        if abs(other - score) > 1e-6:
+            assert (other < score) == (float(_score(score, w, b, n)) < seen)
+
+
+@settings(max_examples=40)
+@given(FEW, CONFIDENCES, st.floats(0.0, 0.99), st.floats(0.0, 0.99))
+def test_the_worst_chance_falls_as_the_drop_rises(
+    table: tuple[int, int, int], confidence: float, one: float, other: float
+) -> None:
+    """So no drop above the bound is left that the data do not reject."""
+    score = score_bound(*table, confidence)
+    assume(score < 0.99)
+    lower, higher = (score + part * (1 - score) for part in sorted((one, other)))
+    assert worst_chance(higher, *table, confidence) <= worst_chance(lower, *table, confidence) * 1.01 + 1e-9
+
+
+@settings(max_examples=40)
+@given(FEW, CONFIDENCES, st.floats(-0.5, 0.5))
 def test_what_is_ruled_out_is_above_the_bound(table: tuple[int, int, int], confidence: float, drop: float) -> None:
     bound = upper_bound(*table, confidence)
-    assume(abs(bound - drop) > 3 / table[2])  # nearer to it what counts as clear leaps
+    assume(abs(bound - drop) > 1e-3 * abs(bound) + 1e-9)  # to which the bound is found
     assert rules_out(drop, *table, confidence) == (bound < drop)
 
 
@@ -224,7 +264,7 @@ def test_an_engine_at_the_limit_rarely_passes() -> None:
     assert passed <= 0.065
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.floats(1e-3, 0.5), CONFIDENCES)
 def test_samples_needed_is_the_smallest_number_that_can_pass(max_drop: float, confidence: float) -> None:
     needed = samples_needed(max_drop, confidence)
