@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BundleError, ModelError, ParityError, UsageError
+from edgetl.errors import BundleError, DataError, ModelError, ParityError, UsageError
 from edgetl.runtime.decision import Similarity, cosines
 
 if TYPE_CHECKING:
@@ -160,9 +160,23 @@ def tensor_difference(bundle: Bundle, golden: Golden) -> float:
     """The largest difference of a golden tensor made here from the recorded one.
 
     It is inf where their shapes differ, or where either is not finite.
+
+    Raises:
+        BundleError: A raw golden input cannot be read, or the recorded tensors are of another dtype.
     """
     contract = bundle.preprocessing
-    inputs = contract.together([contract(source) for source in golden.sources])
+    try:
+        inputs = contract.together([contract(source) for source in golden.sources])
+    except DataError as error:
+        raise BundleError(
+            f"{bundle.folder}: a golden input cannot be read: {error.message}", hint="build the bundle again"
+        ) from error
+    if inputs.dtype != golden.inputs.dtype:
+        raise BundleError(
+            f"{bundle.folder}: the golden inputs are recorded as {golden.inputs.dtype}, and the preprocessing makes"
+            f" {inputs.dtype}",
+            hint="build the bundle again",
+        )
     if inputs.shape != golden.inputs.shape:
         return math.inf
     difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0))
@@ -180,6 +194,12 @@ def refuse_labels(bundle: Bundle, golden: Golden) -> None:
             f"{bundle.folder}: the labels in manifest.json are not those that the network was trained with:"
             f" {_first_difference(bundle.labels, golden.classes or ())}",
             hint="publish the bundle again: edgetl build",
+        )
+    if bundle.labels and len(bundle.labels) != golden.outputs.shape[1]:
+        raise BundleError(
+            f"{bundle.folder}: PyTorch's golden outputs are {golden.outputs.shape[1]} for each input, and"
+            f" manifest.json has {len(bundle.labels)} labels",
+            hint="build the bundle again",
         )
     refuse_digests(bundle)
 

@@ -453,3 +453,43 @@ def test_a_decision_on_other_outputs(seal: Seal, tmp_path: Path, task: str, deci
         with pytest.raises(BundleError, match=f"decision in manifest.json is not of this network: .*{said}") as caught:
             look(folder)
         assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_a_golden_picture_that_cannot_be_read(seal: Seal, tmp_path: Path, content: bytes) -> None:
+    """It was exit code 3, with a hint about the user's own pictures."""
+    folder = seal()
+    (folder / "golden" / "3.png").write_bytes(content)
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=r"a golden input cannot be read: .*3\.png") as caught:
+            look(folder)
+        assert caught.value.hint == "build the bundle again"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"inputs": lambda found: found.astype(np.float64)},
+            "the golden inputs are recorded as float64, and the preprocessing makes float32",
+        ),
+        (
+            {"outputs": lambda found: np.tile(found, 2)},
+            "PyTorch's golden outputs are 6 for each input, and manifest.json has 3 labels",
+        ),
+        ({"outputs": lambda found: found[:, :0]}, "golden outputs are 0 for each input"),
+    ],
+)
+def test_golden_arrays_of_another_form_are_not_blamed_on_the_engine(
+    seal: Seal, tmp_path: Path, change: dict[str, Callable[[np.ndarray], np.ndarray]], said: str
+) -> None:
+    folder = seal()
+    shutil.copy(folder / "engines" / "cpu" / "fp32" / "model.onnx", folder / "model.onnx")
+    with np.load(folder / "golden" / "golden.npz") as arrays:
+        changed = {name: how(arrays[name]) for name, how in change.items()}
+    rewrite_golden(folder, **changed)
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=said):
+            look(folder)
