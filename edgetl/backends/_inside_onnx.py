@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
-from edgetl.backends.inside import WEIGHTED, Looking, Node, Outputs, Place, Quantizer, Restored, places_of, plain
+from edgetl.backends.inside import (
+    WEIGHTED,
+    Looking,
+    Node,
+    Outputs,
+    Place,
+    Quantizer,
+    Restored,
+    furthest,
+    places_of,
+    plain,
+)
 from edgetl.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -170,7 +181,7 @@ def _quantizers(graph: ir.Graph) -> Iterator[Quantizer]:
         scale = float(np.asarray(_array(node.inputs[1])).reshape(-1)[0])
         backs = [other for other in node.outputs[0].consumers() if other.op_type == "DequantizeLinear"]
         scales = [float(array.reshape(-1)[0]) for other in backs if (array := _array(other.inputs[1])) is not None]
-        back = max(scales, key=lambda each: abs(np.log(each / scale)), default=scale)
+        back = furthest(scales, scale)
         zero, least = _zero_point(node)
         shifts = [zero - _zero_point(other)[0] for other in backs]
         yield Quantizer(

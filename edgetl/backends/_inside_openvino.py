@@ -6,6 +6,7 @@ DequantizeLinear is there a FakeQuantize with what restores its integers behind 
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -16,7 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
-from edgetl.backends.inside import WEIGHTED, Looking, Node, Outputs, Place, Quantizer, Restored, places_of, plain
+from edgetl.backends.inside import (
+    WEIGHTED,
+    Looking,
+    Node,
+    Outputs,
+    Place,
+    Quantizer,
+    Restored,
+    furthest,
+    places_of,
+    plain,
+)
 from edgetl.errors import ModelError
 from edgetl.runtime.openvino import core
 
@@ -168,7 +180,13 @@ def _offset(port: Any) -> float:
         return 0.0
     low, high, out_low, _ = (float(edge.reshape(-1)[0]) for edge in edges if edge is not None)
     scale = (high - low) / (float(quantizer.get_attributes()["levels"]) - 1.0)
-    return round(((out_low - zero) * factor - low) / scale) * scale
+    return _steps((out_low - zero) * factor - low, scale) * scale
+
+
+def _steps(value: float, scale: float) -> int:
+    """So many steps; 0 where it cannot be told, as with a scale that is none."""
+    steps = value / scale if scale else math.nan
+    return round(steps) if math.isfinite(steps) else 0
 
 
 def _without(offset: float, array: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -214,12 +232,12 @@ def _quantizers(graph: Any) -> Iterator[Quantizer]:
         scale = (high - low) / steps
         ends = [(chain[-1] if chain else op) for chain in _restoring(op)]
         backs = [(out_high - out_low) / steps * _factor(end) for end in ends]
-        shifts = [round(_offset(end.output(0)) / scale) for end in ends]
+        shifts = [_steps(_offset(end.output(0)), scale) for end in ends]
         name = min(op.input_value(0).get_names(), default=op.input_value(0).get_node().get_friendly_name())
         yield Quantizer(
             tensor=str(name),
             scale=scale,
-            back=max(backs, key=lambda each: abs(np.log(each / scale))),
+            back=furthest(backs, scale),
             low=low,
             shift=max(shifts, key=abs),
         )

@@ -8,6 +8,7 @@ the engine that is looked into must be those of the engine itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -205,6 +206,18 @@ def _layer(between: Mapping[str, str]) -> str:
     loud = [name for name, operator in between.items() if operator not in _SILENT]
     name = (weighted or loud or list(between))[-1]
     return f"{between[name]} '{name}'"
+
+
+def furthest(backs: Iterable[float], scale: float) -> float:
+    """Of the scales that restore integers the one that is furthest from the scale that made them.
+
+    That is one which is no scale, where there is one, and the scale itself where nothing restores them.
+    """
+
+    def apart(back: float) -> float:
+        return abs(math.log(back / scale)) if 0.0 < back < math.inf and 0.0 < scale < math.inf else math.inf
+
+    return max(backs, key=apart, default=scale)
 
 
 class Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,10 @@ def pair_causes(pairs: Sequence[Pair], recorded: Mapping[str, Chosen]) -> list[s
     said = []
     for pair in pairs:
         wanted = recorded.get(pair.tensor)
-        if abs(pair.back / pair.scale - 1.0) > _EXACT:
+        none = [scale for scale in (pair.scale, pair.back) if not is_scale(scale)]
+        if none:
+            said.append(f"the tensor '{pair.tensor}' has the scale {none[0]:.4g}, which is none")
+        elif abs(pair.back / pair.scale - 1.0) > _EXACT:
             said.append(
                 f"the tensor '{pair.tensor}' is quantized with the scale {pair.scale:.4g} and restored with"
                 f" {pair.back:.4g}, {_times(pair.back / pair.scale)} that"
@@ -98,6 +102,11 @@ def pair_causes(pairs: Sequence[Pair], recorded: Mapping[str, Chosen]) -> list[s
         else:
             said += _zero_point_causes(pair, wanted)
     return said
+
+
+def is_scale(value: float) -> bool:
+    """Whether a number can be a scale: finite, and above zero."""
+    return 0.0 < value < math.inf
 
 
 def _zero_point_causes(pair: Pair, wanted: Chosen | None) -> list[str]:
@@ -133,6 +142,8 @@ def constant_cause(
         A clause; None where their sizes are the same, or they are other values altogether.
     """
     mine, its = found.values, np.asarray(wanted, dtype=np.float64)
+    if not np.isfinite(mine).all():
+        return f"{found.what} are not finite numbers"
     if mine.shape != its.shape:
         its = its.T if its.ndim == 2 and its.T.shape == mine.shape else its.reshape(mine.shape)
     least = 0.0 if found.steps is None else found.steps

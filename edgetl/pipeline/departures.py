@@ -23,7 +23,7 @@ from edgetl.parity import scales
 from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
 from edgetl.pipeline.explain import GRAPH
-from edgetl.pipeline.recorded import Recorded
+from edgetl.pipeline.recorded import RECORD, Recorded
 from edgetl.runtime.bundle import Bundle, EngineEntry
 from edgetl.runtime.golden import Golden
 
@@ -46,6 +46,7 @@ _NOT_LOOKED_FOR = (
     "; its graph is not the float graph in another precision, and where it leaves that cannot be told, as the recipe"
     " moved sizes between channels"
 )
+_NO_RECORD = f"the bundle has no {RECORD}: what calibration chose is not known, nor whether a recipe moved sizes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ def wrong_scales(bundle: Bundle) -> dict[str, tuple[str, ...] | str]:
                     opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=folder)
                     record = Recorded.of(bundle, engine)
                     causes, reason = _causes(exact, opened, record), _no_names(exact, opened, record)
+                    if not record.known and not causes:
+                        reason = _NO_RECORD
             except (MissingExtraError, ModelError) as error:
                 reason = error.message
             found[f"{engine.target} {engine.precision}"] = reason or tuple(dict.fromkeys(causes))
@@ -286,7 +289,8 @@ def _found(meter: _Meter, exact: InsideOnnx, opened: inside.Inside, record: Reco
         altering=tuple(meter.altering),
         failed=off or bool(causes) or (limit is not None and total_db < limit),
         statement=_statement(meter, engine, quantization, causes, promise_db, total_db)
-        + (_NOT_LOOKED_FOR if record.resized and promise_db < _FAR_DB else ""),
+        + (_NOT_LOOKED_FOR if record.resized and promise_db < _FAR_DB else "")
+        + ("" if record.known else f"; {_NO_RECORD}"),
     )
 
 

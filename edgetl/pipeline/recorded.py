@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgetl.errors import BundleError
 from edgetl.parity import scales
+from edgetl.pipeline import quantized
 from edgetl.runtime.bundle import Bundle, EngineEntry
+
+RECORD = "reports/quantization.json"
+"""In a bundle."""
+_HALF = "float16"
+"""Scheme of the graphs there that have no integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +38,35 @@ class Recorded:
         Raises:
             BundleError: It is no such record.
         """
-        path = bundle.folder / "reports" / "quantization.json"
+        path = bundle.folder / RECORD
         if engine.precision != "int8":
             return cls()
         if not path.exists():
             return cls(known=False)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            graph = next((graph for graph in document["graphs"] if engine.target in graph["targets"]), None)
-            params, notes = (graph["params"], graph["notes"]) if graph else ({}, {})
+            if document["schema"] != quantized.SCHEMA:
+                raise ValueError("it has another schema")
+            whole = [graph for graph in document["graphs"] if graph["scheme"] != _HALF]
+            graphs = {target: graph for graph in whole for target in graph["targets"]}
+            if engine.target not in graphs:
+                raise ValueError(f"it has no graph of {engine.target}, but of {', '.join(graphs) or 'none'}")
+            params, notes = graphs[engine.target]["params"], graphs[engine.target]["notes"]
             in_biases, weights = notes.get("zero_points_in_biases", ()), notes.get("weights")
             return cls(
                 chosen={
-                    name: scales.Chosen(scale=float(scale), low=float(low), in_bias=name in in_biases)
+                    name: _chosen(name, float(scale), float(low), in_bias=name in in_biases)
                     for name, (scale, _, low, _) in params.items()
                 },
-                resized=any(document.get("changes", {}).values()),
+                resized=any(document["changes"].values()),
                 clips=weights is None or weights["method"] == "percentile",
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BundleError(f"{path} cannot be read: {error!r}", hint="build the bundle again") from None
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise BundleError(f"{path} cannot be read: {why}", hint="build the bundle again") from None
+
+
+def _chosen(name: str, scale: float, low: float, *, in_bias: bool) -> scales.Chosen:
+    if not scales.is_scale(scale) or not math.isfinite(low):
+        raise ValueError(f"of the tensor '{name}' it has the scale {scale} and the range from {low}")
+    return scales.Chosen(scale=scale, low=low, in_bias=in_bias)

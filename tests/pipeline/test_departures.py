@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -462,8 +464,60 @@ def test_without_a_record_nobody_is_accused_of_what_a_recipe_may_have_done(seal:
             bias = next(item for item in model.graph.node if layer.input[2] in item.output)
             times(model, bias.input[1], 0.5)
 
-    (engine,) = verified(seal(ORT, "int8", change=smoothed, recorded=False), layers=False).engines
+    bundle = seal(ORT, "int8", change=smoothed, recorded=False)
+    (engine,) = verified(bundle, layers=False).engines
     assert engine.sqnr_db > 35
+    assert engine.scales_skipped.startswith("the bundle has no reports/quantization.json: what calibration chose is")
+    (engine,) = verified(bundle).engines
+    assert engine.layers is not None and engine.layers.statement.endswith(engine.scales_skipped)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record.clear(), "it has no 'schema'"),
+        (lambda record: record.pop("changes"), "it has no 'changes'"),
+        (lambda record: record.update(schema=2), "it has another schema"),
+        (lambda record: record["graphs"].clear(), "it has no graph of x86-64-cpu, but of none"),
+        (lambda record: record["graphs"][0].update(targets=[OPENVINO]), "no graph of x86-64-cpu, but of intel-cpu"),
+        (lambda record: record["graphs"][0]["params"].update(x=[0.0, 0, 0.0, 1.0]), "tensor 'x' it has the scale 0.0"),
+        (lambda record: record["graphs"][0]["params"].update(x=[0.1, 0, math.nan, 1.0]), "and the range from nan"),
+    ],
+)
+def test_a_record_of_quantization_that_does_not_tell_of_the_engine(
+    seal: Seal, parts: Parts, change: Change, said: str
+) -> None:
+    """Without the graph of the engine nothing was compared, and nothing said so; a scale of zero was a traceback."""
+    bundle = seal(ORT, "int8")
+    path = bundle / "reports" / "quantization.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+    sealed_again(bundle, parts)
+    with pytest.raises(BundleError, match=rf"quantization\.json cannot be read: .*{said}") as caught:
+        verified(bundle, layers=False)
+    assert caught.value.exit_code == 7
+
+
+def test_the_record_of_a_graph_in_float16_is_not_that_of_an_int8_engine(seal: Seal, parts: Parts) -> None:
+    """Of a target with both, whichever came first was taken."""
+    half = {**parts.facts[ORT], "scheme": "float16", "params": {}}
+    bundle = seal(
+        ORT, "int8", facts=[half, parts.facts[ORT], half], change=lambda model: times(model, "sum_scale", 1.2)
+    )
+    with pytest.raises(ParityError, match=r"the scale of the tensor 'sum' is 1\.20 times what calibration chose"):
+        verified(bundle, layers=False)
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+@pytest.mark.parametrize(("factor", "said"), [(0.0, "0"), (-1.0, r"-0\.\d+"), (math.nan, "nan")])
+def test_a_scale_that_is_none(seal: Seal, target: str, factor: float, said: str) -> None:
+    """Zero and NaN were tracebacks; without a record the scale below zero passed for right."""
+    bundle = seal(target, "int8", recorded=False, change=lambda model: times(model, "sum_scale", factor))
+    with pytest.raises((ParityError, BundleError)) as caught:
+        verified(bundle, layers=False)
+    told = f"the tensor 'sum' has the scale {said}, which is none"
+    assert re.search(told, caught.value.message) or "cannot be opened" in caught.value.message
 
 
 @pytest.mark.parametrize("older", [False, True])
