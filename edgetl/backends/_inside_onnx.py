@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
+from edgetl.backends.external_data import read_external_data
 from edgetl.backends.inside import (
     WEIGHTED,
     Looking,
@@ -105,6 +106,7 @@ def _read(path: Path) -> ir.Model:
     except ImportError:
         raise MissingExtraError("onnx_ir", extra="export", needed_for="looking into an ONNX graph") from None
     model = ir.load(path)
+    read_external_data(model, path)
     passes.ShapeInferencePass()(model)
     model.graph.sort()
     return model

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgetl.backends.external_data import read_external_data
 from edgetl.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load(path: Path) -> ir.Model:
         raise ModelError(f"{path} is not an ONNX model: {error}") from None
     if not model.graph.inputs or not model.graph.outputs:
         raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
-    _read_external_data(model, path)
+    read_external_data(model, path)
     opset = model.graph.opset_imports.get("", 0)
     return _to_minimum(model, path, opset) if opset < MINIMUM_OPSET else model
 
@@ -271,41 +271,3 @@ def _pool_from_mean(model: ir.Model) -> None:
             result = name_output(flat, f"{source}_flat", like=output)
             nodes = [pool, flat]
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], [result])
-
-
-def _read_external_data(model: ir.Model, path: Path) -> None:
-    """Read weights that lie beside the model; refuse those that a crafted one would read from elsewhere on the disk.
-
-    They are read here, so that copies of the model can be saved anywhere.
-    """
-    import onnx_ir as ir
-
-    folder = path.resolve().parent
-    for tensor in _tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            place = (folder / tensor.location).resolve()
-            if not place.is_relative_to(folder):
-                raise ModelError(f"{path}: the weights '{tensor.name}' lie outside its folder: {tensor.location}")
-            if not place.is_file() or place.stat().st_size < (tensor.offset or 0) + tensor.nbytes:
-                raise ModelError(f"{path}: the weights '{tensor.name}' are not in {place}: it is missing or too short")
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            found = value.const_value
-            if isinstance(found, ir.ExternalTensor):
-                value.const_value = ir.Tensor(found.numpy().copy(), dtype=found.dtype, name=found.name)
-                found.release()
-
-
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Every constant of a model: initializers, and attributes of nodes, in all graphs and functions."""
-    import onnx_ir as ir
-
-    for graph in model.graphs():
-        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for node in (node for body in bodies for node in ir.traversal.RecursiveGraphIterator(body)):
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-            elif attribute.type == ir.AttributeType.TENSORS:
-                yield from attribute.as_tensors()

@@ -732,6 +732,44 @@ def test_a_bundle_without_a_float_graph(seal: Seal, parts: Parts) -> None:
     assert checked.engines[0].layers_skipped == "the bundle has no model.onnx, the float graph"
 
 
+def beside(path: Path) -> Path:
+    """Move a graph's weights into a file beside it, as other tools write large models."""
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=64)
+    return path.with_name(f"{path.name}.data")
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_weights_in_files_beside_the_graphs(seal: Seal, parts: Parts, precision: str) -> None:
+    """Of an engine with such weights --layers ended with exit code 2: its copy did not find them."""
+    bundle = seal(ORT, precision)
+    beside(bundle / "engines" / ORT / precision / "model.onnx")
+    beside(bundle / "model.onnx")
+    sealed_again(bundle, parts)
+    (engine,) = verified(bundle, layers=False).engines
+    assert engine.sqnr_db > 35 and not engine.scales_skipped
+    (engine,) = verified(bundle).engines
+    assert engine.layers is not None and not engine.layers.failed
+
+
+@pytest.mark.parametrize(
+    ("where", "said"), [("model.onnx", "model.onnx, the float graph, does not run"), ("engines", "cannot be opened")]
+)
+@pytest.mark.parametrize("cut", [False, True])
+def test_weights_beside_a_graph_that_are_missing_or_cut_off(
+    seal: Seal, parts: Parts, where: str, said: str, cut: bool
+) -> None:
+    bundle = seal(ORT, "int8")
+    data = beside(bundle / (where if where == "model.onnx" else f"engines/{ORT}/int8/model.onnx"))
+    if cut:
+        data.write_bytes(data.read_bytes()[:100])
+    else:
+        data.unlink()
+    sealed_again(bundle, parts)
+    for layers in (False, True):
+        with pytest.raises(BundleError, match=said):
+            verified(bundle, layers=layers)
+
+
 def one_weight_is_nan(model: Any) -> None:
     """In the last layer, for one class: seven of eight pictures would still be named rightly, were it not looked at."""
     item = constant(model, "head_b")
