@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,11 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     graph = explain.float_graph(bundle, golden)
     # What is held against another network's weights and tensors would be accused of its difference.
     layers = layers and not graph.is_other
-    scales = {} if layers or graph.is_other else departures.wrong_scales(bundle)
-    engines = tuple(_check(bundle, engine, golden, samples, scales, graph, layers=layers) for engine in bundle.engines)
+    with departures.reading_scales(bundle) as wrong_scales:
+        scales = None if layers or graph.is_other else wrong_scales
+        engines = tuple(
+            _check(bundle, engine, golden, samples, scales, graph, layers=layers) for engine in bundle.engines
+        )
     wanted = data is not None or layers or any(engine.status == "ready" for engine in bundle.engines)
     if wanted and all(item.skipped for item in engines):
         raise SetupError(
@@ -159,7 +162,7 @@ def _check(
     engine: EngineEntry,
     golden: Golden,
     samples: Samples | None,
-    scales: Mapping[str, tuple[str, ...] | str],
+    scales: Callable[[EngineEntry], tuple[str, ...] | str] | None,
     graph: FloatGraph,
     *,
     layers: bool,
@@ -195,7 +198,7 @@ def _check(
             because = explain.dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
-    wrong = scales.get(name, ())
+    wrong = scales(engine) if scales else ()
     if isinstance(wrong, str):
         found, wrong = replace(found, scales_skipped=wrong), ()
     _gate(found, refused, because, wrong)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,34 +111,40 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
         return _found(meter, exact, opened, record, engine.precision)
 
 
-def wrong_scales(bundle: Bundle) -> dict[str, tuple[str, ...] | str]:
+@contextmanager
+def reading_scales(bundle: Bundle) -> Iterator[Callable[[EngineEntry], tuple[str, ...] | str]]:
     """Hold the scales of a bundle's int8 engines against calibration and the float weights; no inference is made.
 
     It is what :func:`look_into` does first, and cheap: for every verification.
 
     Returns:
-        By target and precision: a clause for each scale that is wrong; or why the scales could not be read.
+        A context with a function of an engine that was opened before (what opens it tells of a damaged file or record):
+        a clause for each scale that is wrong, none of a precision without integers; or why they could not be read.
     """
-    found: dict[str, tuple[str, ...] | str] = {}
-    engines = [engine for engine in bundle.engines if engine.precision == "int8" and engine.status != "build-on-device"]
-    with tempfile.TemporaryDirectory(prefix="edgetl-") as name:
-        exact: InsideOnnx | None = None
-        for number, engine in enumerate(engines):
+    with tempfile.TemporaryDirectory(prefix="edgetl-") as workplace:
+
+        @cache
+        def exact() -> InsideOnnx:
+            return _float_graph(bundle, Path(workplace))
+
+        def wrong(engine: EngineEntry) -> tuple[str, ...] | str:
+            if engine.precision != "int8":
+                return ()
             reason = inside.why_not(engine.backend) or _no_graph(bundle)
+            if reason:
+                return reason
+            folder = Path(tempfile.mkdtemp(dir=workplace))
             try:
-                if not reason:
-                    folder = Path(name) / str(number)
-                    folder.mkdir()
-                    exact = exact or _float_graph(bundle, Path(name))
-                    opened = inside.look_into(bundle.folder / engine.folder, exact.tensors, workplace=folder)
-                    record = Recorded.of(bundle, engine)
-                    causes, reason = _causes(exact, opened, record), _no_names(exact, opened, record)
-                    if not record.known and not causes:
-                        reason = _NO_RECORD
+                opened = inside.look_into(bundle.folder / engine.folder, exact().tensors, workplace=folder)
             except (MissingExtraError, ModelError) as error:
-                reason = error.message
-            found[f"{engine.target} {engine.precision}"] = reason or tuple(dict.fromkeys(causes))
-    return found
+                return error.message
+            record = Recorded.of(bundle, engine)
+            causes, unnamed = _causes(exact(), opened, record), _no_names(exact(), opened, record)
+            if not record.known and not causes:
+                return _NO_RECORD
+            return unnamed or tuple(dict.fromkeys(causes))
+
+        yield wrong
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,8 @@ def open_engine(folder: Path, *, of: tuple[str, str] | None = None, threads: int
         if PurePosixPath(name).name != name or name in ("", ".."):
             raise ValueError(f"it names a file outside its folder: {name}")
         file, options = folder / name, record.get("options", {})
+        if not isinstance(provider, str) or not isinstance(options, dict):
+            raise ValueError(f"its provider is {provider!r}, and its options are {options!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise BundleError(f"{folder} holds no engine that this version can open: {error}") from None
     if of is not None and (backend != of[0] or recorded not in (None, of[1])):

@@ -770,6 +770,30 @@ def test_weights_beside_a_graph_that_are_missing_or_cut_off(
             verified(bundle, layers=layers)
 
 
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_a_damaged_int8_engine(seal: Seal, parts: Parts, target: str, content: bytes) -> None:
+    """Its scales were read before it was opened: the damage was a traceback."""
+    bundle = seal(target, "int8")
+    (bundle / "engines" / target / "int8" / ("model.onnx" if target == ORT else "model.xml")).write_bytes(content)
+    sealed_again(bundle, parts)
+    for layers in (False, True):
+        with pytest.raises(BundleError, match=f"the engine for {target} int8 cannot be opened"):
+            verified(bundle, layers=layers)
+
+
+@pytest.mark.parametrize("target", [ORT, OPENVINO])
+@pytest.mark.parametrize("change", [{"files": []}, {"files": [1]}, {"provider": None}, {"options": []}])
+def test_a_damaged_record_of_an_int8_engine(seal: Seal, parts: Parts, target: str, change: dict[str, Any]) -> None:
+    bundle = seal(target, "int8")
+    path = bundle / "engines" / target / "int8" / "engine.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    sealed_again(bundle, parts)
+    for layers in (False, True):
+        with pytest.raises(BundleError, match="int8 holds no engine that this version can open"):
+            verified(bundle, layers=layers)
+
+
 def one_weight_is_nan(model: Any) -> None:
     """In the last layer, for one class: seven of eight pictures would still be named rightly, were it not looked at."""
     item = constant(model, "head_b")

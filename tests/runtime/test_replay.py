@@ -375,7 +375,10 @@ def test_a_record_of_quantization_that_is_none(seal: Seal, tmp_path: Path, conte
     folder = seal()
     (folder / "reports").mkdir()
     (folder / "reports" / "quantization.json").write_text(content, encoding="utf-8")
-    shutil.copy(folder / "engines" / "cpu" / "fp32" / "model.onnx", folder / "model.onnx")
+    place = folder / "engines" / "cpu" / "fp32"
+    shutil.copy(place / "model.onnx", folder / "model.onnx")
+    record = json.loads((place / "engine.json").read_text(encoding="utf-8"))
+    (place / "engine.json").write_text(json.dumps({**record, "precision": "int8"}), encoding="utf-8")
     reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update(precision="int8"))
     with pytest.raises(BundleError, match=r"quantization\.json cannot be read"):
         verify_bundle(folder)
