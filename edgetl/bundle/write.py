@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,7 +15,10 @@ from typing import Any
 from edgetl.bundle import sign
 from edgetl.errors import StorageError
 from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
-from edgetl.store import file_digest, storage_errors, sync_folder, sync_tree
+from edgetl.store import file_digest, is_alive, storage_errors, sync_folder, sync_tree
+
+_STORES_OWN = "artifact.json"
+"""The store's own file in the folder of an artifact, which is no part of a bundle."""
 
 
 def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
@@ -38,6 +42,8 @@ def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
 def publish(source: Path, destination: Path) -> None:
     """Copy a sealed bundle to where the user wants it; readers see the old one whole, or the new one whole.
 
+    Where it stands already it stays as it is. What killed processes left beside it is deleted.
+
     Raises:
         StorageError: The place cannot be written, the disk is full, or something stands there that is not a bundle.
             What was there stays.
@@ -47,11 +53,14 @@ def publish(source: Path, destination: Path) -> None:
             f"{destination} is there and is not a bundle; it is left as it is",
             hint="another bundle.output, project.name or project.version",
         )
-    draft = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+    draft = _beside(destination)
     with storage_errors(destination.parent):
+        _sweep(destination)
+        if same(source, destination):
+            return
         destination.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copytree(source, draft, ignore=shutil.ignore_patterns("artifact.json"))
+            shutil.copytree(source, draft, ignore=shutil.ignore_patterns(_STORES_OWN))
             sync_tree(draft)
             _replace(draft, destination)
             sync_folder(destination.parent)
@@ -60,15 +69,34 @@ def publish(source: Path, destination: Path) -> None:
 
 
 def same(source: Path, destination: Path) -> bool:
-    """Whether a published bundle is the sealed one, unchanged."""
+    """Whether a published bundle is the sealed one: nothing in it changed, and nothing was added."""
     try:
         names = (MANIFEST, SIGNATURE)
         if any((source / name).read_bytes() != (destination / name).read_bytes() for name in names):
             return False
         listed = json.loads((source / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all(file_digest(destination / name) == facts["sha256"] for name, facts in listed.items())
+        there = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()}
+        return there == {*listed, *names} and all(
+            file_digest(destination / name) == facts["sha256"] for name, facts in listed.items()
+        )
     except OSError:
         return False
+
+
+def _beside(destination: Path) -> Path:
+    """A new name beside a bundle, with the number of the process that it belongs to."""
+    return destination.with_name(f".{destination.name}.{os.getpid()}-{uuid.uuid4().hex}")
+
+
+def _sweep(destination: Path) -> None:
+    """Delete what stands beside a bundle under such names of processes that are no more."""
+    if not destination.parent.is_dir():
+        return
+    ours = re.compile(re.escape(f".{destination.name}.") + "([0-9]+)-[0-9a-f]{32}")
+    for path in destination.parent.iterdir():
+        name = ours.fullmatch(path.name)
+        if name and not is_alive(int(name[1])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_somebody_elses(destination: Path) -> bool:
@@ -90,7 +118,7 @@ def _replace(draft: Path, destination: Path) -> None:
             if not destination.exists():
                 raise
     if not _exchange(draft, destination):
-        old = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.old")
+        old = _beside(destination)
         destination.rename(old)
         draft.rename(destination)
         shutil.rmtree(old, ignore_errors=True)

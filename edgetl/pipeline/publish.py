@@ -107,8 +107,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
 
     sealed = session.stage("bundle", record.name, inputs, make)
     destination = session.config.bundle.output / record.name
-    if not bundles.same(sealed.folder, destination):
-        bundles.publish(sealed.folder, destination)
+    bundles.publish(sealed.folder, destination)
     return sealed, destination
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -89,6 +92,62 @@ def test_a_reader_in_a_loop_never_finds_the_name_empty(make_bundle: MakeBundle, 
     reads, pairs, models, _ = map(int, out.split())
     assert reads > 10
     assert (pairs, models) == (2, 2)  # never one bundle's model with the other's manifest
+
+
+def publish_and_hang(source: Path, place: Path, at: str, reached: Event) -> None:
+    """Publish as far as a function of the module, and stay there."""
+
+    def hang(*given: object) -> None:
+        reached.set()
+        time.sleep(60)
+
+    setattr(write, at, hang)
+    write._exchange = lambda one, other: False
+    write.publish(source, place)
+
+
+@pytest.mark.parametrize("at", ["sync_tree", "_replace", "sync_folder"])
+@pytest.mark.parametrize("older", [False, True])
+def test_killed_while_it_publishes(make_bundle: MakeBundle, tmp_path: Path, at: str, older: bool) -> None:
+    """A half bundle stayed beside the place for good, under a hidden name."""
+    old, new, place = make_bundle("old", b"old"), make_bundle("new", b"new"), tmp_path / "dist" / "pets-1.0.0"
+    if older:
+        write.publish(old, place)
+    elsewhere = place.with_name(".pets-1.0.0.notes")
+    place.parent.mkdir(exist_ok=True)
+    elsewhere.touch()
+    context = multiprocessing.get_context("fork")
+    reached = context.Event()
+    process = context.Process(target=publish_and_hang, args=(new, place, at, reached))
+    process.start()
+    assert reached.wait(30)
+    process.kill()
+    process.join()
+    if at == "sync_folder":
+        assert write.same(new, place), "it had taken its place"
+    else:
+        assert write.same(old, place) if older else not place.exists()
+        assert len(list(place.parent.iterdir())) == 2 + older
+    write.publish(new, place)
+    assert write.same(new, place) and open_bundle(place).verified.signed_by
+    assert {path.name for path in place.parent.iterdir()} == {"pets-1.0.0", elsewhere.name}
+
+
+def test_what_a_living_process_publishes_is_left_to_it(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    source, place = make_bundle(), tmp_path / "dist" / "pets-1.0.0"
+    draft = write._beside(place)
+    draft.mkdir(parents=True)
+    write.publish(source, place)
+    assert draft.is_dir()
+
+
+def test_what_was_put_into_a_published_bundle_goes_away(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    """The next build said that all is done, and nothing opened the bundle."""
+    source, place = make_bundle(), tmp_path / "dist" / "pets-1.0.0"
+    write.publish(source, place)
+    (place / "notes.txt").touch()
+    write.publish(source, place)
+    assert not (place / "notes.txt").exists() and open_bundle(place).verified.signed_by
 
 
 def test_same_sees_every_difference(make_bundle: MakeBundle, tmp_path: Path) -> None:
