@@ -15,7 +15,7 @@ from typing import Any
 from edgetl.bundle import sign
 from edgetl.errors import StorageError
 from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
-from edgetl.store import file_digest, is_alive, storage_errors, sync_folder, sync_tree
+from edgetl.store import digest_of, file_digest, is_alive, storage_errors, sync_folder, sync_tree
 
 _STORES_OWN = "artifact.json"
 """The store's own file in the folder of an artifact, which is no part of a bundle."""
@@ -37,6 +37,16 @@ def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
     whole = {"schema": 1, **manifest, "files": files}
     (folder / MANIFEST).write_bytes(manifest_text(whole))
     sign.sign(folder, whole, key)
+
+
+def engine_digest(folder: Path) -> str:
+    """SHA-256 of the names of an engine's files and their SHA-256, in hexadecimal: ``files_sha256`` in a manifest.
+
+    Args:
+        folder: Of the engine, with nothing else in it.
+    """
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return digest_of({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
 
 
 def publish(source: Path, destination: Path) -> None:

@@ -77,7 +77,11 @@ def compile_bundle(
             record = _compile(bundle, target, engine, draft)
             size = sum((draft / engine.folder / file).stat().st_size for file in record.files)
             entries[engine.target, engine.precision].update(
-                status=record.status, versions=record.versions, note=record.note, size_bytes=size
+                status=record.status,
+                versions=record.versions,
+                note=record.note,
+                size_bytes=size,
+                files_sha256=bundles.engine_digest(draft / engine.folder),
             )
         bundles.seal(draft, _manifest(bundle, list(entries.values()), folder), signer)
         checked = verify_bundle(draft)

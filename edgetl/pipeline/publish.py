@@ -100,7 +100,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
 
     def make(folder: Path) -> None:
         _fill(folder, record, signer)
-        manifest = _manifest(record)
+        manifest = _manifest(record, folder)
         replay.write_contract(folder, manifest)
         bundles.seal(folder, manifest, key)
         _replay(session, folder)
@@ -201,7 +201,8 @@ def _reports(folder: Path, record: Record, report: Report) -> None:
         (folder / "quantization.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def _manifest(record: Record) -> dict[str, Any]:
+def _manifest(record: Record, folder: Path) -> dict[str, Any]:
+    """Of the bundle whose other files are in a folder."""
     config = record.session.config
     deploy = torch_backend.read_deploy(record.checkpoint.folder)
     labels = [] if deploy.embeds else list(deploy.classes)
@@ -220,7 +221,11 @@ def _manifest(record: Record) -> dict[str, Any]:
         "decision_sha256": digest_of(record.decision.to_json()),
         "preprocessing": deploy.preprocessing.to_json(),
         "preprocessing_sha256": deploy.preprocessing.digest(),
-        "engines": [_engine(item) for item in record.decisions if item.shipped],
+        "engines": [
+            {**_engine(item), "files_sha256": bundles.engine_digest(folder / _place(item))}
+            for item in record.decisions
+            if item.shipped
+        ],
         "rejected": [_engine(item) for item in record.decisions if not item.shipped],
         "provenance": {
             "backbone": config.model.backbone,

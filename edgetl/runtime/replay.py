@@ -140,20 +140,43 @@ def refuse_contract(bundle: Bundle) -> None:
 
 
 def refuse_digests(bundle: Bundle) -> None:
-    """Refuse labels, a decision or a preprocessing that are not those whose SHA-256 the manifest holds, where it does.
+    """Refuse labels, a decision, a preprocessing or engines that are not those whose SHA-256 the manifest holds.
 
     Raises:
-        BundleError: They are not.
+        BundleError: It is not.
     """
     for name, escaped in (("labels", False), ("decision", False), ("preprocessing", True)):
-        text = json.dumps(bundle.manifest[name], sort_keys=True, separators=(",", ":"), ensure_ascii=escaped)
         wanted = bundle.manifest.get(f"{name}_sha256")
-        if wanted is not None and hashlib.sha256(text.encode()).hexdigest() != wanted:
+        if wanted is not None and _digest(bundle.manifest[name], escaped=escaped) != wanted:
             raise BundleError(
                 f"{bundle.folder}: {name} in manifest.json changed after the bundle was built: the SHA-256 is not"
                 f" the one that stands there as {name}_sha256",
                 hint="publish the bundle again: edgetl build",
             )
+    listed, entries = bundle.manifest["files"], bundle.manifest["engines"]
+    for entry in entries:
+        inside = f"{entry['folder']}/"
+        files = {name.removeprefix(inside): listed[name]["sha256"] for name in listed if name.startswith(inside)}
+        digest, wanted = _digest(files), entry.get("files_sha256")
+        if wanted is None or digest == wanted:
+            continue
+        owner = next((other for other in entries if other.get("files_sha256") == digest), None)
+        raise BundleError(
+            f"{bundle.folder}: the files in {entry['folder']} are not those of the engine for {entry['target']}"
+            f" {entry['precision']} that was measured: "
+            + (
+                f"they are those of the one for {owner['target']} {owner['precision']}"
+                if owner
+                else "their SHA-256 is not the one that stands in manifest.json as files_sha256"
+            ),
+            hint="publish the bundle again: edgetl build",
+        )
+
+
+def _digest(value: Any, *, escaped: bool = False) -> str:
+    """SHA-256 of a JSON value's canonical text, in hexadecimal; of a preprocessing, with signs beyond ASCII escaped."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=escaped)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tensor_difference(bundle: Bundle, golden: Golden) -> float:

@@ -146,7 +146,7 @@ def test_labels_in_another_order_than_the_network_was_trained_with(
     builds: Callable[..., Any], variant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = publish._manifest
-    monkeypatch.setattr(publish, "_manifest", lambda record: {**manifest(record), "labels": ["cross", "box", "disc"]})
+    monkeypatch.setattr(publish, "_manifest", lambda *given: {**manifest(*given), "labels": ["cross", "box", "disc"]})
     with pytest.raises(ParityError, match="output 0 is 'cross' there, and was 'box'") as caught:
         builds(lambda model: None)
     assert caught.value.exit_code == 4

@@ -496,3 +496,47 @@ def test_golden_arrays_of_another_form_are_not_blamed_on_the_engine(
     for look in (verify_bundle, lambda place: open_bundle(place).open()):
         with pytest.raises(BundleError, match=said):
             look(folder)
+
+
+def test_engines_of_one_kind_that_were_exchanged(seal: Seal, tmp_path: Path) -> None:
+    """Both answer as PyTorch does, on the library and in the precision of the other: nothing told them apart."""
+    folder = seal()
+    one, other = (folder / "engines" / name / "fp32" for name in ("cpu", "phone"))
+    shutil.copytree(one, other)
+    model = onnx.load(other / "model.onnx")
+    model.doc_string = "another one"
+    onnx.save(model, other / "model.onnx")
+
+    def add(manifest: dict[str, Any]) -> None:
+        (entry,) = manifest["engines"]
+        manifest["engines"].append({**entry, "target": "phone", "folder": "engines/phone/fp32"})
+        for each in manifest["engines"]:
+            each["files_sha256"] = write.engine_digest(folder / each["folder"])
+
+    reseal(folder, tmp_path, add)
+    assert len(verify_bundle(folder).engines) == 2
+    with open_bundle(folder).open(target="phone"):
+        pass
+    one.rename(tmp_path / "kept")
+    other.rename(one)
+    (tmp_path / "kept").rename(other)
+    reseal(folder, tmp_path)
+    said = r"the files in engines/cpu/fp32 are not those .* cpu fp32 .*: they are those of the one for phone fp32"
+    for look in (verify_bundle, lambda place: open_bundle(place).open(target="phone")):
+        with pytest.raises(BundleError, match=said) as caught:
+            look(folder)
+        assert caught.value.exit_code == 7
+
+
+def test_a_file_of_an_engine_that_is_not_the_one_that_was_measured(seal: Seal, tmp_path: Path) -> None:
+    folder = seal()
+    place = folder / "engines" / "cpu" / "fp32"
+    digest = write.engine_digest(place)
+    reseal(folder, tmp_path, lambda manifest: manifest["engines"][0].update(files_sha256=digest))
+    with open_bundle(folder).open():
+        pass
+    record = (place / "engine.json").read_text(encoding="utf-8")
+    (place / "engine.json").write_text(record + "\n", encoding="utf-8")
+    reseal(folder, tmp_path)
+    with pytest.raises(BundleError, match="their SHA-256 is not the one that stands in manifest"):
+        verify_bundle(folder)
