@@ -369,7 +369,7 @@ def test_where_nothing_is_decided_the_hint_asks_for_samples_and_not_for_calibrat
         assert (caught.value.hint or "").startswith(hint)
 
 
-@pytest.mark.parametrize(("samples", "max_drop", "needed"), [(298, 0.01, 299), (299, 0.01, None), (58, 0.05, 59)])
+@pytest.mark.parametrize(("samples", "max_drop", "needed"), [(298, 0.01, 299), (299, 0.01, None), (59, 0.05, 60)])
 def test_too_few_samples_are_told_before_training(samples: int, max_drop: float, needed: int | None) -> None:
     said = too_few_samples(config(max_drop=max_drop), samples)
     assert (f"at least {needed} are needed, and the build will fail" in said) if needed else said == ""
