@@ -25,6 +25,7 @@ from edgetl.benchmark.summary import too_alike
 from edgetl.benchmark.usage import Usage
 from edgetl.benchmark.waiting import Clock, SensingClock
 from edgetl.errors import UsageError
+from edgetl.numbers import counted
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
@@ -197,7 +198,8 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
     if result.plan.bound_ms is not None and isinstance(result, ScenarioResult):
         over = result.percentile_ns(result.plan.percentile) > (result.plan.bound_ns or 0)
         kept = "kept" if result.keeps_bound else "not kept" if over or result.times.stopped else "not shown to be kept"
-        told.append((f"bound of {result.plan.bound_ms:g} ms", f"{kept}, {result.over_bound} queries over it"))
+        over_it = f"{counted(result.over_bound, 'query', 'queries')} over it"
+        told.append((f"bound of {result.plan.bound_ms:g} ms", f"{kept}, {over_it}"))
     if isinstance(result, ScenarioResult) and values["spin_share"] is not None:
         told.append(("share of the waiting that was spun", f"{values['spin_share']:.1%}"))
     return (*told, *(("note", problem) for problem in result.problems))

@@ -29,6 +29,7 @@ from edgetl.benchmark.schedules import OPEN_LOOP, Plan, arrivals, queries
 from edgetl.benchmark.summary import Bounds, run_intervals
 from edgetl.benchmark.waiting import Clock, MachineClock
 from edgetl.errors import EdgetlError, TargetError, UsageError
+from edgetl.numbers import counted
 
 Issue = Callable[[Sequence[int]], object]
 """Answers one query, given the indices of its samples; the query has been answered when it returns."""
@@ -311,9 +312,8 @@ def open_loop(
             if behind > patience_ns and (stopped := _overload(begun, ended, due_ns, behind, patience_ns)):
                 break
             if after - start >= limit and len(ended) < len(due_ns):
-                stopped = (
-                    f"the run ended at its limit of {max_duration_s:g} s, {len(due_ns) - len(ended)} queries short"
-                )
+                short = counted(len(due_ns) - len(ended), "query", "queries")
+                stopped = f"the run ended at its limit of {max_duration_s:g} s, {short} short"
                 break
     return _timeline(start, due_ns, begun, ended, samples=len(ended), slept=slept, spun=spun, stopped=stopped)
 

@@ -12,6 +12,7 @@ import typer
 
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
 from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
+from edgetl.numbers import counted
 
 if TYPE_CHECKING:
     from edgetl.benchmark.schedules import Plan
@@ -240,6 +241,6 @@ def _share(percentile: float) -> float:
 def _print(what: str, found: BundleRun) -> None:
     print_table([what, found.engine], [list(row) for row in found.rows])
     facts = found.environment
-    print_text(f"\n{facts['cpu']}, {facts['threads']} threads, load {facts['load_average']}")
+    print_text(f"\n{facts['cpu']}, {counted(facts['threads'], 'thread')}, load {facts['load_average']}")
     for problem in found.problems:
         print_text(f"note: {problem}")

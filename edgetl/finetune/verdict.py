@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, UnknownNameError
 from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_units, resample_weights
 from edgetl.metrics.identities import linear_drop, mean_influences
+from edgetl.numbers import counted
 from edgetl.tomlfile import did_you_mean
 
 Outcome = Literal["helped", "neutral", "negative"]
@@ -406,4 +407,4 @@ def _range(low: float, high: float) -> str:
 
 
 def _counted(seeds: int, samples: int) -> str:
-    return f"{seeds} {'seeds' if seeds > 1 else 'seed'}, {samples} test samples"
+    return f"{counted(seeds, 'seed')}, {counted(samples, 'test sample')}"

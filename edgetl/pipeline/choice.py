@@ -8,10 +8,10 @@ from typing import Any
 
 from edgetl.benchmark.summary import Latency
 from edgetl.config import Budget, Parity
+from edgetl.numbers import counted, milliseconds
 from edgetl.pipeline.gates import accepted
 from edgetl.pipeline.proof import Proven
 from edgetl.pipeline.timing import Timings
-from edgetl.report.numbers import milliseconds
 from edgetl.specs import Precision
 
 _COARSENESS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2}
@@ -135,7 +135,7 @@ def _missed(budget: Budget, found: Latency | None) -> tuple[str, ...]:
         name = field.removesuffix("_ms")
         measured = found.percentile(name)
         if measured is None:
-            missed.append(f"{name} is not known from {found.samples} calls, allowed {limit:g} ms")
+            missed.append(f"{name} is not known from {counted(found.samples, 'call')}, allowed {limit:g} ms")
         elif measured > limit:
             missed.append(f"{name} {milliseconds(measured)} ms, allowed {limit:g} ms")
     return tuple(missed)

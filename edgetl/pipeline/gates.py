@@ -11,6 +11,7 @@ from edgetl.config import Config, Parity
 from edgetl.data.dataset import Dataset
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.metrics import resample_units
+from edgetl.numbers import counted
 from edgetl.parity.bounds import samples_needed
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
@@ -60,7 +61,7 @@ def too_few_samples(config: Config, samples: int) -> str:
     if samples >= needed:
         return ""
     return (
-        f"{samples} test samples cannot show that an engine as good as PyTorch drops by less than"
+        f"{counted(samples, 'test sample')} cannot show that an engine as good as PyTorch drops by less than"
         f" {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
         + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
     )

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from edgetl.report import gates
-from edgetl.report.findings import Finding, findings
-from edgetl.report.markup import clean
-from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
-from edgetl.report.numbers import (
+from edgetl.numbers import (
     DASH,
     TIMES,
     confidence_percent,
+    counted,
     fixed,
     integer,
     megabytes,
@@ -20,6 +17,10 @@ from edgetl.report.numbers import (
     signed_points,
     significant,
 )
+from edgetl.report import gates
+from edgetl.report.findings import Finding, findings
+from edgetl.report.markup import clean
+from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
 from edgetl.report.tables import budget_text, percentile_names, percentiles, span, speed_up
 
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "▫️"}
@@ -138,7 +139,7 @@ def conditions(report: Report) -> str:
     machine = report.environment
     if machine is None:
         return ""
-    parts = [machine.cpu, f"{integer(machine.threads)} threads per engine", f"batch {integer(machine.batch_size)}"]
+    parts = [machine.cpu, f"{counted(machine.threads, 'thread')} per engine", f"batch {integer(machine.batch_size)}"]
     parts += [f"GPU {machine.gpu}"] if machine.gpu else []
     parts += [f"load {significant(machine.load_average, 2)}"] if machine.load_average is not None else []
     libraries = ", ".join(f"{each.name} {each.value}" for each in machine.libraries)

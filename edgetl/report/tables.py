@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgetl.report.markup import Markup, el, join
-from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report, TrainingPhase
-from edgetl.report.numbers import (
+from edgetl.numbers import (
     DASH,
     TIMES,
     aligned,
@@ -22,6 +20,8 @@ from edgetl.report.numbers import (
     signed_points,
     significant,
 )
+from edgetl.report.markup import Markup, el, join
+from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report, TrainingPhase
 
 _STATUS = {"ready": "ran here", "built": "built, not run", "build-on-device": "build on device"}
 _OUTCOME = {

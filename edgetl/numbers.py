@@ -89,6 +89,17 @@ def integer(value: int | None) -> str:
     return DASH if value is None else f"{value:,}".replace("-", MINUS)
 
 
+def counted(number: int | None, one: str, many: str = "") -> str:
+    """A number of things with their name: 1 process, 5 processes.
+
+    Args:
+        number: How many; None: not known.
+        one: Their name where there is one.
+        many: Where there are none or several; empty: ``one`` with an s.
+    """
+    return f"{integer(number)} {one if number == 1 else many or one + 's'}"
+
+
 def megabytes(size_bytes: int | None) -> str:
     """A size in MB (10⁶ bytes)."""
     if size_bytes is None:
