@@ -152,7 +152,7 @@ def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
         percent(figures.score, report.test_samples),
         signed_points(figures.drop, report.test_samples),
         f"{fixed(100.0 * figures.interval[0], 2)} to {fixed(100.0 * figures.interval[1], 2)}",
-        fixed(100.0 * figures.drop_upper, 2),
+        fixed(100.0 * figures.drop_upper, 2, beside=100.0 * report.max_drop),
     )  # fmt: skip
     decision = _DECISIONS[engine.status] if engine.shipped else "not shipped"
     if engine.shipped and not report.verdict.published:

@@ -107,7 +107,7 @@ def _parity(report: Report) -> Markup | None:
     note = f"{gates.asked(report, report.metric)} A negative drop means that the engine was better."
     least = gates.detectable(report)
     if least is not None:
-        note += f" A drop of {points_of(least)} or more would probably have shown on these samples, of every engine."
+        note += f" A drop of {points_of(least, 4)} or more would probably have shown on these samples, of every engine."
     regressed = regressions_table(report)
     parts = [rows, el("p", note.lstrip(), class_="note")]
     parts += [outputs_table(report)] if any(engine.parity for engine in report.engines) else []
