@@ -11,6 +11,7 @@ from edgetl.config import Config, Parity
 from edgetl.data.dataset import Dataset
 from edgetl.errors import BudgetError, ConfigError, MeasurementError, ParityError
 from edgetl.metrics import resample_units
+from edgetl.numbers import counted, points_of
 from edgetl.parity.bounds import samples_needed
 from edgetl.parity.compare import Comparison
 from edgetl.parity.numeric import TOLERANCES, Tolerance
@@ -60,8 +61,8 @@ def too_few_samples(config: Config, samples: int) -> str:
     if samples >= needed:
         return ""
     return (
-        f"{samples} test samples cannot show that an engine as good as PyTorch drops by less than"
-        f" {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
+        f"{counted(samples, 'test sample')} cannot show that an engine as good as PyTorch drops by less than"
+        f" {points_of(gate.max_drop)} with {100 * gate.confidence:.12g}% confidence: at least {needed} are needed"
         + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
     )
 
@@ -90,7 +91,7 @@ def too_few_of_a_class(config: Config, dataset: Dataset) -> str:
     return (
         f"{metric.title} is a mean over {len(apart)} classes, of which '{dataset.classes[rarest]}' has"
         f" {len(apart[rarest])} in test: at least {needed} of each show that an engine as good as PyTorch drops by less"
-        f" than {100 * gate.max_drop:g} points with {100 * gate.confidence:.12g}% confidence"
+        f" than {points_of(gate.max_drop)} with {100 * gate.confidence:.12g}% confidence"
         + (", and the build will fail (parity.undecided)" if gate.undecided == "fail" else "")
     )
 
@@ -120,7 +121,7 @@ def samples_in_groups(config: Config, groups: Sequence[str | None]) -> str:
         )
     needed = samples_needed(config.parity.max_drop, config.parity.confidence)
     few = (
-        f"; at least {needed} groups show a drop below {100 * config.parity.max_drop:.12g} points, and parity will be"
+        f"; at least {needed} groups show a drop below {points_of(config.parity.max_drop)}, and parity will be"
         " undecided"
         if apart < needed
         else ""

@@ -23,6 +23,7 @@ from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
+from edgetl.numbers import counted
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.engines import open_graph
 from edgetl.pipeline.precisions import is_halved
@@ -117,7 +118,7 @@ def quantize_model(
         progress=lambda what, done, total: reporter.progress(what, done, total or source.count),
         describe=source.describe,
     )
-    made, changes = _made(prepared, scheme, chosen, tools, reporter, f"{source.count} samples of {data}")
+    made, changes = _made(prepared, scheme, chosen, tools, reporter, f"{counted(source.count, 'sample')} of {data}")
     with _whole(output) as draft:
         import onnx_ir as ir
 

@@ -15,6 +15,7 @@ from edgetl.benchmark.reasons import OF_THE_MACHINE
 from edgetl.benchmark.stability import Stability
 from edgetl.config import Config
 from edgetl.data.dataset import Sample
+from edgetl.numbers import chosen
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
@@ -366,7 +367,7 @@ def _source_task(found: transfer.Comparison, max_forgetting: float | None) -> mo
     change = found.source.forgetting
     statements = [change.statement, found.source.how]
     if max_forgetting is not None:
-        passed = f"the gate is passed: a drop of {100 * max_forgetting:.2f} points is excluded"
+        passed = f"the gate is passed: a drop of {chosen(100 * max_forgetting)} points is excluded"
         statements.append(found.refusal(max_forgetting) or passed)
     return model.SourceTask(
         before=change.before, scores=tuple(found.source.scores), samples=change.samples, statements=tuple(statements)

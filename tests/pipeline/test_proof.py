@@ -280,6 +280,19 @@ def test_where_all_miss_the_budget_the_fastest_is_the_candidate() -> None:
     assert "fp32" not in caught.value.message
 
 
+def test_a_budget_that_is_missed_by_little_is_seen_to_be_missed() -> None:
+    budget = Budget(p50_ms=0.05, p99_ms=8)
+    found = decide([proven("int8", budget=budget)], timings(cpu_int8=speed(0.050004, 8.0004)))
+    assert found[0].missed == ("p50 0.050004 ms, allowed 0.05 ms", "p99 8.0004 ms, allowed 8 ms")
+
+
+def test_latencies_that_decide_are_told_apart() -> None:
+    found = decide([proven("int8"), proven("fp32")], timings(cpu_int8=5.0004, cpu_fp32=5.0001))
+    assert reasons(found)["cpu int8"] == "fp32 is faster: 5.0001 against 5.0004 ms"
+    found = decide([proven("int8"), proven("fp32")], compared(0.80, 1.0003))
+    assert "ratio 0.8000 to 1.0003 with 95% confidence" in reasons(found)["cpu int8"]
+
+
 def test_a_budget_that_is_met_to_the_point() -> None:
     found = decide([proven("int8", budget=Budget(p50_ms=2.0))], timings(cpu_int8=2.0))
     assert found[0].missed == ()
@@ -408,7 +421,7 @@ def test_samples_that_belong_together_are_told(groups: list[str | None], apart: 
     said = samples_in_groups(config(), groups)
     assert (f"{len(groups)} test samples belong together in {apart} groups" in said) if apart else said == ""
     if apart:
-        assert "at least 299 groups show a drop below 1 points" in said
+        assert "at least 299 groups show a drop below 1 point," in said
         with pytest.raises(ConfigError, match=f"these {len(groups)} belong together in {apart} groups"):
             samples_in_groups(config(sequential=True), groups)
     else:
@@ -534,11 +547,13 @@ def test_forgetting_fails_a_build_only_where_a_gate_was_asked_for() -> None:
     found = decide([proven("int8")], timings(cpu_int8=1.0))
     gate(gated(), found, judged(-0.5))
     gate(gated(max_forgetting=0.05), found, judged(-0.04))
-    with pytest.raises(ParityError, match=r"a drop of 5\.00 points on the source task is not excluded") as caught:
+    with pytest.raises(ParityError, match=r"a drop of 5 points on the source task is not excluded") as caught:
         gate(gated(max_forgetting=0.05), found, judged(-0.06))
     assert caught.value.exit_code == 4
     assert caught.value.message.startswith("the verdict on transfer was not passed:")
-    assert "it may be 6.00 (3 seeds, 1000 test samples; the score changes by -3.00 points)" in caught.value.message
+    assert "it may be 6.00 (3 seeds, 1,000 test samples; the score changes by -3.00 points)" in caught.value.message
+    with pytest.raises(ParityError, match=r"a drop of 5 points .* it may be 5\.00004 \(") as caught:
+        gate(gated(max_forgetting=0.05), found, judged(-0.0500004))
     # A drop of exactly so much is not excluded; nor is a small one by few samples.
     for change in (judged(-0.05), judged(0.0, samples=50)):
         with pytest.raises(ParityError):
