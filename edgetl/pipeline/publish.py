@@ -220,6 +220,7 @@ def _manifest(record: Record) -> dict[str, Any]:
         "labels": labels,
         "labels_sha256": digest_of(labels),
         "decision": record.decision.to_json(),
+        "decision_sha256": digest_of(record.decision.to_json()),
         "preprocessing": deploy.preprocessing.to_json(),
         "preprocessing_sha256": deploy.preprocessing.digest(),
         "engines": [_engine(item) for item in record.decisions if item.shipped],

@@ -52,7 +52,7 @@ def read_golden(folder: Path, files: Container[str]) -> Golden:
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        raise BundleError(f"{folder / ARRAYS} cannot be read: {error!r}") from None
+        raise BundleError(f"{folder / ARRAYS} cannot be read: {error!r}", hint="build the bundle again") from None
     wrong = _wrong(folder, names, inputs, outputs)
     if wrong:
         raise BundleError(f"{folder / ARRAYS}: {wrong}", hint="build the bundle again")
@@ -74,6 +74,10 @@ def _wrong(folder: Path, names: list[str], inputs: Array, outputs: NDArray[np.fl
         return f"{len(names)} names, inputs {list(inputs.shape)} and outputs {list(outputs.shape)} do not fit together"
     if inputs.dtype.kind not in "fiu":
         return f"its inputs are {inputs.dtype.name}, and no numbers"
-    if outputs.dtype.kind != "f" or not np.isfinite(outputs).all():
-        return "its outputs are not finite numbers"
+    if outputs.dtype != np.float32:
+        return f"its outputs are {outputs.dtype}, and those of a build are float32"
+    for what, array in (("inputs", inputs), ("outputs", outputs)):
+        wrong = int((~np.isfinite(array).reshape(len(names), -1).all(1)).sum())
+        if wrong:
+            return f"its {what} are not finite numbers for {wrong} of {len(names)} golden inputs"
     return ""

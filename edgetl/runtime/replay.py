@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BundleError, ModelError, ParityError, UsageError
+from edgetl.errors import BundleError, DataError, ModelError, ParityError, UsageError
 from edgetl.runtime.decision import Similarity, cosines
 
 if TYPE_CHECKING:
@@ -140,12 +140,12 @@ def refuse_contract(bundle: Bundle) -> None:
 
 
 def refuse_digests(bundle: Bundle) -> None:
-    """Refuse labels or a preprocessing that are not those whose SHA-256 the manifest holds, where it does.
+    """Refuse labels, a decision or a preprocessing that are not those whose SHA-256 the manifest holds, where it does.
 
     Raises:
         BundleError: They are not.
     """
-    for name, escaped in (("labels", False), ("preprocessing", True)):
+    for name, escaped in (("labels", False), ("decision", False), ("preprocessing", True)):
         text = json.dumps(bundle.manifest[name], sort_keys=True, separators=(",", ":"), ensure_ascii=escaped)
         wanted = bundle.manifest.get(f"{name}_sha256")
         if wanted is not None and hashlib.sha256(text.encode()).hexdigest() != wanted:
@@ -160,9 +160,23 @@ def tensor_difference(bundle: Bundle, golden: Golden) -> float:
     """The largest difference of a golden tensor made here from the recorded one.
 
     It is inf where their shapes differ, or where either is not finite.
+
+    Raises:
+        BundleError: A raw golden input cannot be read, or the recorded tensors are of another dtype.
     """
     contract = bundle.preprocessing
-    inputs = contract.together([contract(source) for source in golden.sources])
+    try:
+        inputs = contract.together([contract(source) for source in golden.sources])
+    except DataError as error:
+        raise BundleError(
+            f"{bundle.folder}: a golden input cannot be read: {error.message}", hint="build the bundle again"
+        ) from error
+    if inputs.dtype != golden.inputs.dtype:
+        raise BundleError(
+            f"{bundle.folder}: the golden inputs are recorded as {golden.inputs.dtype}, and the preprocessing makes"
+            f" {inputs.dtype}",
+            hint="build the bundle again",
+        )
     if inputs.shape != golden.inputs.shape:
         return math.inf
     difference = float(np.abs(inputs.astype(np.float64) - golden.inputs).max(initial=0.0))
@@ -170,7 +184,7 @@ def tensor_difference(bundle: Bundle, golden: Golden) -> float:
 
 
 def refuse_labels(bundle: Bundle, golden: Golden) -> None:
-    """Refuse labels that are not the network's, and labels or a preprocessing that were changed beside their digests.
+    """Refuse labels that are not the network's, and what was changed beside its digest: see :func:`refuse_digests`.
 
     Raises:
         BundleError: They are not.
@@ -180,6 +194,12 @@ def refuse_labels(bundle: Bundle, golden: Golden) -> None:
             f"{bundle.folder}: the labels in manifest.json are not those that the network was trained with:"
             f" {_first_difference(bundle.labels, golden.classes or ())}",
             hint="publish the bundle again: edgetl build",
+        )
+    if bundle.labels and len(bundle.labels) != golden.outputs.shape[1]:
+        raise BundleError(
+            f"{bundle.folder}: PyTorch's golden outputs are {golden.outputs.shape[1]} for each input, and"
+            f" manifest.json has {len(bundle.labels)} labels",
+            hint="build the bundle again",
         )
     refuse_digests(bundle)
 
@@ -195,13 +215,22 @@ def agrees(bundle: Bundle, got: NDArray[np.float32], wanted: NDArray[np.float32]
     Returns:
         Shape (n, d): d decisions on every input, one for each label where there may be several. Outputs that are not
         finite decide nothing as PyTorch did.
+
+    Raises:
+        BundleError: The bundle's decision is for another number of outputs.
     """
     decision, whole = bundle.decision, np.asarray(np.isfinite(got).all(1))
     got = np.where(whole[:, None], got, np.float32(0.0))
     if isinstance(decision, Similarity):
         same = cosines(got, wanted) >= _POINTS_ALIKE
     else:
-        same = np.equal(decision.decide(got), decision.decide(wanted))
+        try:
+            same = np.equal(decision.decide(got), decision.decide(wanted))
+        except ModelError as error:
+            raise BundleError(
+                f"{bundle.folder}: the decision in manifest.json is not of this network: {error.message}",
+                hint="publish the bundle again: edgetl build",
+            ) from error
     agreed: NDArray[np.bool_] = same.reshape(len(got), -1) & whole[:, None]
     return agreed
 

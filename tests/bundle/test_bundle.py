@@ -397,7 +397,18 @@ def test_an_engine_of_an_unknown_backend(tmp_path: Path) -> None:
             r"there is no golden input \.\./\.\./b\.png",
         ),
         ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS[:0]}, "do not fit together"),
-        ({"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS * np.nan}, "not finite"),
+        (
+            {"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS * np.nan},
+            "its outputs are not finite numbers for 1 of 1 golden inputs",
+        ),
+        (
+            {"names": np.array(["a.png"]), "inputs": INPUTS + np.inf, "outputs": OUTPUTS},
+            "its inputs are not finite numbers for 1 of 1 golden inputs",
+        ),
+        (
+            {"names": np.array(["a.png"]), "inputs": INPUTS, "outputs": OUTPUTS.astype(np.float16)},
+            "its outputs are float16, and those of a build are float32",
+        ),
         ({"names": np.array(["a.png"], dtype=object), "inputs": INPUTS, "outputs": OUTPUTS}, "cannot be read"),
         ({"names": np.array([1]), "inputs": INPUTS, "outputs": OUTPUTS}, "are no names"),
         ({"names": np.array([["a.png"]]), "inputs": INPUTS, "outputs": OUTPUTS}, "are no names"),

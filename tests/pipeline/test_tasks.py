@@ -17,7 +17,7 @@ from edgetl.pipeline import build, engines, judge, tasks
 from edgetl.pipeline.check import verify_bundle
 from edgetl.report.document import read_json
 from edgetl.runtime.bundle import open_bundle
-from edgetl.store import Store
+from edgetl.store import Store, digest_of
 
 pytestmark = pytest.mark.slow
 FACES = Path(__file__).parents[3] / "shared" / "data" / "faces"
@@ -117,6 +117,7 @@ phases = [{{ train = "all", epochs = 8, lr = 3e-3, batchnorm = "train" }}]
     assert figure["name"] == "ece" and 0.0 < figure["value"] < 0.3 and "600 samples" in figure["note"]
     decision = manifest["decision"]
     assert decision["kind"] == "threshold" and 0.0 < decision["threshold"] < 1.0
+    assert manifest["decision_sha256"] == digest_of(decision)
     assert manifest["inputs"][0]["dtype"] == "float32"
     # The rows of test change; nothing that was chosen may.
     rows = table.read_text(encoding="utf-8").splitlines()

@@ -104,6 +104,14 @@ def reseal(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], obje
     write.seal(folder, kept, tmp_path / "key.pem")
 
 
+def rewrite_golden(folder: Path, **arrays: Any) -> None:
+    """Arrays of the golden inputs, instead of those that are there."""
+    path = folder / "golden" / "golden.npz"
+    with np.load(path) as found:
+        kept = dict(found)
+    np.savez(path, **{**kept, **arrays})
+
+
 def test_a_bundle_that_is_as_it_was_built_opens_and_answers(seal: Seal) -> None:
     folder = seal()
     with open_bundle(folder).open() as model:
@@ -395,22 +403,24 @@ def test_the_folder_of_another_engine(seal: Seal, tmp_path: Path, name: str, val
             look(folder)
 
 
-@pytest.mark.parametrize("name", ["labels", "preprocessing"])
+@pytest.mark.parametrize("name", ["labels", "decision", "preprocessing"])
 def test_what_changed_beside_its_digest(seal: Seal, tmp_path: Path, name: str) -> None:
-    """A tool that changes labels or preprocessing wherever they stand, and knows nothing of their SHA-256."""
-    folder = seal()
-    value = {"labels": LABELS, "preprocessing": CONTRACT.to_json()}[name]
-    digest = {"labels": digest_of(LABELS), "preprocessing": CONTRACT.digest()}[name]
+    """A tool that changes a part of the manifest wherever it stands, and knows nothing of its SHA-256."""
+    folder = seal(task="multi-label-images", decision={"kind": "multi-label", "thresholds": [0.5] * 3})
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    replay.write_contract(folder, manifest)
+    digest = CONTRACT.digest() if name == "preprocessing" else digest_of(manifest[name])
     reseal(folder, tmp_path, lambda manifest: manifest.update({f"{name}_sha256": digest}))
     with open_bundle(folder).open():
         assert verify_bundle(folder).signed_by
-    other: Any = value[::-1] if isinstance(value, list) else {**value, "max_pixels": 9_000_000}
+    other: Any = {
+        "labels": LABELS[::-1],
+        "decision": {"kind": "multi-label", "thresholds": [0.4, 0.5, 0.5]},
+        "preprocessing": {**CONTRACT.to_json(), "max_pixels": 9_000_000},
+    }[name]
     reseal(folder, tmp_path, lambda manifest: manifest.update({name: other}))
-    with np.load(folder / "golden" / "golden.npz") as arrays:
-        found = dict(arrays)
     if name == "labels":
-        found["classes"] = np.array(other)
-    np.savez(folder / "golden" / "golden.npz", **found)
+        rewrite_golden(folder, classes=np.array(other))
     replay.write_contract(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     reseal(folder, tmp_path)
     for look in (verify_bundle, lambda place: open_bundle(place).open()):
@@ -425,3 +435,61 @@ def test_a_decision_of_another_task(seal: Seal, tmp_path: Path) -> None:
     said = "decision.kind in manifest.json is multi-label; a bundle of image-classification has largest or threshold"
     with pytest.raises(BundleError, match=said):
         verify_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "decision", "said"),
+    [
+        ("image-classification", {"kind": "threshold", "threshold": 0.5}, "two classes, and the model has 3 outputs"),
+        ("multi-label-images", {"kind": "multi-label", "thresholds": [0.5] * 2}, "2 thresholds for 3 outputs"),
+    ],
+)
+def test_a_decision_on_other_outputs(seal: Seal, tmp_path: Path, task: str, decision: Any, said: str) -> None:
+    """It was exit code 2: as if the command line had been wrong."""
+    folder = seal(task=task, decision=decision)
+    replay.write_contract(folder, json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=f"decision in manifest.json is not of this network: .*{said}") as caught:
+            look(folder)
+        assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_a_golden_picture_that_cannot_be_read(seal: Seal, tmp_path: Path, content: bytes) -> None:
+    """It was exit code 3, with a hint about the user's own pictures."""
+    folder = seal()
+    (folder / "golden" / "3.png").write_bytes(content)
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=r"a golden input cannot be read: .*3\.png") as caught:
+            look(folder)
+        assert caught.value.hint == "build the bundle again"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"inputs": lambda found: found.astype(np.float64)},
+            "the golden inputs are recorded as float64, and the preprocessing makes float32",
+        ),
+        (
+            {"outputs": lambda found: np.tile(found, 2)},
+            "PyTorch's golden outputs are 6 for each input, and manifest.json has 3 labels",
+        ),
+        ({"outputs": lambda found: found[:, :0]}, "golden outputs are 0 for each input"),
+    ],
+)
+def test_golden_arrays_of_another_form_are_not_blamed_on_the_engine(
+    seal: Seal, tmp_path: Path, change: dict[str, Callable[[np.ndarray], np.ndarray]], said: str
+) -> None:
+    folder = seal()
+    shutil.copy(folder / "engines" / "cpu" / "fp32" / "model.onnx", folder / "model.onnx")
+    with np.load(folder / "golden" / "golden.npz") as arrays:
+        changed = {name: how(arrays[name]) for name, how in change.items()}
+    rewrite_golden(folder, **changed)
+    reseal(folder, tmp_path)
+    for look in (verify_bundle, lambda place: open_bundle(place).open()):
+        with pytest.raises(BundleError, match=said):
+            look(folder)
