@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typer.core import TyperCommand, TyperOption
 
 from edgetl.errors import UsageError
-
-if TYPE_CHECKING:
-    import typer
 
 
 class OnceEach(TyperCommand):
@@ -19,11 +16,11 @@ class OnceEach(TyperCommand):
     Flags may be repeated (``--json --json``), unless there is one against them (``--roofline --no-roofline``).
     """
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read a command line.
 
         Args:
-            ctx: Of the command.
+            ctx: Of the command, as typer has them.
             args: Its arguments.
 
         Raises:
@@ -35,7 +32,7 @@ class OnceEach(TyperCommand):
             self._refuse_repeated(ctx, given)
         return rest
 
-    def _refuse_repeated(self, ctx: typer.Context, args: list[str]) -> None:
+    def _refuse_repeated(self, ctx: Any, args: list[str]) -> None:
         order: list[Any] = self.make_parser(ctx).parse_args(args=args)[2]
         options = Counter(option for option in order if isinstance(option, TyperOption))
         for option, times in options.items():

@@ -9,8 +9,7 @@ from typing import Any
 from edgetl.benchmark.summary import Latency
 from edgetl.config import Budget, Parity
 from edgetl.numbers import chosen, confidence_percent, counted, decimals_apart, milliseconds, milliseconds_apart
-from edgetl.pipeline.gates import accepted
-from edgetl.pipeline.proof import Proven
+from edgetl.pipeline.proof import Proven, accepted
 from edgetl.pipeline.timing import Timings
 from edgetl.specs import Precision
 

@@ -19,8 +19,8 @@ from edgetl.numbers import chosen
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
-from edgetl.pipeline.gates import accepted, is_unstable
-from edgetl.pipeline.proof import Proven
+from edgetl.pipeline.gates import is_unstable
+from edgetl.pipeline.proof import Proven, accepted
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.timing import FP32, PYTORCH, Timings
 from edgetl.quantize import statistics as artifact
