@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgetl.diagnosis import scales
 from edgetl.errors import BundleError
-from edgetl.parity import scales
 from edgetl.runtime.bundle import Bundle, EngineEntry
 
 
