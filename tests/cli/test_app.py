@@ -133,6 +133,33 @@ def test_a_pipe_that_nobody_reads_passes_no_gate(monkeypatch: pytest.MonkeyPatch
     assert app.run(["bench", "x"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("bench x --baseline a --baseline b", "--baseline"),
+        ("bench x --samples 30 --samples=30", "--samples"),
+        ("bench x --roofline --no-roofline", "--roofline and --no-roofline"),
+        ("report x -o a --output b", "--output"),
+        ("build x --store a --store b", "--store"),
+        ("calibrate --diff a b --diff c d", "--diff"),
+        ("build x --set finetune.seed=1 --set finetune.seed=2", "--set finetune.seed"),
+    ],
+)
+def test_a_second_value_does_not_silently_take_the_place_of_the_first(
+    arguments: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([*arguments.split(), "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {name}: given ") and "only one" in said.err
+    assert json.loads(said.out)["result"]["type"] == "UsageError"
+
+
+def test_what_may_be_repeated_may_still_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["targets", "--json", "--json"]) == 0
+    assert app.run(["bench", "x", "--against", "nowhere", "--against", "b"]) == 2
+    assert capsys.readouterr().err == "error: there is no x\n"
+
+
 @pytest.mark.parametrize("part", ["created", "provenance"])
 def test_inspect_of_a_bundle_whose_manifest_lacks_something(
     part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
