@@ -14,7 +14,7 @@ from typing import Any
 from edgetl.bundle import sign
 from edgetl.errors import StorageError
 from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
-from edgetl.store import file_digest, storage_errors, sync_folder, sync_tree
+from edgetl.store import check_folder, file_digest, storage_errors, sync_folder, sync_tree
 
 
 def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
@@ -35,6 +35,20 @@ def seal(folder: Path, manifest: Mapping[str, Any], key: Path) -> None:
     sign.sign(folder, whole, key)
 
 
+def check_place(destination: Path) -> None:
+    """See that a bundle can be published, before the work that makes one.
+
+    Raises:
+        StorageError: The place cannot be written, or something stands there that is not a bundle.
+    """
+    if _is_somebody_elses(destination):
+        raise StorageError(
+            f"{destination} is there and is not a bundle; it is left as it is",
+            hint="another bundle.output, project.name or project.version; of edgetl compile, another -o",
+        )
+    check_folder(destination.parent)
+
+
 def publish(source: Path, destination: Path) -> None:
     """Copy a sealed bundle to where the user wants it; readers see the old one whole, or the new one whole.
 
@@ -42,14 +56,9 @@ def publish(source: Path, destination: Path) -> None:
         StorageError: The place cannot be written, the disk is full, or something stands there that is not a bundle.
             What was there stays.
     """
-    if _is_somebody_elses(destination):
-        raise StorageError(
-            f"{destination} is there and is not a bundle; it is left as it is",
-            hint="another bundle.output, project.name or project.version",
-        )
+    check_place(destination)
     draft = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
     with storage_errors(destination.parent):
-        destination.parent.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copytree(source, draft, ignore=shutil.ignore_patterns("artifact.json"))
             sync_tree(draft)

@@ -20,7 +20,7 @@ class OnceEach(TyperCommand):
         """Read a command line.
 
         Args:
-            ctx: Of the command, as typer has them.
+            ctx: Of the command; newer versions of typer bring their own class of it.
             args: Its arguments.
 
         Raises:
