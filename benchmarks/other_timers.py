@@ -63,12 +63,15 @@ ORT_LOOP = textwrap.dedent(
     """
 )
 SECONDS = 2.0
+TARGETS = {"onnxruntime": "x86-64-vnni", "openvino": "intel-cpu-vnni"}
+NAMES = [f"{engine} {precision}" for precision in ("fp32", "int8") for engine in TARGETS]
+"""Of what is timed."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--only", help='one engine and precision, as "openvino int8"')
+    parser.add_argument("--only", choices=NAMES, help='one engine and precision, as "openvino int8"')
     parser.add_argument("--threads", type=int, default=environment.usable_cores())
     parser.add_argument("--output", type=Path, help="write the figures as JSON, too")
     given = parser.parse_args()
@@ -76,7 +79,7 @@ def main() -> None:
         folder = Path(name)
         _, model = imagenet.export_lite0(folder)
         graphs = {"fp32": {"onnxruntime": model, "openvino": model}, "int8": {}}
-        for engine, target in (("onnxruntime", "x86-64-vnni"), ("openvino", "intel-cpu-vnni")):
+        for engine, target in TARGETS.items():
             graphs["int8"][engine] = folder / f"{target}.onnx"
             quantize_model(model, imagenet.photographs(folder), graphs["int8"][engine], target=target, samples=64)
         facts = {"environment": environment.environment(), "threads": given.threads, "load": environment.load_average()}

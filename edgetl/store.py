@@ -23,7 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgetl.errors import StorageError
+from edgetl.errors import StorageError, UsageError
 
 _LISTING = "artifact.json"
 _LOOKS = 3
@@ -103,11 +103,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with storage_errors(root):
-            (root / "tmp").mkdir(parents=True, exist_ok=True)
-            probe = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-            probe.touch()
-            probe.unlink()
+        check_folder(root)
+        check_folder(root / "tmp")
         self._sweep()
 
     def find(self, stage: str, key: str) -> Artifact | None:
@@ -208,22 +205,35 @@ class Store:
 
 
 class storage_errors:  # noqa: N801 - reads as a statement: with storage_errors(folder)
-    """Turn the operating system's refusal to write into a :class:`StorageError` that names the place."""
+    """Turn the operating system's refusal to write into a :class:`StorageError` that names the place.
 
-    def __init__(self, place: Path) -> None:
+    Args:
+        place: What is written to, or into.
+        alone: Nothing but writing to it is done here, so that any error of the system is such a refusal: a folder that
+            is there and takes no file (/proc) is "not found", as is what a defect of edgetl's looks for.
+    """
+
+    def __init__(self, place: Path, *, alone: bool = False) -> None:
         self.place = place
+        self.alone = alone
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        reason = _REFUSALS.get(_refusal(error) or 0)
-        if error is not None and reason:
-            place = getattr(error, "filename", None)
-            raise StorageError(
-                f"cannot write to {self.place}: {reason}" + (f" ({place})" if place else ""),
-                hint="make room there, or choose another folder; nothing half-written was left",
-            ) from error
+        number = _refusal(error)
+        reason = _REFUSALS.get(number or 0)
+        if self.alone and reason is None and isinstance(error, OSError):
+            reason = _ALONE.get(error.errno or 0, error.strerror or str(error))
+        if error is None or reason is None:
+            return
+        place = None if self.alone else getattr(error, "filename", None)
+        raise StorageError(
+            f"cannot write to {self.place}: {reason}" + (f" ({place})" if place else ""),
+            hint="make room there, or choose another place; nothing half-written was left"
+            if number in _FULL and not self.place.is_char_device()
+            else "choose another place",
+        ) from error
 
 
 _REFUSALS = {
@@ -235,7 +245,10 @@ _REFUSALS = {
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a file is in the way",
     errno.EEXIST: "a file is in the way",
+    errno.EISDIR: "it is a folder",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ALONE = {errno.ENOENT: "no file or folder can be made there"}
 
 
 def _refusal(error: BaseException | None) -> int | None:
@@ -254,17 +267,55 @@ def _refusal(error: BaseException | None) -> int | None:
     return None
 
 
+def check_folder(folder: Path) -> None:
+    """Make a folder of the user's where it is not there, and see that a file can be written into it.
+
+    To be called before work that would be lost.
+
+    Raises:
+        StorageError: It cannot be made or written.
+    """
+    with storage_errors(folder, alone=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+
+
+def check_output(flag: str, path: Path, name: str) -> None:
+    """See that a file of the user's can be written; the folders around it are made where they are not there.
+
+    Args:
+        flag: The option that named it.
+        path: The file.
+        name: That it could have, for who named a folder.
+
+    Raises:
+        UsageError: It is a folder.
+        StorageError: It cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"{flag} {path} is a folder", hint=f"{flag} {path / name}")
+    if not _written_in_place(path):  # a pipe that is opened and closed again has ended for who reads it
+        check_folder(path.parent)
+
+
+def _written_in_place(path: Path) -> bool:
+    """Whether nothing can take a file's place: a pipe, a device; or a link, as /dev/stdout is one."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file of the user's, as UTF-8: all of it, or what was there stays.
 
     Raises:
         StorageError: Its folder cannot be written, or the disk is full.
     """
-    with storage_errors(path.parent):
-        # What is written at once: a pipe or a terminal; and a link, as /dev/stdout is one, which would be replaced.
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+    if _written_in_place(path):
+        with storage_errors(path, alone=True):
             path.write_text(text, encoding="utf-8")
-            return
+        return
+    with storage_errors(path.parent, alone=True):
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             beside.write_text(text, encoding="utf-8")

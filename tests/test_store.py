@@ -21,8 +21,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetl.errors import DataError, StorageError
-from edgetl.store import Store, code_digest, digest_of, file_digest, storage_errors, versions_of, write_whole
+from edgetl.errors import DataError, StorageError, UsageError
+from edgetl.store import (
+    Store,
+    check_output,
+    code_digest,
+    digest_of,
+    file_digest,
+    storage_errors,
+    versions_of,
+    write_whole,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -390,6 +399,14 @@ def test_a_place_below_a_file(tmp_path: Path) -> None:
         Store(tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system that takes no files")
+@pytest.mark.parametrize("place", ["/proc", "/proc/x", "/proc/x/y"])
+def test_a_place_that_takes_no_files(place: str) -> None:
+    with pytest.raises(StorageError, match="no file or folder can be made there") as caught:
+        Store(Path(place))
+    assert caught.value.message.startswith(f"cannot write to {place}: ") and caught.value.hint == "choose another place"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -423,6 +440,12 @@ def test_a_file_is_hashed_whole(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "f") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
 
 
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENOENT])
+def test_where_nothing_but_writing_is_done_any_error_is_a_refusal(number: int) -> None:
+    with pytest.raises(StorageError, match="cannot write to a: "), storage_errors(Path("a"), alone=True):
+        raise OSError(number, os.strerror(number), "a/b")
+
+
 # --- files of the user's ---------------------------------------------------------------------------------------------
 
 
@@ -432,6 +455,25 @@ def test_a_file_that_is_written_again_keeps_its_permissions(tmp_path: Path) -> N
     path.chmod(0o600)
     write_whole(path, "of today")
     assert path.read_text(encoding="utf-8") == "of today" and path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_device_that_is_full_is_the_place_that_cannot_be_written() -> None:
+    with pytest.raises(StorageError, match=r"^cannot write to /dev/full: the disk is full$") as caught:
+        write_whole(Path("/dev/full"), "of today")
+    assert caught.value.hint == "choose another place"
+
+
+def test_an_output_is_tried_before_anything_is_made_of_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_output("-o", tmp_path / "new" / "report.html", "report.html")
+    check_output("-o", tmp_path / "file", "report.html")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "new"]
+    with pytest.raises(UsageError, match=r"-o .* is a folder") as caught:
+        check_output("-o", tmp_path, "report.html")
+    assert caught.value.hint == f"-o {tmp_path / 'report.html'}"
+    with pytest.raises(StorageError, match="a file is in the way"):
+        check_output("-o", tmp_path / "file" / "report.html", "report.html")
 
 
 def test_a_file_that_is_a_mount_is_written_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgetl.backends import backbones
 from edgetl.backends.backbones import Stage
 from edgetl.errors import MissingExtraError, ModelError
+from edgetl.numbers import counted
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +133,9 @@ def as_classifier(network: nn.Module) -> Iterator[nn.Module]:
 
 def _check_sizes(people: int, embedding: int) -> None:
     if people < 2:
+        there = counted(people, "person", "people")
         raise ModelError(
-            f"an embedding was asked for with {people} people to train with; it takes at least two",
+            f"an embedding was asked for with {there} to train with; it takes at least two",
             hint="images of more people in data.train",
         )
     if embedding < 2:

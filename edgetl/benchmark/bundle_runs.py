@@ -25,6 +25,7 @@ from edgetl.benchmark.summary import too_alike
 from edgetl.benchmark.usage import Usage
 from edgetl.benchmark.waiting import Clock, SensingClock
 from edgetl.errors import UsageError
+from edgetl.numbers import chosen, counted, fixed
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
@@ -187,17 +188,20 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
         return (*told, *(("note", problem) for problem in result.problems))
     intervals = result.intervals_ms if isinstance(result, ScenarioResult) else {}
     alike = too_alike(result.times.latency_ns) if isinstance(result, ScenarioResult) else frozenset()
+    bound = result.plan.bound_ms
     for name, value in values["latency_ms"].items():
         span = " (95% {:.3f} to {:.3f})".format(*intervals[name]) if name in intervals else ""
         if name in alike and not span:
             span = " (no interval: too few queries are independent of each other)"
-        told.append(("p99.9" if name == "p999" else name, f"{value:.3f} ms{span}"))
+        told.append(("p99.9" if name == "p999" else name, f"{fixed(value, 3, beside=bound)} ms{span}"))
     if values["estimate_ms"] is not None:
-        told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", f"{values['estimate_ms']:.3f} ms"))
-    if result.plan.bound_ms is not None and isinstance(result, ScenarioResult):
+        estimated = f"{fixed(values['estimate_ms'], 3, beside=bound)} ms"
+        told.append((f"p{result.plan.percentile * 100:.6g} at 99% confidence", estimated))
+    if bound is not None and isinstance(result, ScenarioResult):
         over = result.percentile_ns(result.plan.percentile) > (result.plan.bound_ns or 0)
         kept = "kept" if result.keeps_bound else "not kept" if over or result.times.stopped else "not shown to be kept"
-        told.append((f"bound of {result.plan.bound_ms:g} ms", f"{kept}, {result.over_bound} queries over it"))
+        over_it = f"{counted(result.over_bound, 'query', 'queries')} over it"
+        told.append((f"bound of {chosen(bound)} ms", f"{kept}, {over_it}"))
     if isinstance(result, ScenarioResult) and values["spin_share"] is not None:
         told.append(("share of the waiting that was spun", f"{values['spin_share']:.1%}"))
     return (*told, *(("note", problem) for problem in result.problems))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 from edgetl.benchmark import bootstrap
 from edgetl.benchmark.summary import RUN_BLOCKS, nearest_rank
 from edgetl.errors import UsageError
-
-_MOST_DECIMALS, _SAME = 8, 1e-9
-"""In statements; and what is nearer to a limit than that is no finding."""
+from edgetl.numbers import decimals_apart
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,14 +47,15 @@ class Comparison:
     @property
     def statement(self) -> str:
         """In words."""
-        ends = _decimals((self.lower, self.upper), 1.0, least=3)
+        ends = decimals_apart((self.lower, self.upper), 1.0, least=3)
         span = f"{self.lower:.{ends}f} to {self.upper:.{ends}f}"
         sure = f"{sure_of(self.confidence)} interval of the ratio of medians {span}"
         if self.verdict == "faster":
             factor = 1 / self.ratio
-            return f"{self.name} is {factor:.{_decimals((factor,), 1.0, least=2)}f}× as fast as {self.against} ({sure})"
+            decimals = decimals_apart((factor,), 1.0, least=2)
+            return f"{self.name} is {factor:.{decimals}f}× as fast as {self.against} ({sure})"
         if self.verdict == "slower":
-            decimals = _decimals((self.ratio,), 1.0, least=2)
+            decimals = decimals_apart((self.ratio,), 1.0, least=2)
             return f"{self.name} takes {self.ratio:.{decimals}f}× as long as {self.against} ({sure})"
         return f"no difference between {self.name} and {self.against} was seen ({sure})"
 
@@ -81,7 +79,7 @@ class Slowdown:
         """In words."""
         found = self.comparison
         ends = (100 * (found.lower - 1), 100 * (found.upper - 1))
-        decimals = _decimals(ends, 100 * self.allowed, least=1)
+        decimals = decimals_apart(ends, 100 * self.allowed, least=1)
         low, high = (f"{end:+.{decimals}f}%" for end in ends)
         span = f"{low} to {high} with {sure_of(found.confidence)} confidence"
         verb = {
@@ -104,17 +102,6 @@ class Slowdown:
 def sure_of(confidence: float) -> str:
     """A confidence as it was asked for: nothing is sure to 100%."""
     return f"{100 * confidence:.12g}%"
-
-
-def _decimals(values: Sequence[float], limit: float, *, least: int) -> int:
-    """How many tell each of some numbers from a limit, and the limit as it is; at most eight."""
-    for decimals in range(least, _MOST_DECIMALS):
-        shown = round(limit, decimals)
-        if abs(shown - limit) < _SAME and all(
-            (abs(value - limit) < _SAME) == (round(value, decimals) == shown) for value in values
-        ):
-            return decimals
-    return _MOST_DECIMALS
 
 
 def compare(first: Series, second: Series, *, confidence: float = 0.95, draws: int = bootstrap.DRAWS) -> Comparison:

@@ -12,6 +12,7 @@ from edgetl.benchmark.scenarios import Issue, ScenarioResult, run
 from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.waiting import Clock
 from edgetl.errors import UsageError
+from edgetl.numbers import chosen, counted
 
 _PILOT_QUERIES = 32
 _FIRST_LOAD = 0.5
@@ -78,7 +79,7 @@ def peak_rate(
 
     kept, broke, reason = search(keeps, first=first, precision=precision, most=most_runs)
     if kept is None and _too_slow(runs[-1]):
-        reason = f"no rate keeps {plan.bound_ms:g} ms: the calls alone take longer, without any queue"
+        reason = f"no rate keeps {chosen(plan.bound_ms)} ms: the calls alone take longer, without any queue"
     return PeakRate(rate_per_s=kept, broke_at_per_s=broke, runs=tuple(runs), reason=reason)
 
 
@@ -112,7 +113,7 @@ def search(
         if kept is not None and broke is not None and broke / kept <= 1 + precision:
             return kept, broke, ""
         rate = rate / 2 if kept is None else rate * 2 if broke is None else (kept * broke) ** 0.5
-    return kept, broke, f"the search ended after {most} runs"
+    return kept, broke, f"the search ended after {counted(most, 'run')}"
 
 
 def _unpaused(issue: Issue, plan: Plan, clock: Clock | None) -> float:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from edgetl.benchmark.ceilings import Ceilings
 from edgetl.benchmark.process import Check
 from edgetl.benchmark.summary import PERCENTILES, Latency
+from edgetl.numbers import apart
 
 _TIMER = 3.0
 """A call shorter than so many times what timing nothing takes was not measured."""
@@ -62,8 +63,9 @@ def implausible(
     ) if ceilings else 0.0  # fmt: skip
     if latency.p50_ms < least_s * 1e3:
         total = sum(check.multiply_adds.values())
+        takes, least = apart(latency.p50_ms, least_s * 1e3, 4)
         found.append(
-            f"a call takes {latency.p50_ms:.4f} ms, and this machine needs at least {least_s * 1e3:.4f} ms for"
+            f"a call takes {takes} ms, and this machine needs at least {least} ms for"
             f" {total / 1e6:.1f} million multiply-adds"
         )
     return tuple(found)
@@ -75,7 +77,7 @@ def _disorder(latency: Latency) -> list[str]:
     known = [("least", latency.min_ms), *((name, value) for name, value in named if value is not None)]
     known.append(("greatest", latency.max_ms))
     return [
-        f"its {first} ({low:.4f} ms) is above its {second} ({high:.4f} ms)"
+        f"its {first} ({texts[0]} ms) is above its {second} ({texts[1]} ms)"
         for (first, low), (second, high) in pairwise(known)
-        if low > high
+        if low > high and (texts := apart(low, high, 4))
     ]

@@ -29,6 +29,7 @@ from edgetl.benchmark.schedules import OPEN_LOOP, Plan, arrivals, queries
 from edgetl.benchmark.summary import Bounds, run_intervals
 from edgetl.benchmark.waiting import Clock, MachineClock
 from edgetl.errors import EdgetlError, TargetError, UsageError
+from edgetl.numbers import apart, chosen, counted, fixed
 
 Issue = Callable[[Sequence[int]], object]
 """Answers one query, given the indices of its samples; the query has been answered when it returns."""
@@ -144,7 +145,8 @@ class ScenarioResult:
         if count < plan.min_queries:
             found.append(f"there were {count} {what}, and {plan.min_queries} were asked for")
         if not self.times.stopped and self._duration_ns < int(plan.min_duration_s * 1e9):
-            found.append(f"the run took {self._duration_ns / 1e9:.1f} s, and {plan.min_duration_s:g} s were asked for")
+            took = fixed(self._duration_ns / 1e9, 1, beside=plan.min_duration_s)
+            found.append(f"the run took {took} s, and {chosen(plan.min_duration_s)} s were asked for")
         return (*found, *self._tail_problems())
 
     def _tail_problems(self) -> list[str]:
@@ -154,7 +156,8 @@ class ScenarioResult:
             return []
         measured = self.percentile_ns(plan.percentile) / 1e6
         if plan.bound_ms is not None and measured > plan.bound_ms:
-            return [f"{name} was {measured:.3f} ms, and the bound is {plan.bound_ms:g} ms"]
+            took = fixed(measured, 3, beside=plan.bound_ms)
+            return [f"{name} was {took} ms, and the bound is {chosen(plan.bound_ms)} ms"]
         needed = queries_needed(plan.percentile, 1 if self.over_bound is None else self.over_bound)
         if self.queries >= needed:
             return []  # it kept the bound until it was stopped
@@ -311,9 +314,8 @@ def open_loop(
             if behind > patience_ns and (stopped := _overload(begun, ended, due_ns, behind, patience_ns)):
                 break
             if after - start >= limit and len(ended) < len(due_ns):
-                stopped = (
-                    f"the run ended at its limit of {max_duration_s:g} s, {len(due_ns) - len(ended)} queries short"
-                )
+                short = counted(len(due_ns) - len(ended), "query", "queries")
+                stopped = f"the run ended at its limit of {max_duration_s:g} s, {short} short"
                 break
     return _timeline(start, due_ns, begun, ended, samples=len(ended), slept=slept, spun=spun, stopped=stopped)
 
@@ -328,9 +330,10 @@ def _overload(begun: array[int], ended: array[int], due_ns: NDArray[np.int64], b
     gap = float(due_ns[-1]) / max(len(due_ns) - 1, 1)
     if mean - _SURE * error <= gap and behind < _HOPELESS * patience_ns:
         return ""
+    takes, comes = apart(mean / 1e6, gap / 1e6, 2)
     return (
         f"the engine cannot keep {1e9 / gap if gap else float('inf'):,.1f} queries per second: a call takes"
-        f" {mean / 1e6:.2f} ms on average, and a query comes every {gap / 1e6:.2f} ms; after {count} of {len(due_ns)}"
+        f" {takes} ms on average, and a query comes every {comes} ms; after {count} of {len(due_ns)}"
         f" queries it was {behind / 1e9:.1f} s behind"
     )
 

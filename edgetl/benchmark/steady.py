@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import UsageError
+from edgetl.numbers import counted
 
 _FEWEST = 20
 """Calls below which nothing is said."""
@@ -69,7 +70,9 @@ def steady_state(times_ns: NDArray[np.integer]) -> Steady:
         raise UsageError("a series of times is one row of numbers that are not negative")
     count = len(times)
     if count < _FEWEST:
-        return _unsettled("unknown", count, f"{count} calls are too few to tell; {_FEWEST} are needed")
+        return _unsettled(
+            "unknown", count, f"{counted(count, 'call is', 'calls are')} too few to tell; {_FEWEST} are needed"
+        )
     size = max(min(_BATCH, count // 10), math.ceil(count / _MOST_BATCHES))
     medians = np.median(times[: count // size * size].reshape(-1, size), axis=1)
     logs = np.log(np.maximum(medians, 1.0))

@@ -12,6 +12,7 @@ from edgetl.benchmark import trends
 from edgetl.benchmark.reasons import Limits, Reason
 from edgetl.benchmark.trends import Floats, Ints, group_medians, median
 from edgetl.errors import UsageError
+from edgetl.numbers import counted
 
 _MOST_BINS = 150
 """Blocks are merged to at most so many values: a trend looks at all pairs of them."""
@@ -89,7 +90,8 @@ def few_samples(calls: Calls, limits: Limits) -> Reason | None:
         return None
     return Reason(
         kind="few-samples",
-        text=f"{len(calls.times)} calls in {calls.blocks} blocks are too few to tell whether the latency holds still",
+        text=f"{counted(len(calls.times), 'call')} in {counted(calls.blocks, 'block')} are too few to tell whether the"
+        " latency holds still",
         figures={"calls": len(calls.times), "blocks": calls.blocks},
         advice=f"measure at least {limits.times} calls in {limits.blocks} blocks",
     )

@@ -7,6 +7,7 @@ import numpy as np
 from edgetl.benchmark.conditions import Conditions, Series
 from edgetl.benchmark.reasons import Limits, Reason
 from edgetl.benchmark.sensors.nvidia import REASONS
+from edgetl.numbers import counted
 
 _CLOCKS = ("cpu.frequency", "jetson.frequency.gpu", "jetson.frequency.gr3d", "jetson.frequency.cpu")
 _FEWEST_CLOCKS = 6
@@ -85,7 +86,9 @@ def _throttled(series: Series) -> Reason | None:
         times = series.increase()
         if not times:
             return None
-        text = f"the processor throttled itself {times:.0f} times ({series.name.removeprefix('throttle.')})"
+        text = (
+            f"the processor throttled itself {counted(round(times), 'time')} ({series.name.removeprefix('throttle.')})"
+        )
         return Reason(kind="throttling", text=text, figures={"times": times}, advice=cooler)
     share = float((values > 0).mean())
     if series.name.startswith("cooling."):

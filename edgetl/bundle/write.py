@@ -15,7 +15,7 @@ from typing import Any
 from edgetl.bundle import sign
 from edgetl.errors import StorageError
 from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
-from edgetl.store import digest_of, file_digest, is_alive, storage_errors, sync_folder, sync_tree
+from edgetl.store import check_folder, digest_of, file_digest, is_alive, storage_errors, sync_folder, sync_tree
 
 _STORES_OWN = "artifact.json"
 """The store's own file in the folder of an artifact, which is no part of a bundle."""
@@ -49,6 +49,20 @@ def engine_digest(folder: Path) -> str:
     return digest_of({path.relative_to(folder).as_posix(): file_digest(path) for path in files})
 
 
+def check_place(destination: Path) -> None:
+    """See that a bundle can be published, before the work that makes one.
+
+    Raises:
+        StorageError: The place cannot be written, or something stands there that is not a bundle.
+    """
+    if _is_somebody_elses(destination):
+        raise StorageError(
+            f"{destination} is there and is not a bundle; it is left as it is",
+            hint="another bundle.output, project.name or project.version; of edgetl compile, another -o",
+        )
+    check_folder(destination.parent)
+
+
 def publish(source: Path, destination: Path) -> None:
     """Copy a sealed bundle to where the user wants it; readers see the old one whole, or the new one whole.
 
@@ -58,17 +72,12 @@ def publish(source: Path, destination: Path) -> None:
         StorageError: The place cannot be written, the disk is full, or something stands there that is not a bundle.
             What was there stays.
     """
-    if _is_somebody_elses(destination):
-        raise StorageError(
-            f"{destination} is there and is not a bundle; it is left as it is",
-            hint="another bundle.output, project.name or project.version",
-        )
     draft = _beside(destination)
     with storage_errors(destination.parent):
         _sweep(destination)
         if same(source, destination):
             return
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        check_place(destination)
         try:
             shutil.copytree(source, draft, ignore=shutil.ignore_patterns(_STORES_OWN))
             sync_tree(draft)

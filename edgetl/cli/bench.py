@@ -13,6 +13,7 @@ from edgetl.cli import scenario as one
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
 from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
+from edgetl.numbers import counted
 
 if TYPE_CHECKING:
     from edgetl.benchmark.roofline import Roofline
@@ -195,15 +196,16 @@ def _print(found: Benchmark, layers: int) -> None:
     columns = ["", "warm-up", "import ms", "load ms", "first ms", "of ceiling", "p50 / first"]
     print_table(columns, [_row(item, first.p50_ms) for item in found.measured], right=tuple(range(1, len(columns))))
     facts = found.environment
+    processes = counted(facts["processes"], "process", "processes")
     print_text(
-        f"\n{facts['cpu']}, {facts['threads']} threads, load {facts['load_average']}; {facts['processes']} processes"
-        f" each; {', '.join(found.measured[0].sampled.inputs)}"
+        f"\n{facts['cpu']}, {counted(facts['threads'], 'thread')}, load {facts['load_average']}; {processes} each;"
+        f" {', '.join(found.measured[0].sampled.inputs)}"
     )
     if found.conditions is not None:
         print_text(f"conditions: {telling.line(found.conditions.to_json(values=False))}; all of them with --json")
     for item in found.measured:
         for reason in item.steadiness["reasons"]:
-            unsteady = f"{item.steadiness['not_steady']} of {facts['processes']} processes"
+            unsteady = f"{item.steadiness['not_steady']} of {processes}"
             print_text(f"{item.name} was not steady in {unsteady}: {reason}")
     for name, because in found.unstable.items():
         print_text(f"{name} is UNSTABLE: {because}")

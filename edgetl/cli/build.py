@@ -11,6 +11,7 @@ import typer
 from edgetl.cli.options import ConfigPath, Json, Set, StorePath, load_config, store_folder
 from edgetl.cli.report import GitHub, handler
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
+from edgetl.numbers import counted, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def _compile(
         print_json("compile", {**asdict(done), "bundle": str(done.bundle)})
         return
     for item in done.checked.engines:
-        result = item.skipped or f"{item.agreeing} of {item.golden} golden inputs as PyTorch"
+        result = item.skipped or f"{item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch"
         print_text(f"{item.name}: {result}")
     print_text(f"bundle: {done.bundle}")
 
@@ -190,15 +191,13 @@ def _print_summary(summary: dict[str, Any]) -> None:
         parity = engine["parity"]
         if parity and f"{parity['score_reference']:.4f}" != whole:  # parity.sequential: PyTorch's row is of all samples
             print_text(
-                f"{engine['target']} {engine['precision']} was given {parity['samples']} test samples; PyTorch has"
-                f" {parity['score_reference']:.4f} on them"
+                f"{engine['target']} {engine['precision']} was given {counted(parity['samples'], 'test sample')};"
+                f" PyTorch has {parity['score_reference']:.4f} on them"
             )
     for figure in summary["figures_reference"]:
         print_text(f"PyTorch, {figure['title']}: {figure['value']:.4f} ({figure['note']})")
 
 
 def _latency(found: dict[str, Any]) -> list[str]:
-    from edgetl.report.numbers import milliseconds
-
     values = (found.get("p50_ms"), found.get("p99_ms"))
     return ["-" if value is None else milliseconds(value) for value in values]

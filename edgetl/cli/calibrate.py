@@ -16,6 +16,7 @@ from edgetl.cli.build import Force, Target, run_until, show_artifacts
 from edgetl.cli.options import Json, Set, StorePath, load_config
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.errors import UsageError
+from edgetl.numbers import counted
 
 if TYPE_CHECKING:
     from edgetl.config import Config
@@ -182,8 +183,8 @@ def _show(
         }
         print_json("calibrate-show", document)
         return
-    text = f"{len(loaded.sketches)} activations, {loaded.samples} samples; integers of {wanted.name}: "
-    print_text(text + _integers(wanted.activations))
+    text = f"{counted(len(loaded.sketches), 'activation')}, {counted(loaded.samples, 'sample')}"
+    print_text(f"{text}; integers of {wanted.name}: {_integers(wanted.activations)}")
     print_text(str(folder))
     if not tensor and len(views) < len(loaded.sketches):
         print_text(f"shown: the {len(views)} that the estimators differ on most; --tensor '*' shows all")
@@ -209,7 +210,7 @@ def _users(name: str, recipes: Sequence[Recipe]) -> list[str]:
 
 def _draw(view: TensorView) -> None:
     print_text(_plain(view.name))
-    print_text(f"  {view.values:,} values from {view.low:.4g} to {view.high:.4g}, mean {view.mean:.4g}")
+    print_text(f"  {counted(view.values, 'value')} from {view.low:.4g} to {view.high:.4g}, mean {view.mean:.4g}")
     if len(view.histogram.counts) == 1:
         print_text("  all of them are the same")
     else:
@@ -304,7 +305,8 @@ def _diff(
     _print_source(found)
     for item in found.ranges:
         if not item.moved:
-            print_text(f"\n{item.estimator}: nothing moved; {item.unmoved} activations are quantized as before")
+            unmoved = counted(item.unmoved, "activation is", "activations are")
+            print_text(f"\n{item.estimator}: nothing moved; {unmoved} quantized as before")
             continue
         print_text(f"\n{item.estimator}: {len(item.moved)} moved, {item.unmoved} did not")
         rows = [

@@ -8,6 +8,7 @@ import typer
 
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_text
+from edgetl.numbers import counted
 
 _INSTEAD = {"ort": ("ort-gpu", "onnxruntime"), "ort-gpu": ("ort", "onnxruntime-gpu")}
 """Of these extras there can be one. Each: the other, and its own package; both are builds of one library."""
@@ -26,7 +27,7 @@ def _doctor(json: Json = False) -> None:
         print_json("doctor", found)
         return
     print_text(f"edgetl {found['edgetl']}, Python {found['python']}, {found['system']}")
-    print_text(f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB")
+    print_text(f"{found['cpu']}, {counted(found['cores'], 'core')}, {found['memory_gib']} GiB")
     print_text("GPU: " + (", ".join(found["gpu"]) or "none that nvidia-smi knows"))
     print_text("\nextras:")
     missing = {

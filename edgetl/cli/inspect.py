@@ -11,8 +11,8 @@ import typer
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_table, print_text
 from edgetl.errors import BundleError
+from edgetl.numbers import milliseconds
 from edgetl.report.markup import one_line
-from edgetl.report.numbers import milliseconds
 
 
 def register(app: typer.Typer) -> None:

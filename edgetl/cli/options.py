@@ -29,7 +29,7 @@ def load_config(path: Path, assignments: list[str] | None) -> Config:
     """The configuration with ``--set`` applied.
 
     Raises:
-        UsageError: An assignment without "=".
+        UsageError: An assignment without "=", or two to one key.
         ConfigError: See :func:`edgetl.config.load`.
     """
     from edgetl import config
@@ -39,6 +39,8 @@ def load_config(path: Path, assignments: list[str] | None) -> Config:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {text}: write KEY=VALUE, as finetune.seed=1")
+        if key.strip() in overrides:
+            raise UsageError(f"--set {key.strip()}: given more than once, and only one value can hold")
         overrides[key.strip()] = value.strip()
     return config.load(path, overrides)
 

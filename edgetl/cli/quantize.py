@@ -12,6 +12,7 @@ import typer
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.errors import UsageError
+from edgetl.numbers import counted
 
 if TYPE_CHECKING:
     from edgetl.pipeline.own_model import QuantizedModel
@@ -83,7 +84,7 @@ def _quantize(
         print_json("quantize", *quantized.without_nan([{**asdict(done), "output": str(done.output)}]))
         return
     print_text(f"wrote {done.output}: {_mb(done.size_before_bytes)} → {_mb(done.size_after_bytes)}")
-    print_text(f"scheme {done.scheme}, recipe {done.recipe}, {done.samples} samples")
+    print_text(f"scheme {done.scheme}, recipe {done.recipe}, {counted(done.samples, 'sample')}")
     fewer, rest = ("float16", "float32") if done.scheme == "float16" else ("int8", "float")
     for bits, counts in ((fewer, done.quantized), (rest, done.left_in_float)):
         if counts:
@@ -105,7 +106,7 @@ def _print_layers(done: QuantizedModel, most: int) -> None:
     what = f"the {len(shown)} layers of {len(found)} that lose most" if len(shown) < len(found) else "all layers"
     rest = "; --layers shows all" if len(shown) < len(found) else ""
     print_text()
-    print_text(f"{what}, SQNR in dB on {done.layers['samples']} samples, worst first{rest}")
+    print_text(f"{what}, SQNR in dB on {counted(done.layers['samples'], 'sample')}, worst first{rest}")
     columns = ["layer", "operator", "alone", *(["before corrections"] if before else []), "in the graph"]
     rows = [
         [

@@ -62,12 +62,9 @@ def _report(
     if output is None:
         print_json("report", {"format": form, "text": text}) if json else print_document(text)
         return
-    if output.is_dir():
-        raise UsageError(f"-o {output} is a folder", hint=f"-o {output / chosen.file}")
-    from edgetl.store import storage_errors, write_whole
+    from edgetl.store import check_output, write_whole
 
-    with storage_errors(output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    check_output("-o", output, chosen.file)
     write_whole(output, text)
     print_json("report", {"path": str(output)}) if json else print_text(str(output))
 
@@ -92,10 +89,9 @@ def handler(reports: Path | None, github: bool | None, *, dry_run: bool) -> Call
 
     def handle(folder: Path) -> None:
         if reports is not None:
-            from edgetl.store import storage_errors, write_whole
+            from edgetl.store import check_folder, write_whole
 
-            with storage_errors(reports):
-                reports.mkdir(parents=True, exist_ok=True)
+            check_folder(reports)
             for path in folder.iterdir():
                 if path.name in _files():
                     write_whole(reports / path.name, path.read_text(encoding="utf-8"))
@@ -129,7 +125,7 @@ def tell_github(folder: Path, *, asked: bool) -> None:
     if summary:
         if not Path(summary).parent.is_dir():
             raise StorageError(f"GITHUB_STEP_SUMMARY is {summary}, and there is no folder {Path(summary).parent}")
-        with storage_errors(Path(summary).parent), Path(summary).open("a", encoding="utf-8") as file:
+        with storage_errors(Path(summary), alone=True), Path(summary).open("a", encoding="utf-8") as file:
             file.write(render_summary(report))
 
 
@@ -187,7 +183,7 @@ def _clear(reports: Path) -> None:
 
     if (reports / "manifest.json").exists() or (reports.parent / "manifest.json").exists():
         raise UsageError(f"--reports {reports} is in a bundle, which is sealed", hint="a folder of its own")
-    with storage_errors(reports):
+    with storage_errors(reports, alone=True):
         for name in _files():
             (reports / name).unlink(missing_ok=True)
 

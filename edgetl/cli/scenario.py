@@ -12,6 +12,7 @@ import typer
 
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
 from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
+from edgetl.numbers import chosen, counted
 
 if TYPE_CHECKING:
     from edgetl.benchmark.schedules import Plan
@@ -202,7 +203,7 @@ def bench_bundle(
     else:
         _print("stages" if asked.scenario is None else asked.scenario.value, found)
         if outcome == "passed":
-            print_text(f"the bound of {asked.bound_ms:g} ms is kept")
+            print_text(f"the bound of {chosen(asked.bound_ms)} ms is kept")
     if error is not None:  # told on stderr alone: the result, with what became of the gate, is on stdout
         print_error(error, as_json=False)
         raise typer.Exit(error.exit_code)
@@ -233,13 +234,13 @@ def _share(percentile: float) -> float:
         UsageError: It is no percentile, or looks as if it was meant as a share.
     """
     if not 1 <= percentile < _PERCENT:
-        raise UsageError(f"--percentile {percentile:g}: from 1 to below 100, as in p99", hint="--percentile 99")
+        raise UsageError(f"--percentile {chosen(percentile)}: from 1 to below 100, as in p99", hint="--percentile 99")
     return round(percentile / _PERCENT, 12)
 
 
 def _print(what: str, found: BundleRun) -> None:
     print_table([what, found.engine], [list(row) for row in found.rows])
     facts = found.environment
-    print_text(f"\n{facts['cpu']}, {facts['threads']} threads, load {facts['load_average']}")
+    print_text(f"\n{facts['cpu']}, {counted(facts['threads'], 'thread')}, load {facts['load_average']}")
     for problem in found.problems:
         print_text(f"note: {problem}")

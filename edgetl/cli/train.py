@@ -13,6 +13,7 @@ from edgetl.cli.build import run_until as run
 from edgetl.cli.options import ConfigPath, Json, Set, StorePath, load_config, store_folder
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.errors import ParityError, UsageError
+from edgetl.numbers import chosen
 
 if TYPE_CHECKING:
     from edgetl.pipeline.source_task import SourceChange
@@ -65,7 +66,7 @@ def _train(
         show_artifacts("train", run(path, None, assignments, store, until="train", force=force), json)
         return
     if not 0.5 <= confidence < 1.0:
-        raise UsageError(f"the confidence is {confidence:g}; it is from 0.5 to below 1, as 0.95")
+        raise UsageError(f"the confidence is {chosen(confidence)}; it is from 0.5 to below 1, as 0.95")
     given = list(assignments or [])
     if source_test is not None:
         given.append(f"finetune.source_test={dumps(str(source_test.resolve()), ensure_ascii=False)}")

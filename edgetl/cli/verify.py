@@ -10,6 +10,7 @@ import typer
 
 from edgetl.cli.options import Json
 from edgetl.cli.terminal import print_json, print_text
+from edgetl.numbers import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +35,9 @@ def _verify(
     if json:
         print_json("verify", asdict(found))
         return
-    print_text(f"{found.files} files are as the manifest says; signed by {found.signed_by or 'nobody'}")
+    print_text(
+        f"{counted(found.files, 'file is', 'files are')} as the manifest says; signed by {found.signed_by or 'nobody'}"
+    )
     print_text(f"preprocessing: largest difference of a golden tensor {found.preprocessing_difference:.1e}")
     if found.graph_db is not None:
         print_text(f"model.onnx: SQNR {found.graph_db:.1f} dB to PyTorch on the golden inputs")
@@ -45,12 +48,12 @@ def _verify(
             print_text(f"{item.name}: not run: {item.skipped}")
             continue
         text = (
-            f"{item.name}: {item.agreeing} of {item.golden} golden inputs as PyTorch, SQNR {item.sqnr_db:.1f} dB, alone"
-            f" and in batches up to {item.largest_batch}"
+            f"{item.name}: {item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch,"
+            f" SQNR {item.sqnr_db:.1f} dB, alone and in batches up to {item.largest_batch}"
         )
-        print_text(
-            text + (f"; {item.metric} {item.score:.4f} on {item.samples} samples" if item.score is not None else "")
-        )
+        if item.score is not None:
+            text += f"; {item.metric} {item.score:.4f} on {counted(item.samples, 'sample')}"
+        print_text(text)
         if item.scales_skipped:
             print_text(f"  scales: not looked at: {item.scales_skipped}")
         if layers:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from edgetl.data.dataset import SPLITS
 from edgetl.data.manifest import Row
 from edgetl.errors import DataError, LeakError
+from edgetl.numbers import counted
 from edgetl.runtime.decision import SEPARATOR as SEPARATOR
 from edgetl.tomlfile import did_you_mean
 
@@ -165,7 +166,7 @@ def _check_disjoint(images: Mapping[str, Counter[str]]) -> None:
         listed = "\n".join(f"  '{person}' in {' and '.join(torn[person])}" for person in list(torn)[:_MAX_NAMED])
         more = f"\n  … and {len(torn) - _MAX_NAMED} more" if len(torn) > _MAX_NAMED else ""
         raise LeakError(
-            f"{len(torn)} {'people stand' if len(torn) > 1 else 'person stands'} in two splits:\n{listed}{more}",
+            f"{counted(len(torn), 'person stands', 'people stand')} in two splits:\n{listed}{more}",
             hint="give all images of a person the same split: verification is measured on people never trained on",
         )
 

@@ -9,6 +9,7 @@ from itertools import combinations, islice, product
 
 from edgetl.data.dataset import UNLABELLED, Dataset, Sample
 from edgetl.errors import LeakError
+from edgetl.numbers import counted
 
 _MAX_NAMED = 10
 _UNIQUE = 0.99
@@ -43,7 +44,7 @@ def check_leaks(named: Mapping[str, Sequence[Sample]], allowed: Collection[tuple
         texts = isinstance(found[0][1].raw, str)
         what = "samples with the same content" if texts else "images with the same pixels"
         raise LeakError(
-            f"{total} {'pairs' if total > 1 else 'pair'} of {what} in two splits:\n{listed}{more}",
+            f"{counted(total, 'pair')} of {what} in two splits:\n{listed}{more}",
             hint="remove one of each pair; an accuracy measured on what was trained on means nothing",
         )
 
@@ -66,7 +67,7 @@ def check_groups(named: Mapping[str, Sequence[Sample]]) -> None:
         listed = "\n".join(f"  '{group}' in {' and '.join(torn[group])}" for group in sorted(torn)[:_MAX_NAMED])
         more = f"\n  … and {len(torn) - _MAX_NAMED} more" if len(torn) > _MAX_NAMED else ""
         raise LeakError(
-            f"{len(torn)} {'groups stand' if len(torn) > 1 else 'group stands'} in two splits:\n{listed}{more}",
+            f"{counted(len(torn), 'group stands', 'groups stand')} in two splits:\n{listed}{more}",
             hint="give all samples of a group the same split",
         )
 
@@ -105,7 +106,8 @@ def check_calibration_rows(rows: Sequence[Sample], dataset: Dataset) -> None:
         for names in combinations(counts, count):
             if names != ("train",) and sum((counts[name] for name in names), Counter()) == given:
                 raise LeakError(
-                    f"the {len(rows)} rows for calibration are those of {' and '.join(names)}, one by one",
+                    f"the {counted(len(rows), 'row for calibration is that', 'rows for calibration are those')} of"
+                    f" {' and '.join(names)}, one by one",
                     hint="leave out quantize.data, and they are drawn from train; or give other rows",
                 )
 

@@ -26,6 +26,7 @@ from edgetl.data.records import (
     read_records,
 )
 from edgetl.errors import DataError
+from edgetl.numbers import counted
 from edgetl.tomlfile import did_you_mean
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -75,7 +76,7 @@ def read_folder(folder: Path) -> list[Row]:
     classes, beside = class_folders(folder)
     if beside:
         raise DataError(
-            f"{folder}: {len(beside)} images lie beside the class folders, as '{beside[0]}'",
+            f"{folder}: {counted(len(beside), 'image lies', 'images lie')} beside the class folders, as '{beside[0]}'",
             hint="move each into the sub-folder of its class",
         )
     if not classes:

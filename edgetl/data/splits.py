@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from edgetl.data.dataset import Sample
 from edgetl.errors import DataError, UsageError
+from edgetl.numbers import counted
 
 _Label = TypeVar("_Label", bound="int | tuple[int, ...]")
 _NO_CLASS = -2
@@ -103,8 +104,9 @@ class _Draw:
             name = classes[label] if 0 <= label < len(classes) else str(label)
             parts = sum(1 for unit in units if unit.labels[label])
             raise DataError(
-                f"val cannot be taken out of train: class '{name}' has {self._totals[label]} samples in {parts} "
-                "inseparable parts (a sample, a group, or copies of one image), and val and train each need one",
+                f"val cannot be taken out of train: class '{name}' has {counted(self._totals[label], 'sample')} in "
+                f"{counted(parts, 'inseparable part')} (a sample, a group, or copies of one image), "
+                "and val and train each need one",
                 hint="add samples of that class, or give val yourself",
             )
         self.take(max(possible, key=lambda unit: (self.gain(unit), unit.rank)))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import ExportError, MissingExtraError, ModelError
+from edgetl.numbers import apart
 from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.specs import BatchRange
 
@@ -139,8 +140,9 @@ def check(expected: NDArray[np.float32], got: NDArray[np.float32], *, tolerance:
     difference = float(np.abs(expected.astype(np.float64) - got).max())
     allowed = tolerance * max(float(np.abs(expected).max()), 1e-6)
     if not difference <= allowed:
+        found, limit = apart(difference, allowed, 2, "e")
         raise ExportError(
-            f"the exported graph differs from PyTorch by up to {difference:.2e}; allowed are {allowed:.2e}",
+            f"the exported graph differs from PyTorch by up to {found}; allowed are {limit}",
             hint="export.tolerance in edgetl.toml, if that is acceptable",
         )
     return difference

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import DataError, EdgetlError, MissingExtraError, ModelError, UsageError
 from edgetl.finetune.memory import enough_on_gpu
+from edgetl.numbers import apart
 from edgetl.runtime.runner import Runner, run_batch
 from edgetl.store import file_digest
 
@@ -239,9 +240,8 @@ def fastest(
         if differs <= tolerance:
             left.append(extractor)
         else:
-            refused[extractor.name] = (
-                f"its features differ from PyTorch's by {differs:.1e}; allowed are {tolerance:.0e}"
-            )
+            found, allowed = apart(differs, tolerance, 1, "e")
+            refused[extractor.name] = f"its features differ from PyTorch's by {found}; allowed are {allowed}"
     if not left:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "none was given"
         raise ModelError(f"no engine computes the backbone's features as PyTorch does: {reasons}", hint="edgetl doctor")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgetl.config import Finetune, Phase
 from edgetl.errors import SetupError
 from edgetl.finetune.phases import Epoch
+from edgetl.store import check_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -56,11 +57,12 @@ def opened(
         metric: Name of the curve on val.
 
     Raises:
-        SetupError: A tracker cannot begin: its server does not answer, or it has no key.
+        SetupError: A tracker cannot begin: its server does not answer, or it has no key; or the folder of the logs
+            cannot be written.
     """
     if not finetune.log:
         return None
-    finetune.log_dir.mkdir(parents=True, exist_ok=True)
+    check_folder(finetune.log_dir)
     # What a phase leaves open is as [finetune] says, and must not hide it.
     own = phase.model_dump(mode="json", exclude_none=True)
     settings = {**finetune.of(phase).model_dump(mode="json", exclude={"phases"}), **own}

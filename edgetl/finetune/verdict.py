@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, UnknownNameError
 from edgetl.metrics import CELLS, Influences, Metric, Weighted, resample_units, resample_weights
 from edgetl.metrics.identities import linear_drop, mean_influences
+from edgetl.numbers import chosen, counted, fixed
 from edgetl.tomlfile import did_you_mean
 
 Outcome = Literal["helped", "neutral", "negative"]
@@ -106,10 +107,11 @@ class Forgetting:
         if self.largest_drop < drop:
             return None
         few = "; so few samples exclude no less" if self.largest_drop > -self.lower else ""
+        largest = fixed(100 * self.largest_drop, 2, beside=100 * drop)
         return (
-            f"a drop of {100 * drop:.2f} points on the source task is not excluded: with {100 * self.confidence:g}%"
-            f" confidence it may be {100 * self.largest_drop:.2f}{few} ({_counted(self.seeds, self.samples)}; the score"
-            f" changes by {100 * self.change:+.2f} points)"
+            f"a drop of {chosen(100 * drop)} points on the source task is not excluded: with {100 * self.confidence:g}%"
+            f" confidence it may be {largest}{few} ({_counted(self.seeds, self.samples)}; the score changes by"
+            f" {100 * self.change:+.2f} points)"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -406,4 +408,4 @@ def _range(low: float, high: float) -> str:
 
 
 def _counted(seeds: int, samples: int) -> str:
-    return f"{seeds} {'seeds' if seeds > 1 else 'seed'}, {samples} test samples"
+    return f"{counted(seeds, 'seed')}, {counted(samples, 'test sample')}"

@@ -19,7 +19,8 @@ and the confidence is Student's for the samples of the classes that matter. And 
 altogether would bound the drop by 0: no bound here is therefore below that of top-1 for n samples without a single
 difference (:func:`edgetl.parity.bounds.least_bound`). Of a metric that is a mean over classes, none is below what the
 rarest class leaves open by itself: what an engine loses there weighs more than a sample, and test sets with few of its
-samples rarely show it.
+samples rarely show it. The two-sided interval encloses these bounds, and is not held up further: at its own confidence
+it would always hold a drop of less than z² / (n + z²).
 
 Verification is measured on pairs, which are not independent; what is drawn there are identities (the subsets bootstrap
 of Bolle, Ratha and Pankanti 2004, Computer Vision and Image Understanding 93), and what is measured on a draw is not
@@ -177,17 +178,14 @@ def _bounds(
         for share in (confidence, two_sided)
         for sign in (1.0, -1.0)
     )
-
-    def of_rarest(sure: float) -> float:
-        return least_bound(rarest[0], sure) / rarest[1] if rarest else 0.0
-
-    least, least_of_two = (max(least_bound(n, sure), of_rarest(sure)) for sure in (confidence, two_sided))
+    of_rarest = least_bound(rarest[0], confidence) / rarest[1] if rarest else 0.0
+    least = max(least_bound(n, confidence), of_rarest)
     return Drop(
         value=drop,
         upper=_upper(upper, drop, least),
         lower=_lower(lower, drop, least),
-        interval=(_lower(low, drop, least_of_two), _upper(high, drop, least_of_two)),
-        rarest=of_rarest(confidence),
+        interval=(_lower(low, drop, least), _upper(high, drop, least)),
+        rarest=of_rarest,
         apart=max(upper - drop, drop - lower, least_bound(n, confidence)),
     )
 
@@ -218,8 +216,8 @@ def _tilted(pair: Drops, found: Resamples, drop: float, confidence: float, sign:
         steps = tilt * influence
         top = float(steps.max())
         normal = many * (top + math.log(float(np.exp(steps - top).mean())))
-        unseen = 2.0 * UNSEEN * (math.cosh(tilt * size) - 1.0)
-        return float((counted * np.exp(np.minimum(tilt * found.influences - normal - unseen, 500.0))).mean())
+        added = 2.0 * UNSEEN * (math.cosh(tilt * size) - 1.0)
+        return float((counted * np.exp(np.minimum(tilt * found.influences - normal - added, 500.0))).mean())
 
     low, high = 0.0, 1.0 / largest
     while share(sign * high) > 1.0 - confidence and high * largest < _MOST_TILT:
@@ -230,8 +228,8 @@ def _tilted(pair: Drops, found: Resamples, drop: float, confidence: float, sign:
     weights = np.exp(sign * high * influence)
     weights *= many / weights.sum()
     bound = float(pair(weights[found.units][:, None])[0])
-    unseen = 2.0 * UNSEEN * math.sinh(sign * high * size) * size / many
-    return drop if math.isnan(bound) else bound + unseen
+    added = 2.0 * UNSEEN * math.sinh(sign * high * size) * size / many
+    return drop if math.isnan(bound) else bound + added
 
 
 def _upper(bound: float, drop: float, least: float) -> float:

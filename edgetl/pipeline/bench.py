@@ -36,7 +36,7 @@ from edgetl.pipeline.timing import (
     what_to_do,
 )
 from edgetl.runtime.seal import MANIFEST
-from edgetl.store import write_whole
+from edgetl.store import check_output, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,7 @@ def bench_things(
     Raises:
         UsageError: Something cannot be timed, or has a dynamic dimension for which no size was given; ``output`` is no
             place for a file; or a target is asked for where nothing is a bundle.
+        StorageError: ``output`` cannot be written.
         MeasurementError: A result cannot be true, or a process died.
     """
     plan, feeds, reporter = plan or Plan(), feeds or Feeds(), reporter or Silent()
@@ -302,10 +303,9 @@ def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Ma
 
 def _check_place(output: Path) -> None:
     """Before minutes of measuring are lost."""
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder", hint=f"--output {output / 'calls.json'}")
-    if not output.resolve().parent.is_dir():
+    if not output.resolve().parent.exists():
         raise UsageError(f"there is no folder {output.parent} to write {output.name} to", hint=f"mkdir {output.parent}")
+    check_output("--output", output, "calls.json")
 
 
 def _write(output: Path, sampled: Sequence[Sampled], details: dict[str, Any], facts: dict[str, Any]) -> None:

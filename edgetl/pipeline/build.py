@@ -9,7 +9,19 @@ from typing import Any
 
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, EdgetlError, MeasurementError, ParityError, UnknownNameError
-from edgetl.pipeline import choice, engines, gates, learning, precisions, proof, publish, tasks, timing, transfer
+from edgetl.pipeline import (
+    choice,
+    engines,
+    gates,
+    learning,
+    precisions,
+    preflight,
+    proof,
+    publish,
+    tasks,
+    timing,
+    transfer,
+)
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.reference import ask_reference, decide
 from edgetl.pipeline.session import Reporter, Session, Silent, WouldRun, interruptible, rank
@@ -87,7 +99,7 @@ def build(
     if unknown:
         raise UnknownNameError(f"there is no stage '{unknown[0]}' to force; {did_you_mean(unknown[0], FORCEABLE)}")
     tasks.task_of(config)
-    gates.check_gate(config)
+    preflight.check_gate(config)
     folder = config_file.resolve().parent if config_file else None
     candidates = engines.candidates(config, targets, folder=folder)
     last = STAGES.index(until)
@@ -102,7 +114,7 @@ def build(
             hint="export.batch or bench.batch_size in edgetl.toml",
         )
     if reached["bench"]:
-        gates.check_budgets(config, candidates)
+        preflight.check_budgets(config, candidates)
     if reached["bundle"] and not rank():  # of several machines that train together, the first one signs
         publish.check_key(config)
     try:
@@ -154,8 +166,8 @@ def _route(
     artifacts["data"] = data.folder
     if until == "data":
         return Outcome(stopped_after=until, artifacts=artifacts)
-    few = gates.too_few_samples(config, len(dataset.test)) or gates.too_few_of_a_class(config, dataset)
-    together = gates.samples_in_groups(config, [sample.group for sample in dataset.test])
+    few = preflight.too_few_samples(config, len(dataset.test)) or preflight.too_few_of_a_class(config, dataset)
+    together = preflight.samples_in_groups(config, [sample.group for sample in dataset.test])
     if until not in ("train", "export", "calibrate", "compile"):
         for said in filter(None, (few, together)):
             session.reporter.note(said)

@@ -15,12 +15,13 @@ from edgetl import metrics
 from edgetl.data.dataset import UNLABELLED
 from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
+from edgetl.diagnosis import departures, explain
+from edgetl.diagnosis.departures import EngineLayers
+from edgetl.diagnosis.explain import FloatGraph
+from edgetl.diagnosis.layers import FAITHFUL_DB
 from edgetl.errors import BundleError, DataError, ParityError, SetupError, UnknownNameError
-from edgetl.parity.layers import FAITHFUL_DB
 from edgetl.parity.numeric import MOST_DB, sqnr_db
-from edgetl.pipeline import departures, explain, tasks
-from edgetl.pipeline.departures import EngineLayers
-from edgetl.pipeline.explain import FloatGraph
+from edgetl.pipeline import tasks
 from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
 from edgetl.runtime.golden import Golden

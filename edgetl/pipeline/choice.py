@@ -8,10 +8,9 @@ from typing import Any
 
 from edgetl.benchmark.summary import Latency
 from edgetl.config import Budget, Parity
-from edgetl.pipeline.gates import accepted
-from edgetl.pipeline.proof import Proven
+from edgetl.numbers import chosen, confidence_percent, counted, decimals_apart, milliseconds, milliseconds_apart
+from edgetl.pipeline.proof import Proven, accepted
 from edgetl.pipeline.timing import Timings
-from edgetl.report.numbers import milliseconds
 from edgetl.specs import Precision
 
 _COARSENESS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2}
@@ -115,10 +114,14 @@ def _decided(item: Decision, best: Decision | None, timings: Timings, parity: Pa
         return _with(item, f"misses the budget ({'; '.join(item.missed)})")
     found = _compared(item, best, timings)
     if found is not None and found["verdict"] != "slower":
-        span = f"ratio {found['lower']:.2f} to {found['upper']:.2f} with {found['confidence']:.0%} confidence"
+        ends = decimals_apart((found["lower"], found["upper"]), 1.0, least=2)
+        sure = f"{confidence_percent(found['confidence'])}% confidence"
+        span = f"ratio {found['lower']:.{ends}f} to {found['upper']:.{ends}f} with {sure}"
         return _with(item, f"not shown to be faster than {_precision(best)}: {span}")
     than = (
-        f": {milliseconds(_p50(best))} against {milliseconds(_p50(item))} ms" if best.latency and item.latency else ""
+        ": {} against {} ms".format(*milliseconds_apart(_p50(best), _p50(item)))
+        if best.latency and item.latency
+        else ""
     )
     return _with(item, f"{_precision(best)} is faster{than}")
 
@@ -135,9 +138,9 @@ def _missed(budget: Budget, found: Latency | None) -> tuple[str, ...]:
         name = field.removesuffix("_ms")
         measured = found.percentile(name)
         if measured is None:
-            missed.append(f"{name} is not known from {found.samples} calls, allowed {limit:g} ms")
+            missed.append(f"{name} is not known from {counted(found.samples, 'call')}, allowed {chosen(limit)} ms")
         elif measured > limit:
-            missed.append(f"{name} {milliseconds(measured)} ms, allowed {limit:g} ms")
+            missed.append(f"{name} {milliseconds(measured, beside=limit)} ms, allowed {chosen(limit)} ms")
     return tuple(missed)
 
 

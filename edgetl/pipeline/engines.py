@@ -15,6 +15,7 @@ from edgetl.config import Config, TargetEntry
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import ConfigError, MissingExtraError
+from edgetl.numbers import counted
 from edgetl.pipeline import tasks
 from edgetl.pipeline.session import Session
 from edgetl.runtime.preprocessing import Preprocessing
@@ -196,7 +197,7 @@ def export(session: Session, dataset: Dataset, checkpoint: Artifact) -> Artifact
     artifact = session.stage("export", "ONNX graph, compared with PyTorch", inputs, make)
     facts = json.loads((artifact / "export.json").read_text(encoding="utf-8"))
     session.reporter.note(
-        f"{facts['nodes']} nodes, operator set {facts['opset']}, "
+        f"{counted(facts['nodes'], 'node')}, operator set {facts['opset']}, "
         f"largest difference from PyTorch {facts['max_abs_error']:.1e}"
     )
     return artifact

@@ -26,6 +26,7 @@ from edgetl.finetune.copied import Copied
 from edgetl.finetune.oversampling import Rows, oversampled
 from edgetl.finetune.parts import check_batchnorm, one_by_one
 from edgetl.finetune.phases import Data, Mix, Place
+from edgetl.numbers import counted
 from edgetl.pipeline import features, tasks
 from edgetl.pipeline.session import Session, rank, world
 from edgetl.runtime.preprocessing.tables import TablePreprocessing
@@ -237,7 +238,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
         (folder / "training.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
         shutil.copyfile(before / _COPIED, folder / _COPIED)
 
-    what = f"phase {number}: {phase.train}, up to {phase.epochs} epochs"
+    what = f"phase {number}: {phase.train}, up to {counted(phase.epochs, 'epoch')}"
     within = features.STAGES if on_features else ()
     found = session.stage("finetune", what, inputs, make, everywhere=True, within=within)
     if not rank():
@@ -341,7 +342,9 @@ def _oversampled(session: Session, samples: Samples, deploy: torch_backend.Deplo
     ((vectors, labels),) = batches(samples, len(samples))
     given = Rows(vectors=vectors, labels=labels)
     found = oversampled(given, deploy.preprocessing, deploy.classes, session.config.finetune.seed)
-    session.reporter.note(f"train: {len(given)} rows and {len(found) - len(given)} synthetic ones")
+    session.reporter.note(
+        f"train: {counted(len(given), 'row')} and {counted(len(found) - len(given), 'synthetic one')}"
+    )
     return found
 
 

@@ -57,6 +57,7 @@ def compile_bundle(
         UnknownNameError: No engine for one of the targets waits.
         TargetError: This machine is not the device, or the library refuses the graph.
         ParityError: An engine answers the golden inputs in another way than PyTorch did.
+        StorageError: The output cannot be written.
     """
     reporter = reporter or Silent()
     bundle = open_bundle(folder, key=key)
@@ -64,6 +65,7 @@ def compile_bundle(
     place = output or folder.with_name(f"{folder.name}-{'-'.join(sorted({target.name for target, _ in waiting}))}")
     if place.resolve() == folder.resolve():
         raise UsageError(f"{place} is the bundle itself", hint="edgetl compile BUNDLE -o ANOTHER_FOLDER")
+    bundles.check_place(place)
     signer = sign.user_key()
     if not signer.exists():
         with storage_errors(signer.parent):

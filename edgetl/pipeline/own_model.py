@@ -23,6 +23,7 @@ from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
+from edgetl.numbers import counted
 from edgetl.parity.numeric import sqnr_db
 from edgetl.pipeline.engines import open_graph
 from edgetl.pipeline.precisions import is_halved
@@ -34,7 +35,7 @@ from edgetl.quantize.tools import Tools
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.specs import Recipe
-from edgetl.store import is_alive, storage_errors
+from edgetl.store import check_output, is_alive, storage_errors
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,11 +105,11 @@ def quantize_model(
     reporter = reporter or Silent()
     chosen = catalog.recipe(recipe)
     scheme = _scheme_of(target, chosen)
-    _check_output(model, output)
     loaded = graph.load(model)
     _check_quantizable(model, loaded, images=data.suffix != ".npz")
     prepared = graph.prepare(loaded)
     placement.refuse_unknown(chosen.keep_float, prepared.graph)  # before minutes of calibration
+    _check_output(model, output)
     source = _source(data, prepared, samples, seed, preprocessing or {})
     tools = Tools(
         samples=source.feeds,
@@ -117,7 +118,7 @@ def quantize_model(
         progress=lambda what, done, total: reporter.progress(what, done, total or source.count),
         describe=source.describe,
     )
-    made, changes = _made(prepared, scheme, chosen, tools, reporter, f"{source.count} samples of {data}")
+    made, changes = _made(prepared, scheme, chosen, tools, reporter, f"{counted(source.count, 'sample')} of {data}")
     with _whole(output) as draft:
         import onnx_ir as ir
 
@@ -254,11 +255,12 @@ def _drawn(arrays: Mapping[str, NDArray[Any]], count: int, seed: int) -> list[in
 
 
 def _check_output(model: Path, output: Path) -> None:
-    """Refuse an output that is the input, or no file name, before any work is done."""
+    """Refuse an output that is the input, or no place for a file, before minutes of calibration."""
     if output.exists() and model.exists() and output.samefile(model):
         raise UsageError(f"the output {output} is the model itself", hint="-o with another name")
-    if output.is_dir():
-        raise UsageError(f"the output {output} is a folder", hint=f"-o {output / (model.stem + '-int8.onnx')}")
+    check_output("-o", output, f"{model.stem}-int8.onnx")
+    if output.exists() and not output.is_file():
+        raise UsageError(f"-o {output} is a device or a pipe, and a graph is a file", hint="-o with another name")
 
 
 def _check_quantizable(path: Path, model: ir.Model, *, images: bool) -> None:
@@ -349,7 +351,6 @@ def _whole(output: Path) -> Iterator[Path]:
     there that was killed just then is removed.
     """
     with storage_errors(output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
         for left in output.parent.glob(f"{_DRAFT}*-*"):
             owner = left.name.removeprefix(_DRAFT).split("-", 1)[0]
             if owner.isdigit() and not is_alive(int(owner)):

@@ -15,6 +15,7 @@ from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
 from edgetl.errors import ProviderError
+from edgetl.numbers import counted
 from edgetl.pipeline import tasks
 from edgetl.pipeline.engines import RUN_PACKAGES, Candidate, open_graph
 from edgetl.pipeline.session import Session
@@ -84,7 +85,7 @@ def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported
         }
         statistics.save(replace(found, source=source), folder)
 
-    return session.stage("calibrate", f"activation statistics of {len(samples)} samples", inputs, make)
+    return session.stage("calibrate", f"activation statistics of {counted(len(samples), 'sample')}", inputs, make)
 
 
 def equalize(

@@ -15,11 +15,12 @@ from edgetl.benchmark.reasons import OF_THE_MACHINE
 from edgetl.benchmark.stability import Stability
 from edgetl.config import Config
 from edgetl.data.dataset import Sample
+from edgetl.numbers import chosen
 from edgetl.parity.slices import Slice
 from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
-from edgetl.pipeline.gates import accepted, is_unstable
-from edgetl.pipeline.proof import Proven
+from edgetl.pipeline.gates import is_unstable
+from edgetl.pipeline.proof import Proven, accepted
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.timing import FP32, PYTORCH, Timings
 from edgetl.quantize import statistics as artifact
@@ -366,7 +367,7 @@ def _source_task(found: transfer.Comparison, max_forgetting: float | None) -> mo
     change = found.source.forgetting
     statements = [change.statement, found.source.how]
     if max_forgetting is not None:
-        passed = f"the gate is passed: a drop of {100 * max_forgetting:.2f} points is excluded"
+        passed = f"the gate is passed: a drop of {chosen(100 * max_forgetting)} points is excluded"
         statements.append(found.refusal(max_forgetting) or passed)
     return model.SourceTask(
         before=change.before, scores=tuple(found.source.scores), samples=change.samples, statements=tuple(statements)

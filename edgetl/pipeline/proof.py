@@ -15,21 +15,23 @@ from numpy.typing import NDArray
 from edgetl import backends
 from edgetl.backends import torch as torch_backend
 from edgetl.benchmark import environment
+from edgetl.config import Parity
 from edgetl.config.sections import Batch
 from edgetl.data.dataset import Dataset, Sample, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.parity.answers import differences
 from edgetl.parity.compare import Comparison, compare
+from edgetl.parity.numeric import TOLERANCES, Tolerance
 from edgetl.parity.sequential import Sequential
 from edgetl.pipeline import fused, tasks
 from edgetl.pipeline.engines import Engine
-from edgetl.pipeline.gates import tolerance
 from edgetl.pipeline.reference import Reference
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision as Answering
 from edgetl.runtime.decision import Similarity
 from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.runtime.runner import Runner, run_batch
+from edgetl.specs import Precision
 from edgetl.store import Artifact, code_digest, versions_of
 
 
@@ -46,6 +48,25 @@ class Proven:
     """Decisions on the test samples, (n,) or (n, classes); None where nothing is decided on single samples."""
     fusion: dict[str, Any] | None = None
     """What became of the Q/DQ pairs, from :mod:`edgetl.pipeline.fused`; None where nothing is known."""
+
+
+def tolerance_of(gate: Parity, precision: Precision) -> Tolerance | None:
+    """What the numbers of an engine must keep to.
+
+    Args:
+        gate: Whose own tolerances come before those of the precision.
+        precision: Of the engine.
+    """
+    if precision in gate.tolerances:
+        return Tolerance(**gate.tolerances[precision].model_dump())
+    return TOLERANCES.get(precision)
+
+
+def accepted(gate: Parity, comparison: Comparison | None) -> bool:
+    """Whether an engine may be shipped: it passed, or nothing was decided and the user lets that do."""
+    if comparison is None:
+        return False
+    return comparison.passed or (comparison.outcome == "undecided" and gate.undecided == "allow")
 
 
 def verify(
@@ -176,7 +197,7 @@ def _compared(trial: _Trial, outputs: NDArray[Any]) -> Comparison:
         confidence=config.parity.confidence,
         metric=metric,
         decision=trial.decision,
-        tolerance=tolerance(config.parity, trial.engine.candidate.precision),
+        tolerance=tolerance_of(config.parity, trial.engine.candidate.precision),
         classes=trial.dataset.classes,
         columns={
             column: [trial.dataset.test[index].slices[place] for index in order]

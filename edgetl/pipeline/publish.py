@@ -14,6 +14,7 @@ from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.config import Config
 from edgetl.errors import BundleError, ConfigError, EdgetlError, ParityError
+from edgetl.numbers import counted
 from edgetl.pipeline import check, origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
@@ -93,7 +94,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
         "signer": signer,
         "origin": _origin(record),
         "code": code_digest(
-            "bundle", "report", "pipeline", "parity", "metrics", "distributions.py", "backends", "runtime"
+            "bundle", "report", "pipeline", "parity", "metrics", "distributions.py", "numbers.py", "backends", "runtime"
         ),
         "version": __version__,
     }
@@ -121,7 +122,8 @@ def _replay(session: Session, folder: Path) -> None:
             hint=error.hint,
         ) from error
     for item in checked.engines:
-        said = f"{item.agreeing} of {item.golden} golden inputs as PyTorch, batches of 1 to {item.largest_batch}"
+        golden = f"{item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch"
+        said = f"{golden}, batches of 1 to {item.largest_batch}"
         session.reporter.note(f"{item.name} in the bundle: " + (f"not run: {item.skipped}" if item.skipped else said))
 
 
@@ -137,7 +139,7 @@ def report_failure(record: Record, error: EdgetlError) -> Path:
         "parts": [record.dataset.digest(), record.checkpoint.digest, record.exported.digest],
         "graphs": {name: graph.digest for name, graph in record.graphs.items()},
         "origin": _origin(record),
-        "code": code_digest("report", "pipeline"),
+        "code": code_digest("report", "pipeline", "numbers.py"),
     }
 
     def make(folder: Path) -> None:

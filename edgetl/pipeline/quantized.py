@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetl.numbers import counted
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.quantize.decibels import NO_NOISE_DB
@@ -137,31 +138,31 @@ def remarks(notes: Mapping[str, Any], changes: Mapping[str, Sequence[Mapping[str
     pairs = changes.get("equalized", ())
     if pairs:
         done = sum(pair["method"] is not None for pair in pairs)
-        said.append(f"Cross-layer equalization changed {done} of {_plural(len(pairs), 'pair')} of convolutions.")
+        said.append(f"Cross-layer equalization changed {done} of {counted(len(pairs), 'pair')} of convolutions.")
     taken_out = [len(each["channels"]) for each in changes.get("separated", ()) if each["channels"]]
     if taken_out:
-        channels, where = _plural(sum(taken_out), "outlier channel"), _plural(len(taken_out), "activation")
+        channels, where = counted(sum(taken_out), "outlier channel"), counted(len(taken_out), "activation")
         said.append(f"{channels} of {where} {'is' if sum(taken_out) == 1 else 'are'} multiplied in float.")
     groups = changes.get("smoothed", ())
     if groups:
         done = sum(group["alpha"] is not None for group in groups)
-        said.append(f"SmoothQuant changed {done} of {_plural(len(groups), 'group')} of matrix products.")
+        said.append(f"SmoothQuant changed {done} of {counted(len(groups), 'group')} of matrix products.")
     widened = notes.get("channels_widened_against_saturation") or {}
     if widened:
-        channels, where = _plural(sum(widened.values()), "channel"), _plural(len(widened), "layer")
+        channels, where = counted(sum(widened.values()), "channel"), counted(len(widened), "layer")
         said.append(f"The scales of {channels} in {where} are wider, so that no pair of products saturates 16 bits.")
     if left := notes.get("correction_left_out"):
         said.append(
-            f"Corrections were left out: on {_plural(left['samples'], 'calibration sample')} that they had not seen"
+            f"Corrections were left out: on {counted(left['samples'], 'calibration sample')} that they had not seen"
             " they did not clearly serve the output"
             f" (fidelity {left['before_db']:.1f} dB without, {left['after_db']:.1f} dB with them)."
         )
     if kept := notes.get("kept_in_float32"):
         named = ", ".join(f"{node} ({reason})" for node, reason in list(kept.items())[:_NAMED])
         more = ", …" if len(kept) > _NAMED else ""
-        said.append(f"{_plural(len(kept), 'node')} {'stays' if len(kept) == 1 else 'stay'} in float32: {named}{more}.")
+        said.append(f"{counted(len(kept), 'node')} {'stays' if len(kept) == 1 else 'stay'} in float32: {named}{more}.")
     if lost := notes.get("vanished_weights"):
-        weights, where = _plural(sum(lost.values()), "weight"), _plural(len(lost), "constant")
+        weights, where = counted(sum(lost.values()), "weight"), counted(len(lost), "constant")
         said.append(f"{weights} of {where} {'is' if sum(lost.values()) == 1 else 'are'} zero in float16.")
     return (*said, *_corrections(notes.get("corrected", ())))
 
@@ -173,13 +174,13 @@ def _corrections(corrected: Sequence[Mapping[str, Any]]) -> list[str]:
         most = max(shifted, key=lambda item: _share(item["shift"], item["output_rms"]))
         share = _share(most["shift"], most["output_rms"]) * 100
         said.append(
-            f"Bias correction moved {_plural(len(shifted), 'bias', 'biases')}, most that of {most['node']}: "
+            f"Bias correction moved {counted(len(shifted), 'bias', 'biases')}, most that of {most['node']}: "
             f"by {share:.2g}% of its output."
         )
     rounded = [item["rounding_gain"] for item in corrected if item["rounding_gain"] > 0]
     if rounded:
         gains = " to ".join(dict.fromkeys(f"{gain * 100:.0f}%" for gain in (min(rounded), max(rounded))))
-        said.append(f"Rounding was learned for {_plural(len(rounded), 'layer')}: the squared error fell by {gains}.")
+        said.append(f"Rounding was learned for {counted(len(rounded), 'layer')}: the squared error fell by {gains}.")
     return said
 
 
@@ -281,7 +282,3 @@ def _ratio(value: float) -> float:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
-
-
-def _plural(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -17,6 +17,7 @@ from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.stages import Stages
 from edgetl.errors import BudgetError, MeasurementError, UsageError
+from edgetl.numbers import chosen
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import unstable_because, what_to_do
 from edgetl.runtime.bundle import Bundle, EngineEntry, open_bundle
@@ -165,7 +166,7 @@ def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None
         None if isinstance(found, Stages) else (found.runs[0] if isinstance(found, PeakRate) else found).plan.bound_ms
     )
     raise BudgetError(
-        "\n  ".join([f"the bound of {bound:g} ms was not shown to be kept:", *run.problems]),
+        "\n  ".join([f"the bound of {chosen(bound)} ms was not shown to be kept:", *run.problems]),
         hint="a lower --rate; where there were too few queries, a longer --duration or more --queries",
     )
 

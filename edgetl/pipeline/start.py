@@ -15,7 +15,7 @@ from edgetl.data.examples.photos import materialise_photos
 from edgetl.data.examples.tables import materialise_credit, materialise_lending
 from edgetl.data.examples.texts import materialise_reviews
 from edgetl.errors import UnknownNameError, UsageError
-from edgetl.store import storage_errors
+from edgetl.store import check_folder, storage_errors
 
 _EXAMPLES: dict[str, Callable[[Path], Path]] = {
     "digits": materialise_digits,
@@ -69,8 +69,8 @@ def init(folder: Path, example: str, source: Path | None = None) -> Started:
     path = folder / "edgetl.toml"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UsageError(f"{path} is there already, with other content", hint="edgetl init ANOTHER_FOLDER")
+    check_folder(folder)
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         if example in _EXAMPLES:
             data = _EXAMPLES[example](folder / "data")
         else:

@@ -30,6 +30,7 @@ from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
 from edgetl.errors import MeasurementError, MissingExtraError
+from edgetl.numbers import counted
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.session import Session
 from edgetl.report.unstable import joined, told_once
@@ -76,7 +77,7 @@ def bench(
         "config": config.model_dump(mode="json", exclude={"unstable"}),  # a gate's: the times do not depend on it
         "batch": session.config.export.batch.model_dump(),
         "environment": environment.environment(),
-        "code": code_digest("benchmark", "distributions.py", "runtime", "backends", "pipeline/timing.py"),
+        "code": code_digest("benchmark", "distributions.py", "numbers.py", "runtime", "backends", "pipeline/timing.py"),
     }
     things = [
         checkpoint_thing(checkpoint.folder, name=PYTORCH),
@@ -107,14 +108,16 @@ def bench(
         }
         (folder / "bench.json").write_text(json.dumps(document), encoding="utf-8")
 
-    artifact = session.stage("bench", f"{len(things)} engines, {plan.processes} processes each", inputs, make)
+    processes = counted(plan.processes, "process", "processes")
+    artifact = session.stage("bench", f"{len(things)} engines, {processes} each", inputs, make)
     document = json.loads((artifact / "bench.json").read_text(encoding="utf-8"))
     details = document["details"]
     for name, steady in details["steady"].items():
         if steady["warmup_samples"]:
-            session.reporter.note(f"{name}: {steady['warmup_samples']} calls of warm-up do not count")
+            warm_up = counted(steady["warmup_samples"], "call of warm-up does", "calls of warm-up do")
+            session.reporter.note(f"{name}: {warm_up} not count")
         if steady["not_steady"]:
-            session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {plan.processes} processes")
+            session.reporter.note(f"{name} was not steady in {steady['not_steady']} of {processes}")
     stability = {name: Stability.from_json(found) for name, found in details["stability"].items()}
     for names, because in unstable_lines(stability, timed=len(stability)).items():
         session.reporter.note(f"the latency of {names} is UNSTABLE: {because}")

@@ -132,7 +132,9 @@ def compare(session: Session, dataset: Dataset, planned: Plan, *, confidence: fl
         "confidence": confidence,
         "groups": groups,
         "source": {name: artifact.digest for name, artifact in answers.items()},
-        "code": code_digest("finetune/verdict.py", "metrics", "pipeline/transfer.py", "pipeline/source_task.py"),
+        "code": code_digest(
+            "finetune/verdict.py", "numbers.py", "metrics", "pipeline/transfer.py", "pipeline/source_task.py"
+        ),
         "versions": versions_of("numpy"),
     }
 

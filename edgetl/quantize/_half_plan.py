@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgetl.numbers import apart
 from edgetl.quantize import graph as graphs
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def _decide(plan: Plan, model: ir.Model, keep: Collection[str], largest: Mapping
     for value in values_of(model.graph):
         reached = largest.get(value.name or "")
         if reached is not None and not reached <= limit:  # NaN is none that fits
-            beyond[value] = f"'{value.name}' reaches {reached:.3g} in calibration, and {limit:.0f} is the limit"
+            text, most = apart(reached, limit, 0) if reached < 2 * limit else (f"{reached:.3g}", f"{limit:.0f}")
+            beyond[value] = f"'{value.name}' reaches {text} in calibration, and {most} is the limit"
     for node in model.graph:
         plan.ports[node] = ports = _ports(node, opset)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.domain:

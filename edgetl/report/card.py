@@ -13,14 +13,10 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
-from edgetl.report import gates, markdown
-from edgetl.report.findings import findings
-from edgetl.report.markdown import code, escape
-from edgetl.report.markup import clean
-from edgetl.report.model import Engine, Report
-from edgetl.report.numbers import (
+from edgetl.numbers import (
     DASH,
     confidence_percent,
+    counted,
     fixed,
     integer,
     is_number,
@@ -29,6 +25,11 @@ from edgetl.report.numbers import (
     share_floor,
     significant,
 )
+from edgetl.report import gates, markdown
+from edgetl.report.findings import findings
+from edgetl.report.markdown import code, escape
+from edgetl.report.markup import clean
+from edgetl.report.model import Engine, Report
 
 _TASKS = {
     "image-classification": "image-classification",
@@ -164,7 +165,7 @@ def _introduction(report: Report) -> str:
     shipped = sum(engine.shipped for engine in report.engines)
     ran = sum(engine.shipped and engine.status == "ready" for engine in report.engines)
     return (
-        f"{what}, with {integer(shipped)} engine{'' if shipped == 1 else 's'} for edge devices, "
+        f"{what}, with {counted(shipped, 'engine')} for edge devices, "
         f"{integer(ran)} of which ran and {'was' if ran == 1 else 'were'} compared with PyTorch where "
         f"{'it was' if shipped == 1 else 'they were'} built. "
         f"{'Published' if report.verdict.published else '**Not published**'}: {escape(report.verdict.reason)}."
@@ -196,7 +197,7 @@ def _data(report: Report) -> str:
     check = report.data.leak_check
     leak = "Whether a sample stands in two splits was not checked."
     if check is not None:
-        found = "none was found" if check.pairs == 0 else f"{integer(check.pairs)} pairs were found"
+        found = "none was found" if check.pairs == 0 else f"{counted(check.pairs, 'pair was', 'pairs were')} found"
         leak = f"Samples that stand in two splits: {found} ({escape(check.method)})."
     splits = markdown.table(("split", "samples", "per class"), rows, right=(1,)) if rows else ""
     return "\n\n".join(["## Data", *([splits] if splits else []), f"{name} {leak}"])
@@ -229,7 +230,8 @@ def _training(report: Report) -> str:
 
 def _evaluation(report: Report) -> str:
     said = [
-        f"On {integer(report.test_samples)} test samples that were neither trained nor calibrated on, PyTorch has "
+        f"On {counted(report.test_samples, 'test sample that was', 'test samples that were')} neither trained nor "
+        "calibrated on, PyTorch has "
         f"{escape(report.metric)} {percent(report.reference.score, report.test_samples)} %{_interval_of(report)}."
     ]
     note = markdown.parity_note(report)

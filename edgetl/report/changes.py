@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgetl.numbers import integer, is_number, plain, significant
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Engine, Regression, Report
-from edgetl.report.numbers import integer, is_number, plain, significant
 from edgetl.report.svg import Scale, both_widths, drawing, label, line, linear, shortened, text_width, tick_texts, ticks
 
 _ROWS = 12

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from edgetl.numbers import significant
 from edgetl.report.machine import Condition
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Report
-from edgetl.report.numbers import significant
 from edgetl.report.tables import Column, table
 
 _NOTE = (

@@ -7,9 +7,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from edgetl.numbers import counted, plain, significant
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Distribution, Report
-from edgetl.report.numbers import integer, plain, significant
 from edgetl.report.svg import Scale, both_widths, drawing, label, line, logarithmic, shortened, text_width, ticks
 
 _ENOUGH = {50: 1, 90: 64, 99: 662}
@@ -50,7 +50,7 @@ def _ridges(shown: Sequence[Distribution], kinds: dict[str, str], width: int) ->
         base = top + row * (index + 1) - 6
         kind = kinds.get(each.name, "fp32")
         parts.append(_ridge(each, x_scale, base, row - (14 if wide else 34), kind))
-        said = f"{integer(each.samples)} calls, longest {significant(max(each.times_ms))} ms"
+        said = f"{counted(each.samples, 'call')}, longest {significant(max(each.times_ms))} ms"
         if wide:
             parts.append(label(name_room, base - 4, name, anchor="end", class_="name"))
             calls, longest = said.split(", ")

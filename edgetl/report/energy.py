@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgetl.numbers import significant
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Latency, Report
-from edgetl.report.numbers import significant
 from edgetl.report.tables import Column, table
 
 _NOTE = (

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgetl.numbers import counted, fixed, integer, share_floor, significant
 from edgetl.report.markup import clean
 from edgetl.report.model import Engine, Gate, Regression, Report
-from edgetl.report.numbers import fixed, integer, share_floor, significant
 from edgetl.report.quantized import Fusion
 from edgetl.report.unstable import told_once
 
@@ -167,7 +167,7 @@ def findings(report: Report) -> tuple[Finding, ...]:
     found += [each for fusion in report.fusions for each in _of_fusion(report, fusion)]
     leak = report.data.leak_check if report.data else None
     if leak is not None and leak.pairs > 0:
-        found.append(_finding(report, LEAK, "splits", f"{integer(leak.pairs)} pairs of samples ({leak.method})"))
+        found.append(_finding(report, LEAK, "splits", f"{counted(leak.pairs, 'pair')} of samples ({leak.method})"))
     if not report.verdict.published and not any(each.level == "error" for each in found):
         found.append(_finding(report, NOT_PUBLISHED, report.project, report.verdict.reason))
     return tuple(sorted(found, key=lambda each: _ORDER[each.level]))
@@ -268,7 +268,7 @@ def _said(gate: Gate) -> str:
 
 def _lost(each: Regression) -> str:
     return (
-        f"is worse than PyTorch: {integer(each.worse)} of {integer(each.decisions)} decisions lost, "
+        f"is worse than PyTorch: {integer(each.worse)} of {counted(each.decisions, 'decision')} lost, "
         f"{integer(each.better)} won, a drop of {fixed(100.0 * each.drop, 1)} points "
         f"(adjusted p {significant(each.p_adjusted, 2)})"
     )

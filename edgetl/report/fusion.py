@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgetl.numbers import DASH, integer, percent, share_floor
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Report
-from edgetl.report.numbers import DASH, integer, percent, share_floor
 from edgetl.report.quantized import Fusion, Unfused
 from edgetl.report.tables import Column, table
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgetl.numbers import confidence_percent, counted, integer, points_of
 from edgetl.report.model import Report
-from edgetl.report.numbers import confidence_percent, integer, points_of
 
 
 def asked(report: Report, metric: str) -> str:
@@ -38,7 +38,7 @@ def asked(report: Report, metric: str) -> str:
 
 
 def _together(groups: int | None) -> str:
-    return f" They belong together in {integer(groups)} groups, of which each counts as one." if groups else ""
+    return f" They belong together in {counted(groups, 'group')}, of which each counts as one." if groups else ""
 
 
 def detectable(report: Report) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgetl.numbers import counted, fixed, integer
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Confusion
-from edgetl.report.numbers import fixed, integer
 from edgetl.report.svg import drawing, label, shortened, text_width
 from edgetl.report.tables import Column, table
 
@@ -24,7 +24,7 @@ def confusion(matrix: Confusion) -> Markup:
     total = sum(map(sum, matrix.counts))
     caption = el(
         "figcaption", el("strong", matrix.name), Markup(" "),
-        el("span", f"{integer(errors)} of {integer(total)} samples wrong", class_="muted"),
+        el("span", f"{integer(errors)} of {counted(total, 'sample')} wrong", class_="muted"),
     )  # fmt: skip
     return el("figure", caption, el("div", _map(matrix), class_="scroll"))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 
+from edgetl.numbers import DASH, TIMES, counted, megabytes, percent
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Engine, Report
-from edgetl.report.numbers import DASH, TIMES, integer, megabytes, percent
 from edgetl.report.sections import Section, sections
 from edgetl.report.tables import speed_up, times
 
@@ -75,7 +75,7 @@ def _section(each: Section) -> Markup:
 def _summary(report: Report) -> Markup:
     best = _best(report)
     cards = [_card(f"PyTorch test {report.metric}", percent(report.reference.score, report.test_samples), "%",
-                   f"{integer(report.test_samples)} test samples")]  # fmt: skip
+                   f"{counted(report.test_samples, 'test sample')}")]  # fmt: skip
     if best is not None and best.latency is not None:
         name = f"{best.name}, {best.backend}"
         for base in (report.reference, report.fp32):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgetl.numbers import DASH, counted, fixed, is_number, significant
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Report
-from edgetl.report.numbers import DASH, fixed, integer, is_number, significant
 from edgetl.report.quantized import LayerLoss, LayerReport, TensorLoss
 from edgetl.report.svg import (
     Axis,
@@ -49,13 +49,13 @@ def body(report: Report) -> Markup | None:
 def _graph(found: LayerReport) -> Markup:
     for_targets = f" for {', '.join(found.targets)}" if found.targets else ""
     head = el("h3", "Scheme ", el("code", found.scheme), escaped(for_targets))
-    activations = _count(len(found.tensors), "activation") if found.tensors else "activations quantized as they come"
-    what = f"{_count(len(found.layers), 'layer')} and {activations}"
+    activations = counted(len(found.tensors), "activation") if found.tensors else "activations quantized as they come"
+    what = f"{counted(len(found.layers), 'layer')} and {activations}"
     if found.half:
         head = el("h3", "float16", escaped(for_targets))
-        what = f"{_count(len(found.layers), 'node')} whose inputs, constants and outputs are rounded to float16"
+        what = f"{counted(len(found.layers), 'node')} whose inputs, constants and outputs are rounded to float16"
     intro = el(
-        "p", "Recipe ", el("code", found.recipe), f", {what}, on {_count(found.samples, 'calibration sample')}.",
+        "p", "Recipe ", el("code", found.recipe), f", {what}, on {counted(found.samples, 'calibration sample')}.",
     )  # fmt: skip
     notes = el("ul", join([el("li", note) for note in found.notes]), class_="remarks") if found.notes else Markup()
     parts = [head, intro, notes]
@@ -113,7 +113,7 @@ def _depth(found: LayerReport, width: int) -> Markup:
             if place.far:
                 parts.append(line(*point, *place.near_end(point), "leader"))
             parts.append(label(place.x, place.y, name, anchor=place.anchor, class_="name"))
-    title = f"Signal-to-quantization-noise ratio of {_count(len(ordered), 'layer')}, from input to output"
+    title = f"Signal-to-quantization-noise ratio of {counted(len(ordered), 'layer')}, from input to output"
     return drawing(width, bottom + 42, title, *parts)
 
 
@@ -205,10 +205,6 @@ def _db(value: float) -> str:
     if math.isnan(value):
         return "overflow"
     return "no loss" if value == math.inf else fixed(value, 1)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{integer(count)} {what}{'' if count == 1 else 's'}"
 
 
 def _tail(name: str, characters: int) -> str:

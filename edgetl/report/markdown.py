@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from edgetl.report import gates
-from edgetl.report.findings import Finding, findings
-from edgetl.report.markup import clean
-from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
-from edgetl.report.numbers import (
+from edgetl.numbers import (
     DASH,
     TIMES,
     confidence_percent,
+    counted,
     fixed,
     integer,
     megabytes,
@@ -20,6 +17,10 @@ from edgetl.report.numbers import (
     signed_points,
     significant,
 )
+from edgetl.report import gates
+from edgetl.report.findings import Finding, findings
+from edgetl.report.markup import clean
+from edgetl.report.model import Baseline, Engine, Gate, Latency, Report
 from edgetl.report.tables import budget_text, percentile_names, percentiles, span, speed_up
 
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "▫️"}
@@ -138,7 +139,7 @@ def conditions(report: Report) -> str:
     machine = report.environment
     if machine is None:
         return ""
-    parts = [machine.cpu, f"{integer(machine.threads)} threads per engine", f"batch {integer(machine.batch_size)}"]
+    parts = [machine.cpu, f"{counted(machine.threads, 'thread')} per engine", f"batch {integer(machine.batch_size)}"]
     parts += [f"GPU {machine.gpu}"] if machine.gpu else []
     parts += [f"load {significant(machine.load_average, 2)}"] if machine.load_average is not None else []
     libraries = ", ".join(f"{each.name} {each.value}" for each in machine.libraries)
@@ -151,7 +152,7 @@ def _engine_row(report: Report, engine: Engine) -> tuple[str, ...]:
         percent(figures.score, report.test_samples),
         signed_points(figures.drop, report.test_samples),
         f"{fixed(100.0 * figures.interval[0], 2)} to {fixed(100.0 * figures.interval[1], 2)}",
-        fixed(100.0 * figures.drop_upper, 2),
+        fixed(100.0 * figures.drop_upper, 2, beside=100.0 * report.max_drop),
     )  # fmt: skip
     decision = _DECISIONS[engine.status] if engine.shipped else "not shipped"
     if engine.shipped and not report.verdict.published:

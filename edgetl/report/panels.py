@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from edgetl.numbers import counted, integer, percent, significant
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import TensorHistogram, TrainingPhase
-from edgetl.report.numbers import integer, percent, significant
 from edgetl.report.svg import Scale, both_widths, drawing, label, line, linear, shortened, tick_texts, ticks
 
 _WIDTH, _HEIGHT = 300, 176
@@ -53,7 +53,7 @@ def _sane(value: float) -> bool:
 def _phase_caption(phase: TrainingPhase, val_samples: int) -> Markup:
     best = next((epoch for epoch in phase.epochs if epoch.number == phase.best_epoch), None)
     count = len(phase.epochs)
-    words = [f"{count} epoch{'' if count == 1 else 's'}"]
+    words = [counted(count, "epoch")]
     if best is not None:
         words.append(f"best: epoch {best.number} with {percent(best.val_score, val_samples)}\u00a0%")
     if phase.seconds is not None and _sane(phase.seconds):

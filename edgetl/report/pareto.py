@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from edgetl.numbers import is_number
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Latency, Report
-from edgetl.report.numbers import is_number
 from edgetl.report.svg import Box, Scale, line
 
 

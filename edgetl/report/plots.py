@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgetl.numbers import MINUS, confidence_percent, percent, plain, points_of, significant
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Budget, Engine, Latency, Report
-from edgetl.report.numbers import MINUS, confidence_percent, percent, plain, points_of, significant
 from edgetl.report.pareto import (
     front,
     front_boxes,

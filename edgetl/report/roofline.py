@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from edgetl.numbers import DASH, is_number, plain, share_floor, significant
 from edgetl.report.machine import Ceilings, Roofline, RooflineLayer
 from edgetl.report.markup import Markup, el, join
 from edgetl.report.model import Report
-from edgetl.report.numbers import DASH, is_number, plain, share_floor, significant
 from edgetl.report.svg import (
     Axis,
     Box,

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgetl.numbers import DASH, counted, integer, percent, points_of, significant
 from edgetl.report import (
     changes,
     conditions,
@@ -21,7 +22,6 @@ from edgetl.report import (
 )
 from edgetl.report.markup import Markup, el, escaped, join
 from edgetl.report.model import Budget, Fact, Quantization, Report, SourceTask
-from edgetl.report.numbers import DASH, integer, percent, points_of, significant
 from edgetl.report.tables import (
     Column,
     engines_table,
@@ -107,7 +107,7 @@ def _parity(report: Report) -> Markup | None:
     note = f"{gates.asked(report, report.metric)} A negative drop means that the engine was better."
     least = gates.detectable(report)
     if least is not None:
-        note += f" A drop of {points_of(least)} or more would probably have shown on these samples, of every engine."
+        note += f" A drop of {points_of(least, 4)} or more would probably have shown on these samples, of every engine."
     regressed = regressions_table(report)
     parts = [rows, el("p", note.lstrip(), class_="note")]
     parts += [outputs_table(report)] if any(engine.parity for engine in report.engines) else []
@@ -141,7 +141,7 @@ def _latency(report: Report) -> Markup | None:
     limit = any(engine.shipped and engine.latency and engine.budget != Budget() for engine in report.engines)
     words = "Stroke: median; bar: p50 to p90; line: to p99" + ("; triangle: a limit of the budget." if limit else ".")
     note = (
-        f"Time of one call with {integer(batch)} sample{'' if batch == 1 else 's'} in the steady state, all engines "
+        f"Time of one call with {counted(batch, 'sample')} in the steady state, all engines "
         "interleaved in fresh processes on this machine; a percentile that too few calls back is left out. Intervals "
         "come of resampling processes and blocks of calls: they tell how much processes differ. Cold start: importing "
         "the library, loading the engine, the first inference. Speed-ups are ratios of medians."
@@ -261,9 +261,9 @@ def _calibration(report: Report) -> Markup | None:
         return None
     shown = calibration.tensors[:_HISTOGRAMS]
     intro = el(
-        "p", "Recipe ", el("code", calibration.recipe), f", {integer(calibration.samples)} samples, "
-        f"{integer(calibration.tensors_total)} tensors with a range",
-        f"; {len(shown)} of them are shown." if shown else ".",
+        "p", "Recipe ", el("code", calibration.recipe), f", {counted(calibration.samples, 'sample')}, "
+        f"{counted(calibration.tensors_total, 'tensor')} with a range",
+        f"; {counted(len(shown), 'of them is', 'of them are')} shown." if shown else ".",
     )  # fmt: skip
     if not shown:
         return intro
@@ -302,7 +302,7 @@ def _data(report: Report) -> Markup | None:
         found = (
             "no content stands in two splits"
             if check.pairs == 0
-            else f"{integer(check.pairs)} pairs stand in two splits"
+            else f"{counted(check.pairs, 'pair stands', 'pairs stand')} in two splits"
         )
         sign = el("span", "✓ passed", class_="good") if check.pairs == 0 else el("span", "✕ failed", class_="bad")
         parts.append(el("p", "Leak check: ", sign, f" {DASH} {found} ({check.method})."))

@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgetl.numbers import fixed, significant
 from edgetl.report.markup import Markup, clean, el, join
-from edgetl.report.numbers import fixed, significant
 
 _CHARACTER_EM = 0.6  # mean advance of the widest common system fonts; labels may come out with room, never without
 _TINY = 1e-9

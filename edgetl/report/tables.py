@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from edgetl.report.markup import Markup, el, join
-from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report, TrainingPhase
-from edgetl.report.numbers import (
+from edgetl.numbers import (
     DASH,
     TIMES,
     aligned,
+    chosen,
     confidence_percent,
     fixed,
     integer,
@@ -22,6 +21,8 @@ from edgetl.report.numbers import (
     signed_points,
     significant,
 )
+from edgetl.report.markup import Markup, el, join
+from edgetl.report.model import Baseline, Budget, Engine, Gate, Latency, Report, TrainingPhase
 
 _STATUS = {"ready": "ran here", "built": "built, not run", "build-on-device": "build on device"}
 _OUTCOME = {
@@ -116,7 +117,8 @@ def parity_table(report: Report) -> Markup | None:
         figures, samples = engine.parity, report.test_samples
         numbers = [DASH] * 5 if figures is None else [
             percent(figures.score, figures.samples), percent(figures.agreement, figures.samples),
-            signed_points(figures.drop, samples), _interval(figures.interval), _bound(figures.drop_upper),
+            signed_points(figures.drop, samples), _interval(figures.interval),
+            _bound(figures.drop_upper, report.max_drop),
         ]  # fmt: skip
         rows.append([engine_name(engine), *numbers, gate(replace(engine.parity_gate, message=""))])
     said = [
@@ -263,7 +265,7 @@ def gate(result: Gate) -> Markup:
 def budget_text(budget: Budget) -> str:
     """The limits in words; empty where there is none."""
     limits = (("p50", budget.p50_ms), ("p90", budget.p90_ms), ("p99", budget.p99_ms))
-    return ", ".join(f"{name} ≤ {plain(limit)} ms" for name, limit in limits if limit is not None)
+    return ", ".join(f"{name} ≤ {chosen(limit)} ms" for name, limit in limits if limit is not None)
 
 
 def _budget_cell(engine: Engine) -> Markup | str:
@@ -277,9 +279,9 @@ def _interval(interval: tuple[float, float]) -> str:
     return f"{fixed(100.0 * interval[0], 2)} to {fixed(100.0 * interval[1], 2)}"
 
 
-def _bound(drop_upper: float) -> str:
-    """An upper bound of a drop with its own two decimals: it is compared with a limit, not counted in samples."""
-    text = fixed(drop_upper * 100.0, 2)
+def _bound(drop_upper: float, limit: float) -> str:
+    """An upper bound of a drop, in points: it is compared with a limit, not counted in samples."""
+    text = fixed(drop_upper * 100.0, 2, beside=limit * 100.0)
     return f"+{text}" if drop_upper > 0 and text not in ("0.00", DASH) else text
 
 

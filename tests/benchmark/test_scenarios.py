@@ -116,6 +116,12 @@ def test_a_stall_is_in_the_tail_of_an_open_loop_and_not_of_a_closed_one() -> Non
     assert "p99 was 920.000 ms, and the bound is 10 ms" in opened.problems
 
 
+def test_a_bound_that_is_missed_by_nanoseconds_is_seen_to_be_missed() -> None:
+    found = simulated(camera(bound_ms=2.0), [2 * MS + 40] * 7000)
+    assert found.keeps_bound is False
+    assert "p99 was 2.00004 ms, and the bound is 2 ms" in found.problems
+
+
 def test_a_driver_that_is_late_is_late_in_the_latency() -> None:
     class LateClock(SimulatedClock):
         def wait_until(self, due_ns: int) -> tuple[int, int]:

@@ -110,4 +110,4 @@ def test_what_is_no_series(times: list[object]) -> None:
 
 
 def test_one_call_says_that_it_is_too_few() -> None:
-    assert steady_state(np.array([7])).reason == "1 calls are too few to tell; 20 are needed"
+    assert steady_state(np.array([7])).reason == "1 call is too few to tell; 20 are needed"

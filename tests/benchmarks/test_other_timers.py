@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import other_timers
@@ -29,3 +30,15 @@ def test_the_interval_holds_the_median_of_all_rounds() -> None:
         held += float(low) <= 1.0 <= float(high)
     assert 1000 * 0.957 - 4 * math.sqrt(1000 * 0.957 * 0.043) < held < 975
     assert other_timers.interval([1.0] * 5) == "5 rounds are too few for an interval"
+
+
+def test_a_name_that_nothing_has_is_refused_before_anything_is_exported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["other_timers.py", "--only", "nope"])
+    monkeypatch.delattr(other_timers.imagenet, "export_lite0")
+    with pytest.raises(SystemExit) as ended:
+        other_timers.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert all(name in said for name in ("onnxruntime fp32", "openvino fp32", "onnxruntime int8", "openvino int8"))

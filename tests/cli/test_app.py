@@ -12,11 +12,13 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from edgetl.bundle import sign, write
 from edgetl.cli import app
 from edgetl.report.document import render_json
+from edgetl.runtime.onnxruntime import _IDENTITY
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +135,33 @@ def test_a_pipe_that_nobody_reads_passes_no_gate(monkeypatch: pytest.MonkeyPatch
     assert app.run(["bench", "x"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("bench x --baseline a --baseline b", "--baseline"),
+        ("bench x --samples 30 --samples=30", "--samples"),
+        ("bench x --roofline --no-roofline", "--roofline and --no-roofline"),
+        ("report x -o a --output b", "--output"),
+        ("build x --store a --store b", "--store"),
+        ("calibrate --diff a b --diff c d", "--diff"),
+        ("build x --set finetune.seed=1 --set finetune.seed=2", "--set finetune.seed"),
+    ],
+)
+def test_a_second_value_does_not_silently_take_the_place_of_the_first(
+    arguments: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([*arguments.split(), "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {name}: given ") and "only one" in said.err
+    assert json.loads(said.out)["result"]["type"] == "UsageError"
+
+
+def test_what_may_be_repeated_may_still_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["targets", "--json", "--json"]) == 0
+    assert app.run(["bench", "x", "--against", "nowhere", "--against", "b"]) == 2
+    assert capsys.readouterr().err == "error: there is no x\n"
+
+
 @pytest.mark.parametrize("part", ["created", "provenance"])
 def test_inspect_of_a_bundle_whose_manifest_lacks_something(
     part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -170,6 +199,47 @@ def test_a_report_is_written_whole_or_not_at_all(reports: Path, tmp_path: Path) 
     assert done.returncode == 8 and b"nothing half-written was left" in done.stderr, done.stderr
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     assert output.read_text(encoding="utf-8") == "of yesterday"
+
+
+PLACES = [
+    ("/dev/full", 8, "cannot write to /dev/full: the disk is full"),
+    ("/proc/x", 8, "cannot write to /proc: no file or folder can be made there"),
+    ("FILE/x", 8, "FILE: a file is in the way"),
+    ("FOLDER", 2, "FOLDER is a folder"),
+]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+@pytest.mark.parametrize("verb", ["report", "bench", "quantize"])
+@pytest.mark.parametrize(("output", "code", "words"), PLACES)
+def test_an_output_that_cannot_be_written_is_told_in_a_line(
+    verb: str, output: str, code: int, words: str, reports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx_ir")
+    graph, data, folder = tmp_path / "identity.onnx", tmp_path / "data.npz", tmp_path / "folder"
+    graph.write_bytes(_IDENTITY)
+    np.savez(data, x=np.zeros((4, 1), np.float32))
+    folder.mkdir()
+    named = {"FILE": graph, "FOLDER": folder}
+    for name, path in named.items():
+        output, words = output.replace(name, str(path)), words.replace(name, str(path))
+    if verb == "quantize" and output == "/dev/full":
+        code, words = 2, "-o /dev/full is a device or a pipe"
+    given = {
+        "report": (reports, "--format", "json", "-o", output),
+        "bench": (graph, "--samples", "20", "--processes", "1", "--no-roofline", "--output", output),
+        "quantize": (graph, "--data", data, "--recipe", "fp16", "--target", "jetson-orin-nano", "-o", output),
+    }
+    assert app.run([verb, *map(str, given[verb])]) == code
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said and len(said.splitlines()) <= 2 + said.count(" …"), said
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system that takes no files")
+def test_an_example_that_has_no_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["init", "/proc/x"]) == 8
+    assert "cannot write to /proc/x: no file or folder can be made there" in capsys.readouterr().err
 
 
 def test_a_step_summary_that_has_no_place(

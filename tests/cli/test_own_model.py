@@ -88,7 +88,7 @@ def quantize(command, shapes, tmp_path):
     output = tmp_path / "out" / "int8.onnx"
 
     def call(model, *more, target="x86-64-cpu", normalised=True):
-        given = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"] if normalised else []
+        given = [f"{flag}=0.5,0.5,0.5" for flag in ("--mean", "--std") if normalised and flag not in more]
         data = shapes / "val"
         code, out, err = command("quantize", model, "--data", data, "--target", target, "-o", output, *given, *more)
         assert output.exists() == (code == 0)

@@ -57,6 +57,8 @@ def test_what_cannot_be_made_here_leaves_nothing(edgetl, built, waiting: Path, t
     edgetl("compile", waiting, "--target", "rtx-pc", "-o", output).failed(2, "it waits for")
     edgetl("compile", waiting, "--target", "no-such", "-o", output).failed(2, "no-such")
     edgetl("compile", waiting, "-o", waiting).failed(2, "is the bundle itself")
+    edgetl("compile", waiting, "-o", "/proc/x").failed(8, "cannot write to /proc: no file or folder can be made there")
+    edgetl("compile", waiting, "-o", tmp_path).failed(8, "is there and is not a bundle", hint="another -o")
     assert not output.exists()
 
 

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetl.report import machine, model, numbers, quantized
+from edgetl import numbers
+from edgetl.numbers import significant
+from edgetl.report import machine, model, quantized
 from edgetl.report.formats import FORMATS
 from edgetl.report.html import render
-from edgetl.report.numbers import significant
 from edgetl.report.pareto import front
 from edgetl.report.svg import Box, place_labels
 from edgetl.report.tables import cosine_text

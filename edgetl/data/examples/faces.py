@@ -15,6 +15,7 @@ from PIL import Image
 from edgetl.data.examples.folder import Rows, other_rows, publish, write_manifest, wrong_count
 from edgetl.data.manifest import read_folder
 from edgetl.errors import DataError, MissingExtraError, SetupError
+from edgetl.numbers import counted
 
 _WHAT = "the faces"
 _SHARES = {"test": 0.25, "val": 0.15}
@@ -60,7 +61,7 @@ def _rows_of(source: Path) -> Rows:
         images.setdefault(row.label or "", []).append(row.path)
     if len(images) < _FEWEST:
         raise DataError(
-            f"{source} has the faces of {len(images)} people; train, val and test need two each",
+            f"{source} has the faces of {counted(len(images), 'person', 'people')}; train, val and test need two each",
             hint="one sub-folder per person, and six of them or more",
         )
     alone = [person for person, paths in images.items() if len(paths) < 2]

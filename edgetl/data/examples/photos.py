@@ -17,6 +17,7 @@ from edgetl.data.dataset import SPLITS
 from edgetl.data.examples.folder import Rows, other_rows, publish, write_manifest, wrong_count
 from edgetl.data.manifest import Row, class_folders, read_folder
 from edgetl.errors import DataError, MissingExtraError, SetupError
+from edgetl.numbers import counted
 
 _WHAT = "the photographs"
 _TEST_SHARE = 0.25
@@ -82,7 +83,8 @@ def _divided(rows: Sequence[Row]) -> dict[str, list[Row]]:
     few = [name for name, count in counts.items() if count < _FEWEST]
     if few:
         raise DataError(
-            f"class '{few[0]}' has {counts[few[0]]} images; it takes {_FEWEST} to have some in train, val and test",
+            f"class '{few[0]}' has {counted(counts[few[0]], 'image')}; it takes {_FEWEST} to have some in"
+            " train, val and test",
             hint="add images, or remove the folder",
         )
     left = {name: max(1, round(_TEST_SHARE * count)) for name, count in counts.items()}

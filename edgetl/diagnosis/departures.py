@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import inside
+from edgetl.diagnosis import scales
+from edgetl.diagnosis.explain import GRAPH
+from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Point, Step, departure
+from edgetl.diagnosis.recorded import RECORD, Recorded
 from edgetl.errors import MissingExtraError, ModelError, UsageError
-from edgetl.parity import scales
-from edgetl.parity.layers import FAITHFUL_DB, Departure, Point, Step, departure
 from edgetl.parity.numeric import MOST_DB, TOLERANCES, sqnr_db
-from edgetl.pipeline.explain import GRAPH
-from edgetl.pipeline.recorded import RECORD, Recorded
 from edgetl.runtime.bundle import Bundle, EngineEntry
 from edgetl.runtime.golden import Golden
 

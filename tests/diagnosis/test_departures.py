@@ -27,12 +27,12 @@ from edgetl import backends, catalog  # noqa: E402
 from edgetl.backends import inside  # noqa: E402
 from edgetl.backends.base import CompileRequest  # noqa: E402
 from edgetl.bundle import sign, write  # noqa: E402
+from edgetl.diagnosis import departures  # noqa: E402
+from edgetl.diagnosis.recorded import Recorded  # noqa: E402
 from edgetl.errors import BundleError, ParityError  # noqa: E402
-from edgetl.pipeline import departures  # noqa: E402
 from edgetl.pipeline.check import Checked, verify_bundle  # noqa: E402
 from edgetl.pipeline.engines import open_graph  # noqa: E402
 from edgetl.pipeline.precisions import facts_of  # noqa: E402
-from edgetl.pipeline.recorded import Recorded  # noqa: E402
 from edgetl.quantize import graph, recipes, schemes  # noqa: E402
 from edgetl.quantize.tools import Tools  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402

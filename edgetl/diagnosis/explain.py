@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import backends
+from edgetl.diagnosis import input_causes, output_causes
 from edgetl.errors import BundleError, ModelError, ParityError, UsageError
-from edgetl.parity import causes, tensors
 from edgetl.parity.numeric import MOST_DB, Explained, sqnr_db
 from edgetl.runtime.bundle import Bundle, Predictor
 from edgetl.runtime.golden import Golden
@@ -89,12 +89,12 @@ def preprocessing(bundle: Bundle, golden: Golden, difference: float) -> tuple[st
     """
     contract, found = bundle.preprocessing, None
     if isinstance(contract, ImagePreprocessing):
-        found = tensors.preprocessing_cause(contract, golden.sources, golden.inputs)
+        found = input_causes.preprocessing_cause(contract, golden.sources, golden.inputs)
     elif isinstance(contract, TablePreprocessing):
         made = contract.together([contract(source) for source in golden.sources])
-        found = tensors.feature_cause(contract.features, made, golden.inputs)
+        found = input_causes.feature_cause(contract.features, made, golden.inputs)
     elif isinstance(contract, TextPreprocessing):
-        found = tensors.token_cause([contract(source) for source in golden.sources], list(golden.inputs))
+        found = input_causes.token_cause([contract(source) for source in golden.sources], list(golden.inputs))
     if isinstance(contract, TextPreprocessing):
         return found, f"{_ANOTHER}; or compare the version of tokenizers with that in its provenance"
     if not isinstance(contract, ImagePreprocessing):
@@ -137,12 +137,12 @@ def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.floa
         nearer = sqnr_db(graph.outputs, got)
         if nearer >= max(sqnr_db(golden.outputs, got), 0.0) + _NEARER_DB:
             return f"it answers as {GRAPH}, the float graph of the bundle, does: {OTHER_GOLDEN}"
-    found = causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
+    found = output_causes.order_cause(golden.outputs, got, bundle.labels) if bundle.labels else None
     found = found or dependence(model, bundle, golden, got)
     if found:
         return found
     # What is best explained by a function of its outputs may be explained still better by one of its inputs.
-    tried = [causes.output_cause(golden.outputs, got), _input_cause(model, bundle, golden, got, graph)]
+    tried = [output_causes.output_cause(golden.outputs, got), _input_cause(model, bundle, golden, got, graph)]
     best = max((each for each in tried if each), key=lambda each: each.db, default=None)
     return best.said if best else None
 
@@ -158,11 +158,11 @@ def _input_cause(
     def run(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([model.outputs(one[None]) for one in inputs])
 
-    found = tensors.input_cause(contract, run, golden.inputs, golden.outputs, got)
+    found = input_causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
     if found or graph.outputs is None or graph.is_other:
         return found
     with _opened(bundle) as runner:
-        return tensors.changed_input_cause(
+        return input_causes.changed_input_cause(
             contract, lambda inputs: _run(bundle, runner, inputs), golden.inputs, golden.outputs, got
         )
 
@@ -188,7 +188,7 @@ def dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np
                 f" for: {error.message}",
                 hint="a smaller export.batch.max",
             ) from error
-        found = causes.batch_cause(golden.outputs[places], got[places], together)
+        found = output_causes.batch_cause(golden.outputs[places], got[places], together)
         if found:
             return found
     contract = bundle.preprocessing
@@ -202,7 +202,7 @@ def dependence(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np
     for size in dict.fromkeys((min(max(sizes) + 1, contract.max_length), contract.max_length)):
         filled = [np.pad(text, (0, size - len(text)), constant_values=contract.pad) for text in texts]
         padded = np.concatenate([model.outputs(text[None]) for text in filled])
-        found = causes.length_cause(golden.outputs, alone, padded, sizes, size)
+        found = output_causes.length_cause(golden.outputs, alone, padded, sizes, size)
         if found:
             return found
     return None

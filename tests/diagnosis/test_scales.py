@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetl.parity.scales import Chosen, Constant, Pair, constant_cause, gain_cause, pair_causes
+from edgetl.diagnosis.scales import Chosen, Constant, Pair, constant_cause, gain_cause, pair_causes
 
 
 def weights(seed: int = 0, shape: tuple[int, ...] = (8, 4, 3, 3)) -> np.ndarray:

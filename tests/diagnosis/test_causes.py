@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgetl.parity import causes, tensors
-from edgetl.parity.causes import batch_cause, length_cause, order_cause
-from edgetl.parity.tensors import feature_cause, preprocessing_cause, token_cause
+from edgetl.diagnosis import input_causes, output_causes
+from edgetl.diagnosis.input_causes import feature_cause, preprocessing_cause, token_cause
+from edgetl.diagnosis.output_causes import batch_cause, length_cause, order_cause
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 CONTRACT = ImagePreprocessing(
@@ -23,17 +23,17 @@ CONTRACT = ImagePreprocessing(
 
 
 def output_cause(*given: Any) -> str | None:
-    found = causes.output_cause(*given)
+    found = output_causes.output_cause(*given)
     return found.said if found else None
 
 
 def input_cause(*given: Any) -> str | None:
-    found = tensors.input_cause(*given)
+    found = input_causes.input_cause(*given)
     return found.said if found else None
 
 
 def changed_input_cause(*given: Any) -> str | None:
-    found = tensors.changed_input_cause(*given)
+    found = input_causes.changed_input_cause(*given)
     return found.said if found else None
 
 

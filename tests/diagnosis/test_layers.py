@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetl.diagnosis.layers import FAITHFUL_DB, Look, Point, departure
 from edgetl.errors import DataError
-from edgetl.parity.layers import FAITHFUL_DB, Look, Point, departure
 
 
 def points(edges: Mapping[str, Sequence[str]]) -> list[Point]:
