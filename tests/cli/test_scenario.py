@@ -189,7 +189,7 @@ def test_a_table_for_people(bench: Bench, bundle: Path) -> None:
     assert lines[0].split() == ["fixed-rate", "x86-64-cpu", "fp32"]
     assert any(line.startswith("bound of 1000 ms") and "kept, 0 queries over it" in line for line in lines)
     assert any(re.fullmatch(r"p50 +[0-9.]+ ms \(95% [0-9.]+ to [0-9.]+\)", line) for line in lines)
-    assert "1 threads" in done.out and "note:" not in done.out
+    assert ", 1 thread, load " in done.out and "note:" not in done.out
     assert lines[-1] == "the bound of 1000 ms is kept"
 
 
