@@ -82,6 +82,7 @@ def run_scenario(
     plan: Plan,
     drive: Drive,
     *,
+    key: Path | None = None,
     reporter: Reporter | None = None,
 ) -> BundleRun:
     """Run a scenario on an engine of a bundle.
@@ -90,6 +91,7 @@ def run_scenario(
         folder: Of the bundle.
         plan: The scenario.
         drive: Which engine, and what drives it; it has one thread per core where none are given.
+        key: Public key that must have signed the bundle.
         reporter: Is told how it goes.
 
     Raises:
@@ -98,7 +100,7 @@ def run_scenario(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
-    bundle, entry = _open(folder, drive)
+    bundle, entry = _open(folder, drive, key)
     reporter, drive = reporter or Silent(), _with_threads(drive)
     facts = _facts(drive)
     what, began = f"{plan.scenario} of {folder.name}", perf_counter()
@@ -117,13 +119,19 @@ def run_scenario(
 
 
 def run_stages(
-    folder: Path, engine: EngineChoice, *, samples: int = 200, reporter: Reporter | None = None
+    folder: Path,
+    engine: EngineChoice,
+    *,
+    key: Path | None = None,
+    samples: int = 200,
+    reporter: Reporter | None = None,
 ) -> BundleRun:
     """Time the stages of a bundle's answer to its first golden input.
 
     Args:
         folder: Of the bundle.
         engine: Which; it has one thread per core where none are given.
+        key: Public key that must have signed the bundle.
         samples: Answers with the stages, and as many without.
         reporter: Is told how it goes.
 
@@ -133,7 +141,7 @@ def run_stages(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: The engine's library is not installed.
     """
-    bundle, entry = _open(folder, engine)
+    bundle, entry = _open(folder, engine, key)
     reporter, engine = reporter or Silent(), _with_threads(engine)
     facts = _facts(engine)
     what, began = f"stages of {folder.name}", perf_counter()
@@ -171,14 +179,14 @@ def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None
     )
 
 
-def _open(folder: Path, engine: EngineChoice) -> tuple[Bundle, EngineEntry]:
+def _open(folder: Path, engine: EngineChoice, key: Path | None) -> tuple[Bundle, EngineEntry]:
     """A bundle, and the engine that will be opened."""
     if not (folder / MANIFEST).is_file():
         raise UsageError(
             f"{folder} is not a bundle: scenarios and stages are of one bundle's engine, fed with its golden inputs",
             hint="edgetl bench BUNDLE --scenario … (docs/scenarios.md: other engines from Python)",
         )
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, key=key)
     return bundle, bundle.choose(engine.target, engine.precision)
 
 
