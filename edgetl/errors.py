@@ -21,7 +21,8 @@
         ├── ProviderError             8  an execution provider or device that is not there
         └── StorageError              8  a folder that cannot be written, a full disk
 
-130 is an interruption by the user (KeyboardInterrupt). Anything else that escapes is a defect: exit code 1.
+130 is an interruption by the user (KeyboardInterrupt); 143 and 129 are the end by SIGTERM and SIGHUP. Anything else
+that escapes is a defect: exit code 1.
 """
 
 from __future__ import annotations

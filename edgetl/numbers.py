@@ -13,7 +13,7 @@ _FIGURE_SPACE = "\u2007"
 _PUNCTUATION_SPACE = "\u2008"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LARGE = 1e9
-_CHOSEN = 12
+CHOSEN = 12
 """Significant digits of what somebody chose: more than anybody writes, and fewer than show that 0.1 is not exact."""
 _MOST_DECIMALS, _SAME = 8, 1e-9
 """In statements; and what is nearer to a limit than that is no finding."""
@@ -135,8 +135,8 @@ def plain(value: float | None, digits: int = 4) -> str:
 
 
 def chosen(value: float | None) -> str:
-    """A number that somebody chose, as they would write it, whatever its digits: 8, 0.1234567."""
-    return plain(value, _CHOSEN)
+    """A number that somebody chose, as they would write it, whatever its digits: 8, 0.1234567, 1e-06."""
+    return DASH if value is None else f"{value:.{CHOSEN}g}"
 
 
 def confidence_percent(confidence: float) -> str:
@@ -144,7 +144,7 @@ def confidence_percent(confidence: float) -> str:
     return f"{confidence * 100.0:.12g}" if 0.5 <= confidence < 1.0 else plain(confidence * 100.0)
 
 
-def points_of(share: float, digits: int = _CHOSEN) -> str:
+def points_of(share: float, digits: int = CHOSEN) -> str:
     """A limit in percentage points, with its unit: 1 point, 0.5 points.
 
     Args:

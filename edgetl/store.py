@@ -230,9 +230,11 @@ class storage_errors:  # noqa: N801 - reads as a statement: with storage_errors(
         place = None if self.alone else getattr(error, "filename", None)
         raise StorageError(
             f"cannot write to {self.place}: {reason}" + (f" ({place})" if place else ""),
-            hint="make room there, or choose another place; nothing half-written was left"
-            if number in _FULL and not self.place.is_char_device()
-            else "choose another place",
+            hint="choose another place"
+            if _is_device(self.place)
+            else "make room there, or choose another folder; nothing half-written was left"
+            if number in _FULL
+            else "choose another folder",
         ) from error
 
 
@@ -265,6 +267,11 @@ def _refusal(error: BaseException | None) -> int | None:
     if isinstance(error, Exception) and "no space left on device" in str(error).lower():
         return errno.ENOSPC
     return None
+
+
+def _is_device(place: Path) -> bool:
+    """Whether a place is neither a folder nor a file, nor one that could be made."""
+    return os.path.exists(place) and not os.path.isdir(place) and not os.path.isfile(place)  # noqa: PTH110, PTH112, PTH113
 
 
 def check_folder(folder: Path) -> None:

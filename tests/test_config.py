@@ -457,3 +457,20 @@ def test_the_test_split_of_the_source_task(tmp_path: Path) -> None:
     for value in ("0.0", "1.5", "-0.1", "nan"):
         wrong = text.replace("0.02", value) + 'source_test = "old"\n'
         assert "max_forgetting" in problem(project(tmp_path, wrong))
+
+
+# --- without a project -----------------------------------------------------------------------------------------------
+
+
+def test_the_signing_key_of_what_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert config.signing_key() is None
+    (tmp_path / "edgetl").mkdir()
+    (tmp_path / "edgetl" / "config.toml").write_text('[bundle]\nkey = "mine.pem"\n', encoding="utf-8")
+    assert config.signing_key() == tmp_path / "mine.pem"
+    monkeypatch.setenv("EDGETL_BUNDLE_KEY", "/release.pem")
+    assert config.signing_key() == Path("/release.pem")
+    monkeypatch.setenv("EDGETL_BUNDLE_KEY", "3")
+    with pytest.raises(ConfigError, match=r"^EDGETL_BUNDLE_KEY: bundle\.key: .*\(it is 3\)"):
+        config.signing_key()

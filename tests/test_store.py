@@ -404,7 +404,9 @@ def test_a_place_below_a_file(tmp_path: Path) -> None:
 def test_a_place_that_takes_no_files(place: str) -> None:
     with pytest.raises(StorageError, match="no file or folder can be made there") as caught:
         Store(Path(place))
-    assert caught.value.message.startswith(f"cannot write to {place}: ") and caught.value.hint == "choose another place"
+    assert (
+        caught.value.message.startswith(f"cannot write to {place}: ") and caught.value.hint == "choose another folder"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -12,5 +12,5 @@ the rest, and ``stability`` judges by both, with ``reasons``. ``environment`` is
 Queries as they come: ``schedules`` draws them, ``scenarios`` issues them to an engine (``issuing``) and waits
 (``waiting``), or ``loadgen`` does; ``early_stopping`` says what so many queries show, ``peak_rate`` searches the
 highest rate, ``overhead`` measures the driver itself. ``stages`` takes one answer apart. ``bundle_runs`` does all that
-with an engine of a bundle.
+with an engine of a bundle, ``watched`` in a process of its own (``child``).
 """

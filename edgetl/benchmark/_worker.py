@@ -1,4 +1,6 @@
-"""The process that times one thing: ``python -m edgetl.benchmark._worker PARENT``; see :mod:`edgetl.benchmark.process`.
+"""The process that times one thing, or runs a scenario: ``python -m edgetl.benchmark._worker PARENT``.
+
+See :mod:`edgetl.benchmark.process` and :mod:`edgetl.benchmark.watched`.
 
 It takes commands from stdin and answers on what was its stdout when it started; whatever a library prints goes to
 stderr. It imports no library before it is told what to open, because importing is part of what it times.
@@ -22,7 +24,9 @@ from edgetl.benchmark.usage import Usage
 from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
+    from edgetl.benchmark.bundle_runs import Phase
     from edgetl.benchmark.feeds import Arrays
+    from edgetl.runtime.bundle import Bundle
     from edgetl.runtime.runner import Run, Runner
 
 _DIE_WITH_PARENT = 1
@@ -51,7 +55,7 @@ def main() -> None:
 
 
 def _obey(commands: BinaryIO, answers: BinaryIO) -> None:
-    timed = _Timed()
+    timed = _Timed(answers)
     while (frame := read_frame(commands)) is not None:
         command = frame[0]
         try:
@@ -64,7 +68,8 @@ def _obey(commands: BinaryIO, answers: BinaryIO) -> None:
 class _Timed:
     """One opened thing; its public methods are the commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
         self._runner: Runner | None = None
         self._feeds: Arrays = {}
 
@@ -119,6 +124,38 @@ class _Timed:
             "layers": layers,
             "reason": reason,
         }, b""
+
+    def scenario(self, folder: str, key: str | None, plan: dict[str, Any], drive: dict[str, Any]) -> Answer:
+        """Run a scenario of a bundle; the answer's bytes are an :class:`edgetl.benchmark.bundle_runs.Observed`."""
+        import pickle
+
+        from edgetl.benchmark.bundle_runs import Drive, observe_scenario
+        from edgetl.benchmark.schedules import Plan
+
+        bundle = self._bundle(folder, key)
+        return {}, pickle.dumps(observe_scenario(bundle, Plan(**plan), Drive(**drive), told=self._tell))
+
+    def stages(self, folder: str, key: str | None, engine: dict[str, Any], samples: int) -> Answer:
+        """Time the stages of a bundle's answer; the answer's bytes are a :class:`edgetl.benchmark.stages.Stages`."""
+        import pickle
+
+        from edgetl.benchmark.bundle_runs import EngineChoice, bench_stages
+
+        bundle = self._bundle(folder, key)
+        return {}, pickle.dumps(bench_stages(bundle, EngineChoice(**engine), samples=samples, told=self._tell))
+
+    def _bundle(self, folder: str, key: str | None) -> Bundle:
+        from pathlib import Path
+
+        from edgetl.runtime.bundle import open_bundle
+
+        return open_bundle(Path(folder), key=None if key is None else Path(key))
+
+    def _tell(self, phase: Phase) -> None:
+        """An answer before the answer: whoever watches this process knows how long the phase may take."""
+        from dataclasses import asdict
+
+        write_frame(self._answers, {"phase": asdict(phase)})
 
 
 def timed_calls(run: Run, feeds: Arrays, calls: int) -> tuple[array[int], array[int], dict[str, Any]]:

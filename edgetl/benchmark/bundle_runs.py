@@ -29,6 +29,23 @@ from edgetl.numbers import chosen, counted, fixed
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.opening import open_engine
 
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Part of a run in which the engine is at work, as whoever watches it is told when it begins."""
+
+    what: str
+    """In words."""
+    lasts_s: float | None = None
+    """About so long; None where an engine may be compiled, and nothing is known of its calls."""
+    most_s: float = math.inf
+    """It ends by itself after so long, and a call."""
+    call_s: float = 0.0
+    """About so long takes a call."""
+
+
+Told = Callable[[Phase], None]
+
 _WARMUP, _WARMUP_S = 20, 2.0
 """Queries of each of two rounds, of which at least one is made, and seconds after which no other is begun."""
 
@@ -71,7 +88,11 @@ class Observed:
     """Whether the machine held still; by :func:`edgetl.benchmark.stability.judge_machine`."""
 
 
-def observe_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> Observed:
+def _nobody(_: Phase) -> None:
+    """Is told, and does nothing."""
+
+
+def observe_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT, *, told: Told = _nobody) -> Observed:
     """Run a scenario as :func:`bench_scenario` does, and read the machine's sensors meanwhile.
 
     They are read before and after it, and in the idle gaps of edgetl's own open loop where there is plenty of time.
@@ -80,11 +101,12 @@ def observe_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> Obs
         bundle: As there.
         plan: As there.
         drive: As there.
+        told: Is told of every phase as it begins.
 
     Raises:
         EdgetlError: As there.
     """
-    with Sampler() as sampler, _opened(bundle, plan, drive) as go:
+    with Sampler() as sampler, _opened(bundle, plan, drive, told) as go:
         sampler.read()  # again, at the load that the warm-up left
         usage, began_ns = Usage(), time.perf_counter_ns()
         found = go(SensingClock(sampler=sampler))
@@ -112,12 +134,12 @@ def bench_scenario(bundle: Bundle, plan: Plan, drive: Drive = _DEFAULT) -> Scena
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
-    with _opened(bundle, plan, drive) as go:
+    with _opened(bundle, plan, drive, _nobody) as go:
         return go(None)
 
 
 @contextmanager
-def _opened(bundle: Bundle, plan: Plan, drive: Drive) -> Iterator[Callable[[Clock | None], ScenarioRun]]:
+def _opened(bundle: Bundle, plan: Plan, drive: Drive, told: Told) -> Iterator[Callable[[Clock | None], ScenarioRun]]:
     """What runs a scenario on a warm engine by some clock; LoadGen has its own."""
     if drive.find_rate and (drive.loadgen or plan.scenario != "server"):
         raise UsageError("the highest rate is searched in the scenario server, by edgetl's own driver")
@@ -125,13 +147,15 @@ def _opened(bundle: Bundle, plan: Plan, drive: Drive) -> Iterator[Callable[[Cloc
     batch = bundle.manifest["inputs"][0].get("batch", [1, sys.maxsize])
     golden = bundle.golden().inputs
     plan = replace(plan, samples=len(golden))
+    told(Phase(what="opening and warming up"))
     with open_engine(bundle.folder / entry.folder, threads=drive.threads) as runner:
         issue = issue_of(runner, golden, smallest=int(batch[0]), largest=int(batch[-1]))
         query_ms = _warm(issue, plan)
 
         def go(clock: Clock | None) -> ScenarioRun:
             if drive.find_rate:
-                return peak_rate(issue, plan, clock=clock)
+                return peak_rate(issue, plan, clock=clock, begins=lambda each: told(_phase(each, query_ms)))
+            told(_phase(plan, query_ms))
             if drive.loadgen:
                 offline = plan.scenario == "offline"
                 return run_loadgen(issue, plan, expected_ms=query_ms / plan.per_query if offline else query_ms)
@@ -141,7 +165,12 @@ def _opened(bundle: Bundle, plan: Plan, drive: Drive) -> Iterator[Callable[[Cloc
 
 
 def bench_stages(
-    bundle: Bundle, engine: EngineChoice = _DEFAULT, *, source: Path | bytes | str | None = None, samples: int = 200
+    bundle: Bundle,
+    engine: EngineChoice = _DEFAULT,
+    *,
+    source: Path | bytes | str | None = None,
+    samples: int = 200,
+    told: Told = _nobody,
 ) -> Stages:
     """Time the stages of a bundle's answer to one raw input.
 
@@ -150,6 +179,7 @@ def bench_stages(
         engine: Which.
         source: The raw input; None: the first golden one.
         samples: Answers with the stages, and as many without.
+        told: Is told of every phase as it begins.
 
     Raises:
         UsageError: No samples, or the bundle has no golden input.
@@ -161,7 +191,12 @@ def bench_stages(
         if not sources:
             raise UsageError("the bundle has no golden inputs to time the stages with")
         source = sources[0]
+    told(Phase(what="opening and warming up"))
     with bundle.open(target=engine.target, precision=engine.precision, threads=engine.threads) as predictor:
+        began = time.perf_counter()
+        predictor.answer(source)
+        call_s = time.perf_counter() - began
+        told(Phase(what="the stages of an answer", lasts_s=2 * samples * call_s, call_s=call_s))
         return measure_stages(predictor, source, samples=samples)
 
 
@@ -205,6 +240,18 @@ def rows(result: ScenarioResult | LoadGenResult | PeakRate | Stages) -> tuple[tu
     if isinstance(result, ScenarioResult) and values["spin_share"] is not None:
         told.append(("share of the waiting that was spun", f"{values['spin_share']:.1%}"))
     return (*told, *(("note", problem) for problem in result.problems))
+
+
+def _phase(plan: Plan, query_ms: float) -> Phase:
+    """A run of a plan by an engine of which it is known about how long a query takes."""
+    queries = -(-plan.min_queries // plan.per_query) if plan.scenario == "offline" else plan.min_queries
+    rate = f" at {plan.rate_per_s:.4g} queries per second" if plan.rate_per_s else ""
+    return Phase(
+        what=plan.scenario + rate,
+        lasts_s=max(plan.least_s, queries * query_ms / 1e3),
+        most_s=plan.max_duration_s,
+        call_s=query_ms / 1e3,
+    )
 
 
 def _warm(issue: Issue, plan: Plan) -> float:

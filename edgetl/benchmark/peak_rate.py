@@ -49,6 +49,7 @@ def peak_rate(
     precision: float = 0.05,
     most_runs: int = 16,
     clock: Clock | None = None,
+    begins: Callable[[Plan], None] | None = None,
 ) -> PeakRate:
     """Run the server scenario at rising rates, then in between, as LoadGen's FindPeakPerformance does.
 
@@ -62,6 +63,7 @@ def peak_rate(
         precision: Two rates so close to each other, as a share, are close enough.
         most_runs: Runs after which the search ends, whatever it still lacks.
         clock: To measure with; None: this machine's.
+        begins: Is told the plan of every run before it.
 
     Raises:
         UsageError: The plan is of another scenario, or a number makes no sense.
@@ -73,7 +75,10 @@ def peak_rate(
     runs: list[ScenarioResult] = []
 
     def keeps(rate: float) -> bool | None:
-        result = run(issue, replace(plan, rate_per_s=rate), clock=clock)
+        wanted = replace(plan, rate_per_s=rate)
+        if begins is not None:
+            begins(wanted)
+        result = run(issue, wanted, clock=clock)
         runs.append(result)
         return None if _too_slow(result) and not result.keeps_bound else bool(result.keeps_bound)
 

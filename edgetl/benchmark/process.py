@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import os
-import selectors
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import errors
-from edgetl.benchmark._frames import read_frame, write_frame
+from edgetl.benchmark.child import Child, spawned
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.roofline import Layer
 from edgetl.benchmark.things import Thing
 from edgetl.benchmark.usage import Use
-from edgetl.errors import EdgetlError, MeasurementError, ModelError
 
-_OPEN_S = 1800.0
+OPEN_S = 1800.0
 """So long an engine may take to be loaded and make its first inference, since some are compiled then; and no longer."""
-_ANSWER_S, _TIMES_SLOWEST = 120.0, 50.0
+ANSWER_S, TIMES_SLOWEST = 120.0, 50.0
 """So long, and besides so many times its slowest calls so far, an engine may take for a block, or to be looked into."""
 _LOOKED_INTO = 200
 """Calls that looking into an engine counts as: it is profiled, in up to 76."""
-_LEAVE_S = 10.0
-"""An engine may take so long to give back its memory before its process is killed."""
 _SHORT_SPINS = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 """OpenMP's threads, PyTorch's for one, wait awake for about a millisecond after a call. By default it is up to 17 (GNU)
 and 200 (Intel), in which they take the processor from whatever has the next turn. Where the user chose, that stays."""
-_TOLD = 2000
-"""Characters of a dead process's last words that are repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +79,12 @@ class Check:
     """Why ``layers`` is empty, where that is an engine's failure."""
 
 
-class Process:
+class Process(Child):
     """A living process with one opened thing; made by :func:`started`."""
 
     def __init__(self, thing: Thing, child: subprocess.Popen[bytes], words: IO[bytes]) -> None:
+        super().__init__(thing.name, child, words)
         self._thing = thing
-        self._child = child
-        self._words = words
         self.cold: ColdStart
         """How long it took to open."""
         self.inputs: tuple[str, ...] = ()
@@ -104,11 +92,6 @@ class Process:
         self.timer_ns = 0
         """What timing nothing takes there."""
         self._slowest_s = 0.0
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._child.pid
 
     def open(self, feeds: Feeds, *, threads: int | None, began: float) -> None:
         """Open the thing, and make the first inference.
@@ -121,9 +104,9 @@ class Process:
         Raises:
             EdgetlError: What opening it in this process would raise.
         """
-        self._read(_OPEN_S)
+        self.read(OPEN_S)
         start_ms = 1e3 * (time.perf_counter() - began)
-        found, _ = self._ask(_OPEN_S, do="open", thing=self._thing.to_json(), feeds=feeds.to_json(), threads=threads)
+        found, _ = self._ask(OPEN_S, do="open", thing=self._thing.to_json(), feeds=feeds.to_json(), threads=threads)
         parts = {name: float(found[name]) for name in ("import_ms", "load_ms", "first_ms")}
         self.cold = ColdStart(start_ms=start_ms, **parts)
         self.inputs, self.timer_ns = tuple(found["inputs"]), int(found["timer_ns"])
@@ -149,85 +132,13 @@ class Process:
         found, _ = self._ask(self._patience_s(_LOOKED_INTO), do="check")
         return Check(**{**found, "layers": tuple(Layer(**each) for each in found["layers"])})
 
-    def end(self, *, at_once: bool) -> None:
-        """End the process; afterwards there is none.
-
-        Args:
-            at_once: Kill it, and do not wait until it has given back its memory.
-        """
-        if at_once:
-            self._child.kill()
-        with suppress(OSError):  # it died with something of ours unread
-            self._stdin.close()
-        try:
-            self._child.wait(timeout=_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        finally:
-            if self._child.poll() is None:  # a second Ctrl-C came while we waited
-                self._child.kill()
-                self._child.wait()
-            self._stdout.close()
-
-    @property
-    def _stdin(self) -> BinaryIO:
-        return cast(BinaryIO, self._child.stdin)
-
-    @property
-    def _stdout(self) -> BinaryIO:
-        return cast(BinaryIO, self._child.stdout)
-
     def _patience_s(self, calls: int) -> float:
         """How long some calls may take before the engine is taken to hang."""
-        return _ANSWER_S + _TIMES_SLOWEST * calls * self._slowest_s
+        return ANSWER_S + TIMES_SLOWEST * calls * self._slowest_s
 
     def _ask(self, patience_s: float, **command: Any) -> tuple[dict[str, Any], bytes]:
-        try:
-            write_frame(self._stdin, command)
-        except BrokenPipeError:
-            raise self._died() from None
-        return self._read(patience_s)
-
-    def _read(self, patience_s: float) -> tuple[dict[str, Any], bytes]:
-        if not self._answers(patience_s):
-            raise MeasurementError(
-                f"the process that timed {self._thing.name} has not answered for {patience_s:.0f} s: its engine hangs",
-                hint="leave it out; a driver that hangs may want the machine to be started again",
-            )
-        frame = read_frame(self._stdout)
-        if frame is None:
-            raise self._died()
-        if "error" in frame[0]:
-            raise _restored(self._thing, frame[0]["error"])
-        return frame
-
-    def _answers(self, patience_s: float) -> bool:
-        """Wait until there is something to read, or the process has ended.
-
-        Seconds are counted one by one: while this process is stopped (Ctrl-Z), no more than one of them goes by.
-        """
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._stdout, selectors.EVENT_READ)
-            while patience_s > 0:
-                if selector.select(min(1.0, patience_s)):
-                    return True
-                patience_s -= 1.0
-        return False
-
-    def _died(self) -> MeasurementError:
-        """What to raise for a process that ended by itself."""
-        try:
-            code = self._child.wait(timeout=_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            return MeasurementError(f"the process that timed {self._thing.name} answers no more")
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        hint = "memory may have run out: a smaller batch, or fewer things at once" if code == -signal.SIGKILL else None
-        self._words.seek(0)
-        words = self._words.read().decode(errors="replace").strip()[-_TOLD:]
-        return MeasurementError(
-            f"the process that timed {self._thing.name} {how}" + (f"; it said:\n{words}" if words else ""), hint=hint
-        )
+        self.send(**command)
+        return self.read(patience_s)
 
 
 @contextmanager
@@ -246,16 +157,8 @@ def started(thing: Thing, feeds: Feeds, *, threads: int | None) -> Iterator[Proc
         EdgetlError: What opening it in this process would raise; :class:`edgetl.errors.MeasurementError` where the
             process died.
     """
-    with tempfile.TemporaryFile() as words:
-        began = time.perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "edgetl.benchmark._worker", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            cwd=os.sep,  # where Python looks for modules first: no folder of a stranger's
-            env=_environment(),
-        )
+    began = time.perf_counter()
+    with spawned(_spins()) as (child, words):
         process = Process(thing, child, words)
         at_once = True
         try:
@@ -266,24 +169,7 @@ def started(thing: Thing, feeds: Feeds, *, threads: int | None) -> Iterator[Proc
             process.end(at_once=at_once)
 
 
-def _environment() -> dict[str, str]:
-    """This process's, with the places where it finds modules, and with OpenMP's threads kept from spinning for long."""
-    places = os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)
+def _spins() -> dict[str, str]:
+    """What keeps OpenMP's threads from spinning for long; nothing where the user chose."""
     chosen = any(name in os.environ for name in ("OMP_WAIT_POLICY", *_SHORT_SPINS))
-    return {**({} if chosen else _SHORT_SPINS), **os.environ, "PYTHONPATH": places}
-
-
-def _restored(thing: Thing, found: dict[str, Any]) -> Exception:
-    """The exception that a process told of."""
-    message, hint = str(found["message"]), found["hint"]
-    for name in found["kinds"]:
-        kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, EdgetlError):
-            error = kind.__new__(kind)
-            EdgetlError.__init__(error, message, hint=hint)
-            return error
-        if name == "MemoryError":
-            return MemoryError(message)
-        if name == "ModuleNotFoundError":
-            return ModuleNotFoundError(message, name=found["name"])
-    return ModelError(f"{thing.name} failed while it was timed: {found['kinds'][0]}: {message}\n{found['trace']}")
+    return {} if chosen else _SHORT_SPINS

@@ -64,6 +64,7 @@ def thing_at(
     name: str | None = None,
     target: str | None = None,
     precision: str | None = None,
+    key: Path | None = None,
     provider: str = "CPUExecutionProvider",
 ) -> Thing:
     """What stands at a path of the user's.
@@ -73,6 +74,7 @@ def thing_at(
         name: For people; None: the path.
         target: Of a bundle: the target whose engine is meant; None: the fastest that ran where it was built.
         precision: Of a bundle: likewise.
+        key: Of a bundle: public key that must have signed it.
         provider: ONNX Runtime's, for .onnx files.
 
     Raises:
@@ -97,7 +99,7 @@ def thing_at(
     if (path / "manifest.json").is_file():
         from edgetl.runtime.bundle import open_bundle
 
-        chosen = open_bundle(path).choose(target, precision)
+        chosen = open_bundle(path, key=key).choose(target, precision)
         words = f"{chosen.target} {chosen.precision}"
         if chosen.status != "ready":
             words += f", which did not run where the bundle was built ({chosen.note or chosen.status})"

@@ -5,18 +5,56 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetl.errors import BundleError
+from edgetl.errors import BundleError, ConfigError
 from edgetl.runtime.seal import SIGNATURE, canonical, fingerprint, signature_text
+from edgetl.store import storage_errors
 
 
 def user_key() -> Path:
     """Where the user's own private key lies: ``$XDG_CONFIG_HOME/edgetl/signing-key.pem``."""
     base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "edgetl" / "signing-key.pem"
+
+
+def check_key(configured: Path | None) -> None:
+    """Refuse a configured key that cannot sign, before the work that it would sign.
+
+    Raises:
+        ConfigError: It is no Ed25519 private key.
+    """
+    if configured is None:
+        return
+    try:
+        public_fingerprint(configured)
+    except BundleError as error:
+        raise ConfigError(
+            f"bundle.key: {error.message}",
+            hint="openssl genpkey -algorithm ed25519 -out key.pem, or leave bundle.key out: a key of yours is made",
+        ) from None
+
+
+def signing_key(configured: Path | None, told: Callable[[str], None]) -> Path:
+    """The private key that signs: the configured one, else the user's own, which is made where there is none.
+
+    Args:
+        configured: ``bundle.key``; None where there is none.
+        told: Is told of a key that was made.
+
+    Raises:
+        StorageError: The user's key cannot be written.
+    """
+    if configured is not None:
+        return configured
+    key = user_key()
+    if not key.exists():
+        with storage_errors(key.parent, alone=True):
+            make_key(key)
+        told(f"made a signing key of your own: {key}")
+    return key
 
 
 def make_key(path: Path) -> None:

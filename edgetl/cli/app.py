@@ -13,6 +13,7 @@ import typer
 
 from edgetl import __version__
 from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, report, run_, targets, train, verify
+from edgetl.cli.ending import heeded
 from edgetl.cli.once import OnceEach
 from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, StorageError, UsageError
@@ -65,6 +66,15 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code; see :mod:`edgetl.errors`.
     """
+    with heeded() as ending:
+        code = _run(arguments)
+        if code == _INTERRUPTED:
+            sys.stderr.write(f"\n{ending.words}; what was finished is kept\n")
+            return ending.exit_code
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first one speaks
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
@@ -81,7 +91,7 @@ def run(arguments: list[str]) -> int:
             print_json_error(UsageError(error.format_message()))
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        result = _INTERRUPTED
+        return _INTERRUPTED
     except ModuleNotFoundError as error:
         extra = _extra_of(error.name or "")
         if extra is None:
@@ -103,9 +113,7 @@ def run(arguments: list[str]) -> int:
         return refused.exit_code
     except Exception:  # noqa: BLE001 - the last line of defence: a defect, with everything needed to report it
         return _defect()
-    if result == _INTERRUPTED:  # newer versions of typer turn Ctrl-C into this code themselves
-        sys.stderr.write("\ninterrupted; what was finished is kept\n")
-    return result if isinstance(result, int) else 0
+    return result if isinstance(result, int) else 0  # newer versions of typer turn Ctrl-C into a code themselves
 
 
 def _refused(error: OSError) -> SetupError | None:

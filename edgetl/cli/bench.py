@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetl.cli import scenario as one
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Key
 from edgetl.cli.terminal import TerminalReporter, print_error, print_json, print_table, print_text
 from edgetl.errors import BudgetError, EdgetlError, MeasurementError, UsageError
 from edgetl.numbers import counted
@@ -81,6 +81,7 @@ def _bench(
     size: Annotated[int | None, typer.Option("--size", min=1, help="For other dynamic dimensions.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Of bundles: this target's engine.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="Of bundles: the engine in this.")] = None,
+    key: Key = None,
     provider: Annotated[
         str, typer.Option("--provider", help="ONNX Runtime's execution provider for .onnx files.")
     ] = "CPUExecutionProvider",
@@ -112,7 +113,7 @@ def _bench(
     if asked.anything(context):
         answers = one.given_samples(context, samples)
         one.bench_bundle(
-            things, asked, target=target, precision=precision, threads=threads, seed=seed, samples=answers,
+            things, asked, target=target, precision=precision, key=key, threads=threads, seed=seed, samples=answers,
             unstable=unstable.value, json=json,
         )  # fmt: skip
         return
@@ -132,6 +133,7 @@ def _bench(
         max_slowdown=_share(max_slowdown or "0"),
         target=target,
         precision=precision,
+        key=key,
         provider=provider,
         feeds=Feeds(batch_size=batch_size, size=size),
         plan=Plan(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetl.cli.options import ConfigPath, Json, Set, StorePath, load_config, store_folder
+from edgetl.cli.options import ConfigPath, Json, Key, Set, StorePath, load_config, refuse, store_folder
 from edgetl.cli.report import GitHub, handler
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.numbers import counted, milliseconds
@@ -49,16 +49,25 @@ def _compile(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Of a bundle: the new one [default: beside it].")
     ] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Of a bundle: public key that must have signed it.")] = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     if not (path / "manifest.json").is_file():
+        refuse({"--key": key, "--output": output}, f"of a bundle: {path} is no bundle", "edgetl compile BUNDLE …")
         show_artifacts("compile", run_until(path, target, assignments, store, until="compile", force=force), json)
         return
+    project = {"--set": assignments, "--force": force}
+    refuse(project, f"of a project: {path} is a bundle", "EDGETL_BUNDLE_KEY names the private key that signs")
+    from edgetl import config
     from edgetl.pipeline import on_device
 
     done = on_device.compile_bundle(
-        path, targets=tuple(target or ()), output=output, key=key, reporter=TerminalReporter()
+        path,
+        targets=tuple(target or ()),
+        output=output,
+        key=key,
+        signer=config.signing_key(),
+        reporter=TerminalReporter(),
     )
     if json:
         print_json("compile", {**asdict(done), "bundle": str(done.bundle)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetl.cli.build import Force, Target, run_until, show_artifacts
-from edgetl.cli.options import Json, Set, StorePath, load_config
+from edgetl.cli.options import Json, Set, StorePath, load_config, refuse
 from edgetl.cli.terminal import TerminalReporter, print_json, print_table, print_text
 from edgetl.errors import UsageError
 from edgetl.numbers import counted
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CONFIG = Path("edgetl.toml")
 _SCHEME, _RECIPE = "onnxruntime-x86-vnni", "int8-mse"
+_HELP = "edgetl calibrate --help"
 _TOP = 10
 _ROWS = 6
 _GUTTER = 11
@@ -74,21 +75,15 @@ def _calibrate(
     if show and diff:
         raise UsageError("--show and --diff are two different looks", hint="one of them at a time")
     if diff:
-        _refuse({"--tensor": tensor, "--target": target, "--force": force}, "do not belong to --diff")
+        refuse({"--tensor": tensor, "--target": target, "--force": force}, "do not belong to --diff", _HELP)
         _diff(*diff, _project(path, assignments), scheme, recipe or [], top or _TOP, json)
     elif show:
         folder, config = _statistics_of(path, target, assignments, store, force)
         _show(folder, config, scheme, recipe or [], tensor or [], top if tensor else top or _TOP, json)
     else:
-        _refuse(given, "belong to --show or --diff")
+        refuse(given, "belong to --show or --diff", _HELP)
         outcome = run_until(path or _CONFIG, target, assignments, store, until="calibrate", force=force)
         show_artifacts("calibrate", outcome, json)
-
-
-def _refuse(options: Mapping[str, object], why: str) -> None:
-    there = [name for name, value in options.items() if value]
-    if there:
-        raise UsageError(f"{', '.join(there)} {why}", hint="edgetl calibrate --help")
 
 
 def _project(path: Path | None, assignments: list[str] | None) -> Config | None:
@@ -107,7 +102,8 @@ def _statistics_of(
 ) -> tuple[Path, Config | None]:
     """The folder of the statistics, and the project that they belong to; made where they are not there."""
     if path is not None and (path / "calibration.json").is_file():
-        _refuse({"--target": target, "--set": assignments, "--force": force}, f"are for a project; {path} is none")
+        given = {"--target": target, "--set": assignments, "--force": force}
+        refuse(given, f"are for a project; {path} is none", _HELP)
         return path, None
     if path is not None and path.is_dir() and not (path / "edgetl.toml").is_file():
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Key, refuse
 from edgetl.cli.terminal import print_json, print_table, print_text
 from edgetl.errors import BundleError
 from edgetl.numbers import milliseconds
@@ -22,18 +22,20 @@ def register(app: typer.Typer) -> None:
 
 def _inspect(
     thing: Annotated[Path, typer.Argument(help="A bundle's folder or an ONNX file.", show_default=False)],
+    key: Key = None,
     json: Json = False,
 ) -> None:
     if thing.is_dir():
-        _bundle(thing, json)
+        _bundle(thing, key, json)
     else:
+        refuse({"--key": key}, f"of a bundle: {thing} is no bundle", "edgetl inspect BUNDLE …")
         _model(thing, json)
 
 
-def _bundle(folder: Path, json: bool) -> None:
+def _bundle(folder: Path, key: Path | None, json: bool) -> None:
     from edgetl.runtime.bundle import open_bundle
 
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder, key=key)
     manifest = bundle.manifest
     if json:
         print_json("inspect", {**manifest, "signed_by": bundle.verified.signed_by})

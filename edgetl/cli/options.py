@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,26 @@ StorePath = Annotated[
         "--store", envvar="EDGETL_STORE", help="Where results are kept [default: .edgetl beside edgetl.toml]."
     ),
 ]
+Key = Annotated[Path | None, typer.Option("--key", help="Public key that must have signed a bundle.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set finetune.seed=1")
 ]
+
+
+def refuse(options: Mapping[str, object], why: str, hint: str) -> None:
+    """Refuse options that were given and have no place.
+
+    Args:
+        options: Name → value; what is false was not given.
+        why: What is said of them.
+        hint: What to type instead.
+
+    Raises:
+        UsageError: One was given.
+    """
+    there = [name for name, value in options.items() if value]
+    if there:
+        raise UsageError(f"{', '.join(there)} {why}", hint=hint)
 
 
 def load_config(path: Path, assignments: list[str] | None) -> Config:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Key
 from edgetl.cli.terminal import print_document, print_json, print_text
 from edgetl.errors import BundleError, StorageError, UnknownNameError, UsageError
 
@@ -44,7 +44,7 @@ def _report(
         str | None, typer.Option("--format", metavar="NAME", help=f"{_NAMES} [default: where the page is].")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write [default: stdout].")] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed the bundle.")] = None,
+    key: Key = None,
     github: GitHub = None,
     json: Json = False,
 ) -> None:

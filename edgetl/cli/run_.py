@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Key
 from edgetl.cli.terminal import print_json, print_text
 from edgetl.errors import UsageError
 from edgetl.report.markup import one_line
@@ -38,7 +38,7 @@ def _run(
     ] = False,
     target: Annotated[str | None, typer.Option("--target", help="Whose engine [default: the fastest here].")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="Of the engine.")] = None,
-    key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed the bundle.")] = None,
+    key: Key = None,
     replay: Annotated[
         bool, typer.Option("--replay/--no-replay", help="Try the engine on the bundle's golden inputs first.")
     ] = True,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PERCENT = 100.0
 _LONGEST_S = 600.0
 _WEEK_S = 604_800
-_SHARED = frozenset({"things", "target", "precision", "threads", "json"})
+_SHARED = frozenset({"things", "target", "precision", "key", "threads", "json"})
 """Parameters of ``edgetl bench`` that mean the same with a scenario and with stages."""
 _STAGES_SAMPLES = 200
 _MLPERF_PER_QUERY = 8
@@ -160,6 +160,7 @@ def bench_bundle(
     *,
     target: str | None,
     precision: str | None,
+    key: Path | None,
     threads: int | None,
     seed: int,
     samples: int | None,
@@ -187,9 +188,9 @@ def bench_bundle(
     )
     reporter = TerminalReporter()
     if plan is None:
-        found = scenario.run_stages(things[0], drive, samples=samples or _STAGES_SAMPLES, reporter=reporter)
+        found = scenario.run_stages(things[0], drive, key=key, samples=samples or _STAGES_SAMPLES, reporter=reporter)
     else:
-        found = scenario.run_scenario(things[0], plan, drive, reporter=reporter)
+        found = scenario.run_scenario(things[0], plan, drive, key=key, reporter=reporter)
     gated = asked.bound_ms is not None
     error: EdgetlError | None = None
     if gated:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Key
 from edgetl.cli.terminal import print_json, print_text
 from edgetl.numbers import counted
 
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def _verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.", show_default=False)],
-    key: Annotated[Path | None, typer.Option("--key", help="Public key that must have signed it.")] = None,
+    key: Key = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Labelled samples: measure the metric on them too.")
     ] = None,

@@ -1,7 +1,7 @@
 """edgetl.toml as frozen, validated objects."""
 
 from edgetl.config.finetune import Augment, Finetune, Phase
-from edgetl.config.reading import json_schema, load, preset_text, presets
+from edgetl.config.reading import json_schema, load, preset_text, presets, signing_key
 from edgetl.config.sections import (
     Batch,
     Bench,
@@ -37,4 +37,5 @@ __all__ = [
     "load",
     "preset_text",
     "presets",
+    "signing_key",
 ]

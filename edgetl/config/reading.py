@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from edgetl import tomlfile
-from edgetl.config.sections import Config
+from edgetl.config.sections import Bundle, Config
 from edgetl.errors import ConfigError
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -54,6 +54,29 @@ def load(path: Path, overrides: Mapping[str, str] | None = None) -> Config:
         found = [_explain(sources, detail) for detail in error.errors() if not _follows(detail)]
         raise ConfigError("\n".join(found)) from None
     return _absolute(config, path.resolve().parent)
+
+
+def signing_key() -> Path | None:
+    """``bundle.key`` for what has no project: of the environment (``EDGETL_BUNDLE_KEY``), else of the user's file.
+
+    Returns:
+        Absolute, from the working folder; None where neither has one.
+
+    Raises:
+        ConfigError: The user's file is not TOML, or the value is no path.
+    """
+    source, user_file = _variable("bundle.key"), _user_file()
+    if source in os.environ:
+        value = tomlfile.parse_value(os.environ[source])
+    else:
+        source = str(user_file)
+        section = tomlfile.read(user_file).get("bundle", {}) if user_file.is_file() else {}
+        value = section.get("key") if isinstance(section, dict) else None
+    try:
+        key = Bundle(key=value).key
+    except ValidationError as error:
+        raise ConfigError(f"{source}: bundle.key: {error.errors()[0]['msg']} (it is {value!r})") from None
+    return None if key is None else Path.cwd() / _expanded(key)
 
 
 @dataclass(frozen=True, kw_only=True)

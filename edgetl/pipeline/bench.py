@@ -139,6 +139,7 @@ def bench_things(
     max_slowdown: float = 0.0,
     target: str | None = None,
     precision: str | None = None,
+    key: Path | None = None,
     provider: str = "CPUExecutionProvider",
     feeds: Feeds | None = None,
     plan: Plan | None = None,
@@ -156,6 +157,7 @@ def bench_things(
         max_slowdown: As a share.
         target: Of bundles: the target whose engine is meant.
         precision: Of bundles: likewise.
+        key: Of bundles: public key that must have signed each of them.
         provider: ONNX Runtime's, for .onnx files.
         feeds: What they are fed with; None: one random sample.
         plan: How much is measured.
@@ -175,13 +177,14 @@ def bench_things(
     if output is not None:
         _check_place(output)
     opened = [
-        thing_at(path, name=name, target=target, precision=precision, provider=provider)
+        thing_at(path, name=name, target=target, precision=precision, key=key, provider=provider)
         for path, name in zip(paths, _names(paths), strict=True)
     ]
-    if (target or precision) and not any((path / MANIFEST).is_file() for path in paths):
+    if (target or precision or key) and not any((path / MANIFEST).is_file() for path in paths):
         raise UsageError(
-            "a target and a precision choose among the engines of a bundle, and nothing here is a bundle",
-            hint="leave out --target and --precision",
+            "--target and --precision choose among the engines of a bundle, --key is of its signature, and nothing here"
+            " is a bundle",
+            hint="leave out --target, --precision and --key",
         )
     sampled, conditions = sampling.observe(
         opened, feeds, plan, progress=lambda done, total: reporter.progress("passes", done, total)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetl.bundle import sign
 from edgetl.config import Config
 from edgetl.errors import BudgetError, ConfigError, EdgetlError, MeasurementError, ParityError, UnknownNameError
 from edgetl.pipeline import (
@@ -116,7 +117,7 @@ def build(
     if reached["bench"]:
         preflight.check_budgets(config, candidates)
     if reached["bundle"] and not rank():  # of several machines that train together, the first one signs
-        publish.check_key(config)
+        sign.check_key(config.bundle.key)
     try:
         with interruptible():
             return _route(session, candidates, until, on_report or _nobody)

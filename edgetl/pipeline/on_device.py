@@ -40,6 +40,7 @@ def compile_bundle(
     targets: tuple[str, ...] = (),
     output: Path | None = None,
     key: Path | None = None,
+    signer: Path | None = None,
     reporter: Reporter | None = None,
 ) -> CompiledBundle:
     """Make the engines of a bundle that wait for this device, in a new bundle, and replay its golden inputs on them.
@@ -49,10 +50,12 @@ def compile_bundle(
         targets: Targets to build, by name or file; all that wait where empty.
         output: Folder of the new bundle; beside the old one, with the target's name, where None.
         key: Public key that must have signed the old bundle.
+        signer: Private key that signs the new one; the user's own, where None.
         reporter: Is told how it goes.
 
     Raises:
         BundleError: The bundle is not what its manifest says.
+        ConfigError: ``signer`` cannot sign.
         UsageError: Nothing in it waits for a device, or the output is the bundle itself.
         UnknownNameError: No engine for one of the targets waits.
         TargetError: This machine is not the device, or the library refuses the graph.
@@ -60,16 +63,14 @@ def compile_bundle(
         StorageError: The output cannot be written.
     """
     reporter = reporter or Silent()
+    sign.check_key(signer)
     bundle = open_bundle(folder, key=key)
     waiting = _waiting(bundle, targets)
     place = output or folder.with_name(f"{folder.name}-{'-'.join(sorted({target.name for target, _ in waiting}))}")
     if place.resolve() == folder.resolve():
         raise UsageError(f"{place} is the bundle itself", hint="edgetl compile BUNDLE -o ANOTHER_FOLDER")
     bundles.check_place(place)
-    signer = sign.user_key()
-    if not signer.exists():
-        with storage_errors(signer.parent):
-            sign.make_key(signer)
+    private = sign.signing_key(signer, reporter.note)
     with storage_errors(place.parent), tempfile.TemporaryDirectory(prefix="edgetl-") as name:
         draft = Path(name) / "bundle"
         shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(SIGNATURE))
@@ -85,7 +86,7 @@ def compile_bundle(
                 size_bytes=size,
                 files_sha256=bundles.engine_digest(draft / engine.folder),
             )
-        bundles.seal(draft, _manifest(bundle, list(entries.values()), folder), signer)
+        bundles.seal(draft, _manifest(bundle, list(entries.values()), folder), private)
         checked = verify_bundle(draft)
         bundles.publish(draft, place)
     return CompiledBundle(

@@ -12,8 +12,7 @@ from edgetl import __version__
 from edgetl.backends import torch as torch_backend
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
-from edgetl.config import Config
-from edgetl.errors import BundleError, ConfigError, EdgetlError, ParityError
+from edgetl.errors import BundleError, EdgetlError, ParityError
 from edgetl.numbers import counted
 from edgetl.pipeline import check, origin, present, quantized, schemas, tasks, timing
 from edgetl.pipeline.choice import Decision
@@ -23,7 +22,7 @@ from edgetl.report.formats import FORMATS
 from edgetl.report.model import Report, Verdict
 from edgetl.runtime import replay
 from edgetl.runtime.runner import TensorSpec
-from edgetl.store import Artifact, code_digest, digest_of, storage_errors, versions_of
+from edgetl.store import Artifact, code_digest, digest_of, versions_of
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -47,23 +46,6 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
-def check_key(config: Config) -> None:
-    """Refuse a signing key that cannot sign, before anything is trained.
-
-    Raises:
-        ConfigError: ``bundle.key`` names no Ed25519 private key.
-    """
-    if config.bundle.key is None:
-        return
-    try:
-        sign.public_fingerprint(config.bundle.key)
-    except BundleError as error:
-        raise ConfigError(
-            f"bundle.key: {error.message}",
-            hint="openssl genpkey -algorithm ed25519 -out key.pem, or leave bundle.key out: a key of yours is made",
-        ) from None
-
-
 def bundle(record: Record) -> tuple[Artifact, Path]:
     """Seal the bundle in the store, and publish it where the configuration says.
 
@@ -77,12 +59,9 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
             batches, lengths, scales. Nothing is kept of it.
     """
     session = record.session
-    key = session.config.bundle.key or sign.user_key()
-    if not key.exists() and session.config.bundle.key is None and not session.dry_run:
-        with storage_errors(key.parent):
-            sign.make_key(key)
-        session.reporter.note(f"made a signing key of your own: {key}")
-    signer = sign.public_fingerprint(key) if key.exists() or session.config.bundle.key else ""
+    configured = session.config.bundle.key
+    key = (configured or sign.user_key()) if session.dry_run else sign.signing_key(configured, session.reporter.note)
+    signer = sign.public_fingerprint(key) if key.exists() or configured else ""
     inputs = {
         "summary": summary(record),
         "artifacts": [item.proven.engine.artifact.digest for item in record.decisions],

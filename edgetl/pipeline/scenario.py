@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from edgetl.benchmark import environment
-from edgetl.benchmark.bundle_runs import Drive, EngineChoice, bench_stages, observe_scenario, rows
+from edgetl.benchmark.bundle_runs import Drive, EngineChoice, rows
 from edgetl.benchmark.conditions import Conditions
 from edgetl.benchmark.loadgen import LoadGenResult
 from edgetl.benchmark.peak_rate import PeakRate
@@ -16,11 +16,12 @@ from edgetl.benchmark.scenarios import ScenarioResult
 from edgetl.benchmark.schedules import Plan
 from edgetl.benchmark.stability import Stability
 from edgetl.benchmark.stages import Stages
+from edgetl.benchmark.watched import scenario_apart, stages_apart
 from edgetl.errors import BudgetError, MeasurementError, UsageError
 from edgetl.numbers import chosen
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.pipeline.timing import unstable_because, what_to_do
-from edgetl.runtime.bundle import Bundle, EngineEntry, open_bundle
+from edgetl.runtime.bundle import EngineEntry, open_bundle
 from edgetl.runtime.seal import MANIFEST
 
 _Choice = TypeVar("_Choice", bound=EngineChoice)
@@ -82,6 +83,7 @@ def run_scenario(
     plan: Plan,
     drive: Drive,
     *,
+    key: Path | None = None,
     reporter: Reporter | None = None,
 ) -> BundleRun:
     """Run a scenario on an engine of a bundle.
@@ -90,6 +92,7 @@ def run_scenario(
         folder: Of the bundle.
         plan: The scenario.
         drive: Which engine, and what drives it; it has one thread per core where none are given.
+        key: Public key that must have signed the bundle.
         reporter: Is told how it goes.
 
     Raises:
@@ -98,17 +101,17 @@ def run_scenario(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: LoadGen, or the engine's library, is not installed.
     """
-    bundle, entry = _open(folder, drive)
+    entry = _open(folder, drive, key)
     reporter, drive = reporter or Silent(), _with_threads(drive)
     facts = _facts(drive)
     what, began = f"{plan.scenario} of {folder.name}", perf_counter()
     lasts = f", at least {plan.least_s:.4g} s" + (" for every rate" if drive.find_rate else "")
     reporter.started("bench", what + lasts)
-    observed = observe_scenario(bundle, plan, drive)
+    observed = scenario_apart(folder, plan, drive, name=_name(entry), key=key)
     reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
     return BundleRun(
         bundle=folder,
-        engine=f"{entry.target} {entry.precision}",
+        engine=_name(entry),
         found=observed.found,
         environment=facts,
         conditions=observed.conditions,
@@ -117,13 +120,19 @@ def run_scenario(
 
 
 def run_stages(
-    folder: Path, engine: EngineChoice, *, samples: int = 200, reporter: Reporter | None = None
+    folder: Path,
+    engine: EngineChoice,
+    *,
+    key: Path | None = None,
+    samples: int = 200,
+    reporter: Reporter | None = None,
 ) -> BundleRun:
     """Time the stages of a bundle's answer to its first golden input.
 
     Args:
         folder: Of the bundle.
         engine: Which; it has one thread per core where none are given.
+        key: Public key that must have signed the bundle.
         samples: Answers with the stages, and as many without.
         reporter: Is told how it goes.
 
@@ -133,14 +142,14 @@ def run_stages(
         TargetError: No engine runs here, or it failed.
         MissingExtraError: The engine's library is not installed.
     """
-    bundle, entry = _open(folder, engine)
+    entry = _open(folder, engine, key)
     reporter, engine = reporter or Silent(), _with_threads(engine)
     facts = _facts(engine)
     what, began = f"stages of {folder.name}", perf_counter()
     reporter.started("bench", what)
-    found = bench_stages(bundle, engine, samples=samples)
+    found = stages_apart(folder, engine, name=_name(entry), samples=samples, key=key)
     reporter.finished("bench", what, cached=False, seconds=perf_counter() - began)
-    return BundleRun(bundle=folder, engine=f"{entry.target} {entry.precision}", found=found, environment=facts)
+    return BundleRun(bundle=folder, engine=_name(entry), found=found, environment=facts)
 
 
 def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None:
@@ -171,15 +180,18 @@ def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None
     )
 
 
-def _open(folder: Path, engine: EngineChoice) -> tuple[Bundle, EngineEntry]:
-    """A bundle, and the engine that will be opened."""
+def _name(entry: EngineEntry) -> str:
+    return f"{entry.target} {entry.precision}"
+
+
+def _open(folder: Path, engine: EngineChoice, key: Path | None) -> EngineEntry:
+    """The engine of a bundle that will be opened."""
     if not (folder / MANIFEST).is_file():
         raise UsageError(
             f"{folder} is not a bundle: scenarios and stages are of one bundle's engine, fed with its golden inputs",
             hint="edgetl bench BUNDLE --scenario … (docs/scenarios.md: other engines from Python)",
         )
-    bundle = open_bundle(folder)
-    return bundle, bundle.choose(engine.target, engine.precision)
+    return open_bundle(folder, key=key).choose(engine.target, engine.precision)
 
 
 def _with_threads(engine: _Choice) -> _Choice:

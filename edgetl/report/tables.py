@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from edgetl.numbers import (
+    CHOSEN,
     DASH,
     TIMES,
     aligned,
-    chosen,
     confidence_percent,
     fixed,
     integer,
@@ -265,7 +265,7 @@ def gate(result: Gate) -> Markup:
 def budget_text(budget: Budget) -> str:
     """The limits in words; empty where there is none."""
     limits = (("p50", budget.p50_ms), ("p90", budget.p90_ms), ("p99", budget.p99_ms))
-    return ", ".join(f"{name} ≤ {chosen(limit)} ms" for name, limit in limits if limit is not None)
+    return ", ".join(f"{name} ≤ {plain(limit, CHOSEN)} ms" for name, limit in limits if limit is not None)
 
 
 def _budget_cell(engine: Engine) -> Markup | str:

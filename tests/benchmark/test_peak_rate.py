@@ -53,7 +53,7 @@ def test_the_search_makes_no_more_runs_than_it_may(most: int, limit: float) -> N
 
     kept, broke, reason = search(keeps, first=3.0, precision=1e-6, most=most)
     assert len(tried) == most
-    assert f"after {most} runs" in reason
+    assert f"after {most} run{'' if most == 1 else 's'}" in reason
     assert kept == max((rate for rate in tried if rate <= limit), default=None)
     assert broke == min((rate for rate in tried if rate > limit), default=None)
 

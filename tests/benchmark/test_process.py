@@ -217,7 +217,7 @@ def test_a_killed_process_names_its_signal(engine: Thing) -> None:
 
 
 def test_an_engine_that_hangs_is_not_waited_for_forever(engine: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(process_module, "ANSWER_S", 0.3)
     began = time.monotonic()
     with (
         pytest.raises(MeasurementError, match=r"timed nothing has not answered for .* s: its engine hangs"),
@@ -231,7 +231,7 @@ def test_an_engine_that_hangs_is_not_waited_for_forever(engine: Thing, monkeypat
 
 
 def test_an_engine_that_is_slow_is_waited_for(engine: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_module, "_ANSWER_S", 0.3)
+    monkeypatch.setattr(process_module, "ANSWER_S", 0.3)
     with started(engine, FEEDS, threads=1) as process:
         monkeypatch.setattr(process, "_slowest_s", 1.0)  # its calls take a second: ten may take some minutes
         os.kill(process.pid, signal.SIGSTOP)

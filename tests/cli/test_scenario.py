@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from edgetl.benchmark import bundle_runs
+from edgetl.benchmark.bundle_runs import Drive
 from edgetl.benchmark.sampler import Sampler
-from edgetl.benchmark.schedules import SCENARIOS
+from edgetl.benchmark.schedules import SCENARIOS, Plan
 from edgetl.benchmark.sensors.reading import Reading, Source
-from edgetl.bundle import sign, write
 from edgetl.cli.app import run
 from edgetl.cli.scenario import Asked, Scenario
+from edgetl.pipeline import scenario
 from edgetl.pipeline.schemas import schema
-from edgetl.runtime.preprocessing import ImagePreprocessing
+from edgetl.runtime.bundle import open_bundle
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -97,38 +97,23 @@ def matrix_product(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(sealed: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A flatten and a matrix product behind the preprocessing of images, with three golden images; sealed."""
-    folder = tmp_path_factory.mktemp("bundle") / "tiny-1.0.0"
-    (folder / FOLDER).mkdir(parents=True)
-    matrix_product(folder / FOLDER / "model.onnx")
-    record = {"backend": "onnxruntime", "provider": "CPUExecutionProvider", "files": ["model.onnx"], "status": "ready"}
-    (folder / FOLDER / "engine.json").write_text(json.dumps(record))
-    (folder / "golden").mkdir()
-    contract = ImagePreprocessing(height=8, width=8)
-    names = [f"{at}.png" for at in range(3)]
-    for at, name in enumerate(names):
-        Image.fromarray(np.full((32, 32, 3), 60 * at, np.uint8)).save(folder / "golden" / name)
-    batch = contract.together([contract(folder / "golden" / name) for name in names])
-    np.savez(folder / "golden" / "golden.npz", names=names, inputs=batch, outputs=batch.reshape(3, -1)[:, :2])
-    engine = {
-        "target": "x86-64-cpu", "precision": "fp32", "folder": FOLDER, "backend": "onnxruntime",
-        "provider": "CPUExecutionProvider", "status": "ready", "latency": {},
-    }  # fmt: skip
-    manifest = {
-        "name": "tiny",
-        "version": "1.0.0",
-        "task": "image-classification",
-        "labels": ["dark", "bright"],
-        "preprocessing": contract.to_json(),
-        "decision": {"kind": "largest"},
-        "inputs": [{"name": "image", "batch": [1, 4]}],
-        "engines": [engine],
-    }
-    key = tmp_path_factory.mktemp("keys") / "key.pem"
-    sign.make_key(key)
-    write.seal(folder, manifest, key)
-    return folder
+    return sealed(tmp_path_factory.mktemp("bundle") / "tiny-1.0.0", matrix_product)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sensors of a test are; test_hanging.py has the processes that runs have elsewhere."""
+
+    def scenario_here(folder: Path, plan: Plan, drive: Drive, *, name: str, key: Path | None) -> Any:
+        return bundle_runs.observe_scenario(open_bundle(folder, key=key), plan, drive)
+
+    def stages_here(folder: Path, engine: Drive, *, name: str, samples: int, key: Path | None) -> Any:
+        return bundle_runs.bench_stages(open_bundle(folder, key=key), engine, samples=samples)
+
+    monkeypatch.setattr(scenario, "scenario_apart", scenario_here)
+    monkeypatch.setattr(scenario, "stages_apart", stages_here)
 
 
 @pytest.fixture
@@ -189,7 +174,7 @@ def test_a_table_for_people(bench: Bench, bundle: Path) -> None:
     assert lines[0].split() == ["fixed-rate", "x86-64-cpu", "fp32"]
     assert any(line.startswith("bound of 1000 ms") and "kept, 0 queries over it" in line for line in lines)
     assert any(re.fullmatch(r"p50 +[0-9.]+ ms \(95% [0-9.]+ to [0-9.]+\)", line) for line in lines)
-    assert "1 threads" in done.out and "note:" not in done.out
+    assert ", 1 thread, load " in done.out and "note:" not in done.out
     assert lines[-1] == "the bound of 1000 ms is kept"
 
 

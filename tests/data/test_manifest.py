@@ -66,7 +66,7 @@ class TestFolder:
             ([], "is empty"),
             (["readme.txt"], "is empty"),
             (["a/1.png", "b/notes.txt"], "class 'b' has no image"),
-            (["a/1.png", "stray.png"], "1 images lie beside the class folders, as 'stray.png'"),
+            (["a/1.png", "stray.png"], "1 image lies beside the class folders, as 'stray.png'"),
             (["a/1.png", "a/2.HEIC"], r"2\.HEIC: images of the kind .heic are not read"),
         ],
     )

@@ -110,7 +110,7 @@ class TestSplitVal:
 
     @pytest.mark.parametrize("lonely", [[sample(99, 1)], [sample(98, 1, "g"), sample(99, 1, "g")]])
     def test_a_class_that_cannot_be_divided_is_named(self, lonely: list[Sample]) -> None:
-        with pytest.raises(DataError, match=f"class 'dog' has {len(lonely)} samples in 1 inseparable") as error:
+        with pytest.raises(DataError, match=f"class 'dog' has {len(lonely)} samples? in 1 inseparable part ") as error:
             split_val([*of_sizes([10]), *lonely], 0.1, 0, ("cat", "dog"))
         assert error.value.hint is not None and "give val yourself" in error.value.hint
 

@@ -51,6 +51,29 @@ def test_the_engine_is_made_in_a_new_signed_bundle(edgetl, waiting: Path, shapes
     assert {path: path.read_bytes() for path in waiting.rglob("*") if path.is_file()} == before
 
 
+def test_a_new_bundle_is_signed_by_the_key_that_signs_builds(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    key, public, out = tmp_path / "release.pem", tmp_path / "release.pub.pem", tmp_path / "out"
+    sign.make_key(key)
+    mine = {"EDGETL_BUNDLE_KEY": str(key)}
+    done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", out, env=mine)
+    assert done.code == 0, done.err
+    for verb, *more in (("verify",), ("inspect",), ("report",), ("bench", "--stages", "--threads", "1")):
+        done = edgetl(verb, out, "--key", public, *more)
+        assert done.code == 0, done.err
+        edgetl(verb, out, "--key", tmp_path / "key.pub.pem", *more).failed(7, "not by the key")
+    other = {"EDGETL_BUNDLE_KEY": str(public)}
+    done = edgetl("compile", waiting, "-o", tmp_path / "none", env=other)
+    done.failed(2, "bundle.key: ", "release.pub.pem is not a private key", hint="openssl genpkey")
+    assert not (tmp_path / "none").exists()
+
+
+def test_options_of_projects_and_of_bundles_are_told_apart(edgetl, waiting: Path, variant) -> None:  # type: ignore[no-untyped-def]
+    edgetl("compile", waiting, "--set", "finetune.seed=1").failed(2, "--set", "is a bundle")
+    edgetl("compile", waiting, "--force", "compile").failed(2, "--force", "is a bundle")
+    edgetl("compile", variant.folder, "--key", "key.pem").failed(2, "--key", "is no bundle")
+    edgetl("compile", variant.folder, "-o", "out").failed(2, "--output", "is no bundle")
+
+
 def test_what_cannot_be_made_here_leaves_nothing(edgetl, built, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     output = tmp_path / "out"
     edgetl("compile", built.bundle, "--target", "jetson-orin-nano", "-o", output).failed(6, "is not the device")
