@@ -69,12 +69,14 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     place.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(place))
     yield
-    assert children() == [] and list(place.iterdir()) == []
+    assert workers() == [] and list(place.iterdir()) == []
 
 
-def children() -> list[int]:
+def workers() -> list[int]:
+    """Processes that this one has begun for a run; pytest has others."""
     tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text(encoding="utf-8").split()]
+    begun = [int(pid) for task in tasks for pid in task.read_text(encoding="utf-8").split()]
+    return [pid for pid in begun if b"edgetl.benchmark._worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def bench(*arguments: str | Path) -> int:
@@ -86,7 +88,7 @@ def send(number: signal.Signals, after_s: float) -> None:
 
     def when_it_is_there() -> None:
         end = time.monotonic() + 60
-        while not (found := children()) and time.monotonic() < end:
+        while not (found := workers()) and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(after_s)
         os.kill(found[0], number)
