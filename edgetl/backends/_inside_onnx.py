@@ -51,7 +51,8 @@ class InsideOnnx:
 
     Attributes:
         tensors: Names of all float tensors.
-        constants: Name of a layer and "weights" or "bias" → what it reads, float64, scales applied.
+        constants: Name of a layer (of one that computes an output also that output's) and "weights" or "bias" → what
+            it reads, float64, scales applied.
     """
 
     def __init__(
@@ -229,10 +230,11 @@ def _restored(graph: ir.Graph) -> Iterator[Restored]:
 
 
 def _constants(graph: ir.Graph) -> Iterator[tuple[tuple[str, str], NDArray[np.float64]]]:
-    for node, kind, value in _weighted_inputs(graph):
-        found = _constant(value)
-        if found is not None:
-            yield (str(node.name), kind), found.values
+    found = [(node, kind, _constant(value)) for node, kind, value in _weighted_inputs(graph)]
+    # OpenVINO calls the layer that computes an output by the name of that.
+    names = {(str(node.outputs[0].name), kind): one for node, kind, one in found if node.outputs[0].is_graph_output()}
+    names.update({(str(node.name), kind): one for node, kind, one in found})
+    yield from ((key, one.values) for key, one in names.items() if one is not None)
 
 
 def _weighted_inputs(graph: ir.Graph) -> Iterator[tuple[ir.Node, str, ir.Value]]:

@@ -265,6 +265,64 @@ def _restored(graph: Any) -> Iterator[Restored]:
                 axis=axis,
                 steps=steps,
             )
+            bias = _bias_behind(op)
+            if bias is not None:
+                yield Restored(
+                    node=_layer_name(op), operator=op.get_type_name(), kind="bias", values=bias, axis=None, steps=None
+                )
+
+
+def _bias_behind(op: Any) -> NDArray[np.float64] | None:
+    """The bias that a layer reads, zeros where it reads none; None where that cannot be told for certain.
+
+    ONNX has it as an input of the layer; here it is added behind it. Where the zero point of what the layer reads went
+    into it, it is another one on purpose.
+    """
+    channels = op.get_output_partial_shape(0)[-1 if op.get_type_name() == "MatMul" else 1]
+    if channels.is_dynamic or _offset(op.input_value(0)) != 0.0:
+        return None
+    behind, added = op, None
+    while (reader := _only_reader(behind)) is not None:
+        other = reader.input_value(1) if reader.get_input_size() == 2 else None
+        if other is None or reader.get_type_name() not in ("Multiply", "Add"):
+            break
+        if reader.get_type_name() == "Add":
+            added = _row(other)
+            break
+        if not _is_one(other):
+            return None
+        behind = reader  # Gemm's alpha
+    if str(op.get_friendly_name()) == _layer_name(op):
+        # An Add of its own behind a layer without a bias may be one that a tool took off it.
+        return np.zeros(channels.get_length()) if added is None else None
+    if added is None or added.size not in (1, channels.get_length()):
+        return None
+    return np.broadcast_to(added, channels.get_length())
+
+
+def _only_reader(op: Any) -> Any:
+    """What reads the values of an operator, at the first place; None where that is more than one."""
+    readers = [each for each in op.output(0).get_target_inputs() if each.get_node().get_type_name() != "ShapeOf"]
+    return readers[0].get_node() if len(readers) == 1 and readers[0].get_index() == 0 else None
+
+
+def _row(port: Any) -> NDArray[np.float64] | None:
+    """A constant as one row, also in another shape or multiplied by 1 (Gemm's beta)."""
+    op = port.get_node()
+    kind = op.get_type_name()
+    if kind == "Constant":
+        return np.asarray(op.data).astype(np.float64).ravel()
+    if kind in ("Reshape", "Unsqueeze", "Convert"):
+        return _row(op.input_value(0))
+    if kind == "Multiply":
+        one, other = op.input_values()
+        return _row(other) if _is_one(one) else _row(one) if _is_one(other) else None
+    return None
+
+
+def _is_one(port: Any) -> bool:
+    array = _array(port)
+    return array is not None and array.size == 1 and float(array.reshape(-1)[0]) == 1.0
 
 
 def _restored_constant(port: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None] | None:

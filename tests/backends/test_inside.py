@@ -101,12 +101,49 @@ def test_the_promise_of_openvino_is_that_of_the_graph(tmp_path: Path) -> None:
     one, other = seen(mine.promise, names, IMAGES), seen(its.promise, names, IMAGES)
     for name in names:
         assert sqnr_db(one[name], other[name]) > 40, name  # ties are rounded to either side
-    assert {(item.node, item.axis) for item in its.restored} == {
+    assert {(item.node, item.axis) for item in its.restored if item.kind == "weights"} == {
         (item.node, item.axis) for item in mine.restored if item.kind == "weights"
     }
+    biases = {item.node: item.values for item in its.restored if item.kind == "bias"}
+    assert {"stem_conv", "expand_conv", "depthwise_conv", "project_conv"} <= set(biases)
+    for node, values in biases.items():
+        np.testing.assert_allclose(values, exact.constants.get((node, "bias"), np.zeros_like(values)), rtol=1e-6)
     scales = {pair.tensor: pair.scale for pair in mine.quantizers}
     for pair in its.quantizers:
         assert pair.scale == pytest.approx(scales[pair.tensor], rel=1e-5) == pytest.approx(pair.back, rel=1e-5)
+
+
+@pytest.mark.parametrize(("operator", "shape"), [("MatMul", (3, 5)), ("Conv", (5, 3, 1, 1))])
+def test_openvino_calls_a_last_layer_without_bias_by_the_name_of_the_output(
+    operator: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Its weights were compared with nothing."""
+    openvino = pytest.importorskip("openvino")
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    from edgetl.backends._inside_openvino import InsideOpenVino
+    from edgetl.runtime.openvino import core
+
+    data = np.random.default_rng(0).normal(size=(4, 3) if operator == "MatMul" else (4, 3, 6, 6)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    made = helper.make_graph(
+        [
+            helper.make_node("Relu", ["input"], ["positive"], name="positive"),
+            helper.make_node(operator, ["positive", "weights"], ["logits"], name="head"),
+        ],
+        "network",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", *data.shape[1:]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "source.onnx")
+    exact = InsideOnnx(prepared(tmp_path / "source.onnx", tmp_path / "float.onnx"), (), tmp_path)
+    quantized(tmp_path / "source.onnx", tmp_path / "q.onnx", data)
+    openvino.save_model(core().read_model(tmp_path / "q.onnx"), tmp_path / "q.xml", compress_to_fp16=False)
+    its = InsideOpenVino(tmp_path / "q.xml", exact.tensors, tmp_path, device="CPU", inference_precision="f32")
+    (found,) = [item for item in its.restored if item.kind == "weights"]
+    np.testing.assert_allclose(found.values, exact.constants[found.node, "weights"], atol=0.02)
+    np.testing.assert_array_equal(exact.constants[found.node, "weights"], exact.constants["head", "weights"])
 
 
 def test_dynamic_quantization_and_half_precision(tmp_path: Path) -> None:

@@ -389,6 +389,21 @@ def leave_out_bias(model: Any) -> None:
     del next(node for node in model.graph.node if node.name == "head").input[2:]
 
 
+def double_bias(node: str) -> Change:
+    """Of a layer whose bias stays float, as for OpenVINO."""
+
+    def change(model: Any) -> None:
+        layer = next(item for item in model.graph.node if item.name == node)
+        times(model, layer.input[2], 2)
+
+    return change
+
+
+def head_without_bias(model: Any) -> None:
+    leave_out_bias(model)
+    times(model, scale_of_weights(model, "head"), 2)
+
+
 def other_weights(model: Any) -> None:
     for name in ("stem_conv", "wide_conv", "last_conv", "project_conv"):
         rewrite(
@@ -411,6 +426,10 @@ def other_weights(model: Any) -> None:
         (ORT, saturate, r"the weights of 'wide_conv' are cut off in \d+% of their values: their scale is too small"),
         (OPENVINO, saturate, r"the weights of 'wide_conv' are cut off in \d+% of their values"),
         (ORT, leave_out_bias, "the biases of 'head' are zero, and are not in the float graph"),
+        (OPENVINO, leave_out_bias, "the biases of 'head' are zero, and are not in the float graph"),
+        (OPENVINO, head_without_bias, "the weights of 'head' are twice those of the float graph"),
+        (OPENVINO, double_bias("depthwise_conv"), "the biases of 'depthwise_conv' are twice those of the float graph"),
+        (OPENVINO, double_bias("head"), "the biases of 'head' are twice those of the float graph"),
         (ORT, other_weights, "the weights of 'stem_conv' are not those of the float graph in 16 of 16 .* 1 more"),
     ],
 )  # fmt: skip
