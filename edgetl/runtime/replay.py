@@ -155,10 +155,12 @@ def refuse_digests(bundle: Bundle) -> None:
             )
     listed, entries = bundle.manifest["files"], bundle.manifest["engines"]
     for entry in entries:
-        inside = f"{entry['folder']}/"
+        wanted, inside = entry.get("files_sha256"), f"{entry['folder']}/"
+        if wanted is None:
+            continue
         files = {name.removeprefix(inside): listed[name]["sha256"] for name in listed if name.startswith(inside)}
-        digest, wanted = _digest(files), entry.get("files_sha256")
-        if wanted is None or digest == wanted:
+        digest = _digest(files)
+        if digest == wanted:
             continue
         owner = next((other for other in entries if other.get("files_sha256") == digest), None)
         raise BundleError(

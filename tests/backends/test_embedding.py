@@ -184,7 +184,7 @@ class TestAsClassifier:
 
 
 @pytest.mark.parametrize(
-    ("people", "width", "message"), [(1, 8, "1 people"), (0, 8, "0 people"), (3, 1, "of 1 numbers")]
+    ("people", "width", "message"), [(1, 8, "with 1 person to"), (0, 8, "0 people"), (3, 1, "of 1 numbers")]
 )
 def test_too_few_people_or_numbers(people: int, width: int, message: str) -> None:
     with pytest.raises(ModelError, match=message) as error:

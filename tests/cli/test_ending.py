@@ -43,19 +43,28 @@ def left(place: Path) -> list[str]:
 
 
 def begin(environment: dict[str, str], place: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    """A command whose temporary files are in a place."""
+    """A command whose temporary files are in a place; what is ignored here, as with nohup, is not there."""
+
+    def as_in_a_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(
         [sys.executable, "-m", "edgetl", *map(str, arguments)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(place)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_in_a_terminal,
     )  # fmt: skip
 
 
 def end(command: subprocess.Popen[str], number: signal.Signals) -> str:
     """Send a signal to a command, and wait; what it said."""
     command.send_signal(number)
-    _, said = command.communicate(timeout=60)
+    try:
+        _, said = command.communicate(timeout=60)
+    finally:
+        command.kill()  # nothing where it has ended
     assert "Traceback" not in said, said
     return said
 

@@ -177,7 +177,7 @@ def test_the_command_tells_and_the_gate_fails(place: Path, capsys: pytest.Captur
     assert "the source task has other classes" in out
     code, out, error = cli(capsys, *given, *source, "--max-forgetting", "0.05", "--json")
     assert code == 4
-    assert "a drop of 5.00 points on the source task is not excluded" in error.replace("\n", " ")
+    assert "a drop of 5 points on the source task is not excluded" in error.replace("\n", " ")
     verdict = out.splitlines()[0]  # the second document is the error
     assert json.loads(verdict)["result"]["source"]["head"] == "source"
     code, out, _ = cli(capsys, *given)
