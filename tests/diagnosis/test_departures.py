@@ -31,6 +31,7 @@ from sealed import (  # noqa: E402
 
 from edgetl.backends import inside  # noqa: E402
 from edgetl.diagnosis import departures  # noqa: E402
+from edgetl.diagnosis.meter import Meter  # noqa: E402
 from edgetl.diagnosis.recorded import Recorded  # noqa: E402
 from edgetl.errors import ParityError  # noqa: E402
 
@@ -170,7 +171,7 @@ def seen_in(apart: float) -> departures.EngineLayers:
     golden = SimpleNamespace(inputs=np.random.default_rng(0).normal(size=(4, 6)))
     bundle = SimpleNamespace(manifest={"inputs": [{"name": "x", "batch": [1, 8]}]})
     chain: Any = Chain(apart)
-    meter = departures._Meter(chain, chain, bundle, golden)  # type: ignore[arg-type]
+    meter = Meter(chain, chain, bundle, golden)  # type: ignore[arg-type]
     return departures._found(meter, chain, chain, Recorded(), "int8")
 
 
