@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgetl.backends.base import EngineRecord
 from edgetl.backends.external_data import read_external_data
 from edgetl.backends.inside import (
+    TOGETHER,
     WEIGHTED,
     Looking,
     Node,
@@ -25,6 +26,7 @@ from edgetl.backends.inside import (
     plain,
 )
 from edgetl.errors import MissingExtraError
+from edgetl.runtime.runner import Runner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,6 +57,8 @@ class InsideOnnx:
             it reads, float64, scales applied.
     """
 
+    together = TOGETHER
+
     def __init__(
         self, model: Path, wanted: Collection[str], workplace: Path, *, provider: str = "CPUExecutionProvider"
     ) -> None:
@@ -72,16 +76,29 @@ class InsideOnnx:
 
     def engine(self, names: Sequence[str]) -> Looking:
         """See :class:`edgetl.backends.inside.Inside`."""
-        return self._open(names, optimise=True, provider=self._provider)
+        return self._open(names, self._engine)
 
     def promise(self, names: Sequence[str]) -> Looking:
         """See :class:`edgetl.backends.inside.Inside`."""
-        return self._open(names, optimise=False, provider="CPUExecutionProvider")
 
-    def _open(self, names: Sequence[str], *, optimise: bool, provider: str) -> Looking:
+        def unoptimised(graph: Path, *, more: bool) -> Runner:
+            del more
+            return _session(graph, "CPUExecutionProvider", optimise=False)
+
+        return self._open(names, unoptimised)
+
+    def _engine(self, graph: Path, *, more: bool) -> Runner:
+        """Open the engine.
+
+        Args:
+            graph: The engine's, with the outputs that are asked for; it is deleted afterwards.
+            more: Whether there are more than its own.
+        """
+        del more
+        return _session(graph, self._provider, optimise=True)
+
+    def _open(self, names: Sequence[str], opens: _Opens) -> Looking:
         import onnx_ir as ir
-
-        from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
         model = self._model.clone()
         values = {str(value.name): value for value in _values(model.graph)}
@@ -94,10 +111,20 @@ class InsideOnnx:
         path = self._workplace / f"{uuid.uuid4().hex}.onnx"
         ir.save(model, path)
         try:
-            runner = OnnxRuntimeRunner(path, provider=provider, optimise=optimise)
+            runner = opens(path, more=len(model.graph.outputs) > len(self._model.graph.outputs))
         finally:
-            path.unlink()  # a session has read all of it
+            path.unlink()  # whatever opens it has read all of it
         return Outputs(runner, self._own, places)
+
+
+class _Opens(Protocol):
+    def __call__(self, graph: Path, *, more: bool) -> Runner: ...
+
+
+def _session(graph: Path, provider: str, *, optimise: bool) -> Runner:
+    from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(graph, provider=provider, optimise=optimise)
 
 
 def _read(path: Path) -> ir.Model:

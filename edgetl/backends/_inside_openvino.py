@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
 from edgetl.backends.inside import (
+    TOGETHER,
     WEIGHTED,
     Looking,
     Node,
@@ -55,6 +56,8 @@ class InsideOpenVino:
         device: Of the engine; the promise is always computed on the processor.
         inference_precision: Of the engine; the promise is computed in float32.
     """
+
+    together = TOGETHER
 
     def __init__(
         self, model: Path, wanted: Collection[str], workplace: Path, *, device: str, inference_precision: str

@@ -28,6 +28,8 @@ from edgetl.specs import BatchRange
 from edgetl.store import versions_of
 
 ENGINE_NAME = "model.engine"
+SOURCE_NAME = "model.onnx"
+"""The graph that it is, or will be, built from."""
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "UINT8": "int8", "FP8": "fp8"}
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\]")
 _MESSAGE_LENGTH = 300

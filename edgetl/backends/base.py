@@ -30,6 +30,9 @@ class EngineRecord:
     """Names in the folder, the one to open first."""
     versions: dict[str, str] = field(default_factory=dict)
     """Library → version that compiled it."""
+    graph: str = ""
+    """The ONNX graph that it was compiled from, a name in the folder, where the engine does not hold it; it is not
+    needed to run the engine, but to look into it."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the library was told: plain JSON values."""
     note: str = ""

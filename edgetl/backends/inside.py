@@ -93,8 +93,16 @@ class Looking(Protocol):
         """Give back its memory."""
 
 
+TOGETHER = 4
+"""Places that are best looked at at once where opening an engine with more outputs takes seconds."""
+
+
 class Inside(Protocol):
     """The graph that an engine was made of, and the engine."""
+
+    @property
+    def together(self) -> int:
+        """Places that are best looked at at once: each look opens another engine, and each place may alter it."""
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -119,21 +127,37 @@ class Inside(Protocol):
         """Its graph computed in float, each operator by itself: quantizers round, and everything else is exact."""
 
 
-_OPENERS = {"onnxruntime": "edgetl.backends._inside_onnx", "openvino": "edgetl.backends._inside_openvino"}
+_OPENERS = {
+    "onnxruntime": "edgetl.backends._inside_onnx",
+    "openvino": "edgetl.backends._inside_openvino",
+    "tensorrt": "edgetl.backends._inside_trt",
+    "tensorrt_rtx": "edgetl.backends._inside_trt",
+}
+_OF_A_GRAPH = ("tensorrt", "tensorrt_rtx")
+"""Backends whose engines do not hold the graph that they were built from."""
 
 
-def why_not(backend: str) -> str | None:
-    """Why engines of a backend cannot be looked into, in a clause; None where they can."""
-    if backend in _OPENERS:
-        return None
-    return f"an engine of {backend} keeps its tensors to itself: what it puts out is decided when it is built"
+def why_not(record: EngineRecord) -> str | None:
+    """Why an engine's graph cannot be read, in a clause; None where it can."""
+    if record.backend not in _OPENERS:
+        return f"an engine of {record.backend} keeps its graph to itself"
+    if record.backend in _OF_A_GRAPH and not record.graph:
+        return f"the graph that this engine of {record.backend} was built from is not beside it"
+    return None
+
+
+def why_not_run(record: EngineRecord) -> str | None:
+    """Why an engine's tensors cannot be looked at though its graph can be read, in a clause; None where they can."""
+    if "dla_core" in record.options:
+        return "an engine for a DLA with other outputs is divided otherwise between the DLA and the GPU"
+    return None
 
 
 def look_into(folder: Path, wanted: Collection[str], *, workplace: Path) -> Inside:
     """Open an engine up.
 
     Args:
-        folder: With ``engine.json``, of a backend for which :func:`why_not` is None.
+        folder: With ``engine.json``, for which :func:`why_not` is None.
         wanted: Tensors of the float graph.
         workplace: A folder for files, which the caller removes.
 

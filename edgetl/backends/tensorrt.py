@@ -14,6 +14,7 @@ from edgetl.backends import _trt_dla
 from edgetl.backends._trt_backend import TrtBackend
 from edgetl.backends._trt_build import (
     ENGINE_NAME,
+    SOURCE_NAME,
     Built,
     Profile,
     build,
@@ -30,7 +31,6 @@ from edgetl.runtime.nvidia import Gpu, Machine, this_machine
 from edgetl.runtime.tensorrt import device_index, import_library
 from edgetl.specs import Precision, Target
 
-SOURCE_NAME = "model.onnx"
 _OLDEST = 10
 
 
@@ -87,6 +87,7 @@ class TensorRTBackend(TrtBackend):
         Cuda(device, extra=self.extra)  # the builder uses the thread's current device
         built, options = self._built(trt, request)
         write_bytes(request.folder / ENGINE_NAME, built.engine)
+        write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
         versions = build_versions(trt, machine, self.extra)
         record = EngineRecord(
             backend=self.name,
@@ -95,6 +96,7 @@ class TensorRTBackend(TrtBackend):
             status="ready",
             files=(ENGINE_NAME,),
             versions=versions,
+            graph=SOURCE_NAME,
             options={
                 "profiles": {name: profile.as_json() for name, profile in built.profiles.items()},
                 **options,
@@ -131,6 +133,7 @@ class TensorRTBackend(TrtBackend):
             precision=request.precision,
             status="build-on-device",
             files=(SOURCE_NAME,),
+            graph=SOURCE_NAME,
             options={
                 "profiles": {name: profile.as_json() for name, profile in profiles.items()},
                 "precision": request.precision,

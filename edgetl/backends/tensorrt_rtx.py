@@ -14,6 +14,7 @@ from typing import Any
 from edgetl.backends._trt_backend import TrtBackend
 from edgetl.backends._trt_build import (
     ENGINE_NAME,
+    SOURCE_NAME,
     build,
     build_versions,
     network_nodes,
@@ -80,6 +81,7 @@ class TensorRTRTXBackend(TrtBackend):
             configure=lambda _, config: _set_capabilities(trt, config, known),
         )
         write_bytes(request.folder / ENGINE_NAME, built.engine)
+        write_bytes(request.folder / SOURCE_NAME, request.model.read_bytes())
         machine = this_machine()
         reason = wrong_gpu(target, machine, known)
         notes = [f"this machine cannot run it: {reason}"] if reason else []
@@ -94,6 +96,7 @@ class TensorRTRTXBackend(TrtBackend):
             status="built" if reason else "ready",
             files=(ENGINE_NAME,),
             versions=build_versions(trt, machine, self.extra),
+            graph=SOURCE_NAME,
             options={
                 "profiles": {name: profile.as_json() for name, profile in built.profiles.items()},
                 "strongly_typed": True,

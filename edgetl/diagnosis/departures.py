@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetl.backends import inside
+from edgetl.backends.base import EngineRecord
 from edgetl.diagnosis import scales
 from edgetl.diagnosis.explain import GRAPH
 from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Point, Step, departure
@@ -84,7 +85,8 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
         MissingExtraError: onnx-ir or onnxscript is not installed.
         ModelError: A graph cannot be read.
     """
-    reason = inside.why_not(engine.backend) or _no_graph(bundle)
+    built = EngineRecord.read(bundle.folder / engine.folder)
+    reason = inside.why_not(built) or inside.why_not_run(built) or _no_graph(bundle)
     if reason:
         return reason
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
@@ -97,8 +99,7 @@ def look_into(bundle: Bundle, engine: EngineEntry, golden: Golden) -> EngineLaye
             meter = Meter(exact, opened, bundle, golden)
         except UsageError as error:
             return f"it does not take a batch of {bundle.manifest['inputs'][0].get('batch', [1])[0]}: {error.message}"
-        record = Recorded.of(bundle, engine)
-        return _found(meter, exact, opened, record, engine.precision)
+        return _found(meter, exact, opened, Recorded.of(bundle, engine), engine.precision)
 
 
 @contextmanager
@@ -108,8 +109,8 @@ def reading_scales(bundle: Bundle) -> Iterator[Callable[[EngineEntry], tuple[str
     It is what :func:`look_into` does first, and cheap: for every verification.
 
     Returns:
-        A context with a function of an engine that was opened before (what opens it tells of a damaged file or record):
-        a clause for each scale that is wrong, none of a precision without integers; or why they could not be read.
+        A context with a function of an engine: a clause for each scale that is wrong, none of a precision without
+        integers; or why they could not be read. One that runs here was opened before, which tells of damaged files.
     """
     with tempfile.TemporaryDirectory(prefix="edgetl-") as workplace:
 
@@ -120,7 +121,8 @@ def reading_scales(bundle: Bundle) -> Iterator[Callable[[EngineEntry], tuple[str
         def wrong(engine: EngineEntry) -> tuple[str, ...] | str:
             if engine.precision != "int8":
                 return ()
-            reason = inside.why_not(engine.backend) or _no_graph(bundle)
+            built = EngineRecord.read(bundle.folder / engine.folder)
+            reason = inside.why_not(built) or _no_graph(bundle)
             if reason:
                 return reason
             folder = Path(tempfile.mkdtemp(dir=workplace))
@@ -164,10 +166,10 @@ def _found(meter: Meter, exact: InsideOnnx, opened: inside.Inside, record: Recor
     promise_db, total_db = ratio_db(output.exact, output.promised), ratio_db(output.exact, output.total)
     limit = _limit(precision)
     off = meter.engine_db < (min(promise_db, OWN_ERROR_DB) if limit is None else limit)
-    engine = departure(points, meter.own) if off else None
+    engine = departure(points, meter.own, together=opened.together) if off else None
     quantization = None
     if promise_db < FAITHFUL_DB and not record.resized:
-        quantization = departure(points, meter.promised)
+        quantization = departure(points, meter.promised, together=opened.together)
     causes = _causes(exact, opened, record)
     for place in (engine, quantization):
         if place is not None and place.sudden and not causes and not record.resized:

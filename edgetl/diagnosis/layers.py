@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgetl.backends.inside import TOGETHER
 from edgetl.errors import DataError
 
 FAITHFUL_DB = 60.0
 """A point that is nearer than this counts as if it were no nearer: from there on it is rounding."""
 _CLIFF_DB = 6.0
 """The least fall at one point that is called a place: the noise is four times what it was."""
-_TOGETHER = 4
-"""Points that are looked at in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ Look = Callable[[Sequence[str]], Mapping[str, float]]
 """Names of points → signal-to-noise ratio at each, in dB."""
 
 
-def departure(points: Sequence[Point], look: Look, *, together: int = _TOGETHER) -> Departure:
+def departure(points: Sequence[Point], look: Look, *, together: int = TOGETHER) -> Departure:
     """The first point whose ratio is below the middle of those at the input and at the output.
 
     Args:

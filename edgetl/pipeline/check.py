@@ -26,6 +26,9 @@ from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
 from edgetl.runtime.golden import Golden
 
+Scales = Callable[[EngineEntry], tuple[str, ...] | str]
+"""As :func:`edgetl.diagnosis.departures.reading_scales` hands out."""
+
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
 
@@ -95,7 +98,7 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     # What is held against another network's weights and tensors would be accused of its difference.
     layers = layers and not graph.is_other
     with departures.reading_scales(bundle) as wrong_scales:
-        scales = None if layers or graph.is_other else wrong_scales
+        scales = None if graph.is_other else wrong_scales
         engines = tuple(
             _check(bundle, engine, golden, samples, scales, graph, layers=layers) for engine in bundle.engines
         )
@@ -163,18 +166,18 @@ def _check(
     engine: EngineEntry,
     golden: Golden,
     samples: Samples | None,
-    scales: Callable[[EngineEntry], tuple[str, ...] | str] | None,
+    scales: Scales | None,
     graph: FloatGraph,
     *,
     layers: bool,
 ) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
-        return CheckedEngine(name=name, skipped=engine.note or "it is built on its device")
+        return _not_run(CheckedEngine(name=name, skipped=engine.note or "it is built on its device"), engine, scales)
     try:
         opened = bundle.open(target=engine.target, precision=engine.precision)
     except SetupError as error:
-        return CheckedEngine(name=name, skipped=error.message)
+        return _not_run(CheckedEngine(name=name, skipped=error.message), engine, scales)
     parity = replay.recorded_parity(bundle, engine)
     metric = _metric(bundle, parity)
     with opened as model:
@@ -199,11 +202,31 @@ def _check(
             because = explain.dependence(model, bundle, golden, got)
     seen = departures.look_into(bundle, engine, golden) if layers else ""
     found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
-    wrong = scales(engine) if scales else ()
-    if isinstance(wrong, str):
-        found, wrong = replace(found, scales_skipped=wrong), ()
+    wrong: Sequence[str] = ()
+    if scales and found.layers is None:
+        found, wrong = _with_scales(found, engine, scales)
     _gate(found, refused, because, wrong)
     return found
+
+
+def _not_run(found: CheckedEngine, engine: EngineEntry, scales: Scales | None) -> CheckedEngine:
+    """An engine that does not run here: its graph can be read all the same."""
+    if scales is None:
+        return found
+    found, wrong = _with_scales(found, engine, scales)
+    if wrong:
+        raise ParityError(
+            f"{found.name}, which does not run here, is of a graph that is not the one that was quantized:\n "
+            f" {departures.spoken(wrong)}",
+            hint="build the bundle again: edgetl build",
+        )
+    return found
+
+
+def _with_scales(found: CheckedEngine, engine: EngineEntry, scales: Scales) -> tuple[CheckedEngine, Sequence[str]]:
+    """Of an engine, with the scales that are wrong; where they cannot be read it is said why."""
+    wrong = scales(engine)
+    return (replace(found, scales_skipped=wrong), ()) if isinstance(wrong, str) else (found, wrong)
 
 
 def _metric(bundle: Bundle, parity: Mapping[str, Any]) -> metrics.Metric:

@@ -149,7 +149,7 @@ def _fill(folder: Path, record: Record, signer: str) -> None:
             engine = item.proven.engine
             place = folder / _place(item)
             place.mkdir(parents=True)
-            for name in ("engine.json", *engine.record.files):
+            for name in dict.fromkeys(("engine.json", *engine.record.files, *filter(None, [engine.record.graph]))):
                 shutil.copyfile(engine.artifact / name, place / name)
     (folder / "reports").mkdir()
     verdict = Verdict(published=True, reason="every target has an engine that passed its gates, or awaits its device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from edgetl.backends import inside  # noqa: E402
 from edgetl.backends._inside_onnx import InsideOnnx  # noqa: E402
+from edgetl.backends.base import EngineRecord  # noqa: E402
 from edgetl.backends.inside import Node, places_of  # noqa: E402
 from edgetl.parity.numeric import sqnr_db  # noqa: E402
 from edgetl.quantize import calibrate, dynamic, graph, insertion, placement, zero_points  # noqa: E402
@@ -179,7 +181,21 @@ def test_places_join_at_branches_and_end_at_the_output() -> None:
     ]
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "null", "something"])
-def test_engines_that_keep_their_tensors_to_themselves(backend: str) -> None:
-    assert backend in (inside.why_not(backend) or "")
-    assert inside.why_not("onnxruntime") is None and inside.why_not("openvino") is None
+@pytest.mark.parametrize("backend", ["null", "something"])
+def test_engines_that_keep_their_graph_to_themselves(backend: str) -> None:
+    assert backend in (inside.why_not(record(backend)) or "")
+    assert inside.why_not(record("onnxruntime")) is None and inside.why_not(record("openvino")) is None
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_engines_whose_graph_lies_beside_them(backend: str) -> None:
+    assert "is not beside it" in (inside.why_not(record(backend)) or "")
+    beside = record(backend, graph="model.onnx")
+    assert inside.why_not(beside) is None and inside.why_not_run(beside) is None
+    assert "DLA" in (inside.why_not_run(record(backend, graph="model.onnx", options={"dla_core": 0})) or "")
+
+
+def record(backend: str, **more: Any) -> EngineRecord:
+    return EngineRecord(
+        backend=backend, provider="gpu:0", precision="int8", status="ready", files=("model.engine",), **more
+    )

@@ -73,7 +73,12 @@ def test_builds_an_engine(
     assert record.options["profiles"]["image"]["max"] == [8, 16, 32, 32]
     assert record.options["workspace_mib"] == 256
     assert record.options["multiply_adds"] == {"conv": 32 * 16 * 3 * 3 * 32 * 32}  # of one sample
-    assert sorted(path.name for path in (tmp_path / "engine").iterdir()) == ["engine.json", "model.engine"]
+    assert sorted(path.name for path in (tmp_path / "engine").iterdir()) == [
+        "engine.json",
+        "model.engine",
+        "model.onnx",
+    ]
+    assert record.graph == "model.onnx"
     assert capfd.readouterr() == ("", "")
 
 

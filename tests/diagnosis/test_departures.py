@@ -141,6 +141,7 @@ class Chain:
     quantizers: tuple[inside.Quantizer, ...] = ()
     restored: tuple[inside.Restored, ...] = ()
     tensors = ("a", "b", "y")
+    together = 4
     constants: dict[tuple[str, str], np.ndarray] = {}  # noqa: RUF012
 
     def __init__(self, apart: float = 1.0) -> None:

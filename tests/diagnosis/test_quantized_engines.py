@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import helper, numpy_helper  # noqa: E402
 from sealed import (  # noqa: E402
+    JETSON,
     OPENVINO,
     ORT,
     Change,
@@ -76,8 +77,8 @@ def saturate(model: Any) -> None:
     times(model, scale_of_weights(model, "wide_conv"), 0.5)
 
 
-def leave_out_bias(model: Any) -> None:
-    del next(node for node in model.graph.node if node.name == "head").input[2:]
+def leave_out_bias(model: Any, layer: str = "head") -> None:
+    del next(node for node in model.graph.node if node.name == layer).input[2:]
 
 
 def double_bias(node: str) -> Change:
@@ -206,3 +207,30 @@ def test_scales_without_a_name_are_told_not_to_be_compared(seal: Seal) -> None:
 
     (engine,) = verified(seal(ORT, "int8", change=inside_too), layers=False).engines
     assert engine.scales_skipped.startswith("its tensors and layers have other names than those of model.onnx")
+
+
+# --- engines that wait for their device -------------------------------------------------------------------------------
+
+
+def test_the_graph_of_an_engine_that_waits_for_its_device_is_read(seal: Seal) -> None:
+    (engine,) = verified(seal(JETSON, "int8"), layers=False).engines
+    assert "is not the device" in engine.skipped
+    assert (engine.golden, engine.scales_skipped, engine.layers) == (0, "", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: times(model, scale_of_weights(model, "wide_conv"), 2), "the weights of 'wide_conv' are twice"),
+        (swap_channels, "what is channel 1 in the float graph is channel 7"),
+        (
+            lambda model: leave_out_bias(model, "wide_conv"),
+            "the biases of 'wide_conv' are zero, and are not in the float",
+        ),
+        (lambda model: times(model, "sum_scale", 2), "the scale of the tensor 'sum' is twice what calibration chose"),
+    ],
+)
+def test_the_graph_of_an_engine_that_waits_for_its_device_is_another(seal: Seal, change: Change, said: str) -> None:
+    """It was found out on the device, after the engine was built there."""
+    with pytest.raises(ParityError, match=f"jetson-orin-nano int8, which does not run here, is of .*\n.*{said}"):
+        verified(seal(JETSON, "int8", change=change), layers=False)
