@@ -39,7 +39,7 @@ class Place:
     layer: str
     """What computes it from the places before, as "Conv 'stem'"."""
     before: tuple[str, ...]
-    """The nearest places that it is computed from."""
+    """The nearest places that it is computed from; empty: the input."""
 
 
 @dataclass(frozen=True, kw_only=True)

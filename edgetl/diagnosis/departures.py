@@ -20,7 +20,7 @@ from edgetl.backends import inside
 from edgetl.backends.base import EngineRecord
 from edgetl.diagnosis import scales
 from edgetl.diagnosis.explain import GRAPH
-from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Point, Step, departure
+from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Step, departure
 from edgetl.diagnosis.meter import OWN_ERROR_DB, Meter, ratio_db
 from edgetl.diagnosis.recorded import RECORD, Recorded
 from edgetl.errors import MissingExtraError, ModelError, UsageError
@@ -161,15 +161,14 @@ def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
 
 
 def _found(meter: Meter, exact: InsideOnnx, opened: inside.Inside, record: Recorded, precision: str) -> EngineLayers:
-    points = [Point(name=place.name, layer=place.layer, before=place.before) for place in opened.places]
     output = meter.sums[meter.output]
     promise_db, total_db = ratio_db(output.exact, output.promised), ratio_db(output.exact, output.total)
     limit = _limit(precision)
     off = meter.engine_db < (min(promise_db, OWN_ERROR_DB) if limit is None else limit)
-    engine = departure(points, meter.own, together=opened.together) if off else None
+    engine = departure(opened.places, meter.own, together=opened.together) if off else None
     quantization = None
     if promise_db < FAITHFUL_DB and not record.resized:
-        quantization = departure(points, meter.promised, together=opened.together)
+        quantization = departure(opened.places, meter.promised, together=opened.together)
     causes = _causes(exact, opened, record)
     for place in (engine, quantization):
         if place is not None and place.sudden and not causes and not record.resized:

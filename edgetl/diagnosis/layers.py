@@ -1,8 +1,8 @@
 """Where an engine leaves a graph: the first tensor on the way from the input to the output that is too far off.
 
-The search is a bisection over the points of a graph at which both can be looked at, a few at a time: of what may still
-be the first (the ancestors of a point that is off, without those of a point that is not) the middle ones are looked at
-next, so that a network of hundreds of layers takes some ten looks. It takes for granted that what comes before a point
+The search is a bisection over the places of a graph at which both can be looked at, a few at a time: of what may still
+be the first (the ancestors of a place that is off, without those of a place that is not) the middle ones are looked at
+next, so that a network of hundreds of layers takes some ten looks. It takes for granted that what comes before a place
 that is not off is not off either.
 """
 
@@ -12,37 +12,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgetl.backends.inside import TOGETHER
+from edgetl.backends.inside import TOGETHER, Place
 from edgetl.errors import DataError
 
 FAITHFUL_DB = 60.0
-"""A point that is nearer than this counts as if it were no nearer: from there on it is rounding."""
+"""A place that is nearer than this counts as if it were no nearer: from there on it is rounding."""
 _CLIFF_DB = 6.0
-"""The least fall at one point that is called a place: the noise is four times what it was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A tensor at which an engine and a graph can be looked at."""
-
-    name: str
-    """Of the tensor in the float graph."""
-    layer: str
-    """What computes it from the points before, as "Conv 'stem'"."""
-    before: tuple[str, ...]
-    """The nearest points that it is computed from; empty: the input."""
+"""The least fall at one place that is called sudden: the noise is four times what it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A point on the way that was looked at."""
+    """A place on the way that was looked at."""
 
     name: str
     layer: str
     db: float
     """Signal-to-noise ratio there."""
     fall_db: float
-    """By how much it is lower than at the worst of the points before, both at most :data:`FAITHFUL_DB`; 0 where it
+    """By how much it is lower than at the worst of the places before, both at most :data:`FAITHFUL_DB`; 0 where it
     is not lower, or none of those was looked at."""
 
 
@@ -51,11 +39,11 @@ class Departure:
     """Where something leaves a graph."""
 
     first: Step
-    """The first point that is off."""
+    """The first place that is off."""
     sudden: bool
-    """Whether it is a place: the fall there is at least 6 dB, and half of all that is lost to the output."""
+    """Whether one place is at fault: the fall there is at least 6 dB, and half of all that is lost to the output."""
     path: tuple[Step, ...]
-    """Every point that was looked at, in the order of the graph."""
+    """Every place that was looked at, in the order of the graph."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,24 +51,24 @@ class Departure:
 
 
 Look = Callable[[Sequence[str]], Mapping[str, float]]
-"""Names of points → signal-to-noise ratio at each, in dB."""
+"""Names of places → signal-to-noise ratio at each, in dB."""
 
 
-def departure(points: Sequence[Point], look: Look, *, together: int = TOGETHER) -> Departure:
-    """The first point whose ratio is below the middle of those at the input and at the output.
+def departure(places: Sequence[Place], look: Look, *, together: int = TOGETHER) -> Departure:
+    """The first place whose ratio is below the middle of those at the input and at the output.
 
     Args:
-        points: In an order in which they can be computed; the last is the output.
-        look: Is called with at most ``together`` points, each once.
+        places: In an order in which they can be computed; the last is the output.
+        look: Is called with at most ``together`` places, each once.
         together: See there.
 
     Raises:
-        DataError: There are no points, or one is before a point that it is computed from.
+        DataError: There are no places, or one is before a place that it is computed from.
     """
-    seen = _Seen(points, look, together)
-    output = points[-1].name
+    seen = _Seen(places, look, together)
+    output = places[-1].name
     suspects = seen.ancestors(output)
-    starts = [name for name in suspects if not seen.points[name].before] or [output]
+    starts = [name for name in suspects if not seen.places[name].before] or [output]
     seen.look([*starts, output])
     worst = min(starts, key=lambda name: seen.db[name])
     top, bottom = _capped(seen.db[worst]), _capped(seen.db[output])
@@ -88,14 +76,14 @@ def departure(points: Sequence[Point], look: Look, *, together: int = TOGETHER) 
         first, top = worst, FAITHFUL_DB
     else:
         first = _search(seen, [name for name in suspects if name not in starts], output, (top + bottom) / 2.0)
-    seen.look(seen.points[first].before)
+    seen.look(seen.places[first].before)
     path = seen.path()
     step = next(step for step in path if step.name == first)
     return Departure(first=step, sudden=step.fall_db >= max(_CLIFF_DB, (top - bottom) / 2.0), path=path)
 
 
 def _search(seen: _Seen, suspects: list[str], output: str, limit: float) -> str:
-    """The first point below a limit, among some that the output is computed from; else the output."""
+    """The first place below a limit, among some that the output is computed from; else the output."""
     first = output
     while suspects:
         chosen = _spread(suspects, seen.together)
@@ -113,16 +101,16 @@ def _search(seen: _Seen, suspects: list[str], output: str, limit: float) -> str:
 
 
 class _Seen:
-    """Points with what was seen of them so far."""
+    """Places with what was seen of them so far."""
 
-    def __init__(self, points: Sequence[Point], look: Look, together: int) -> None:
-        if not points:
+    def __init__(self, places: Sequence[Place], look: Look, together: int) -> None:
+        if not places:
             raise DataError("there is no tensor at which the engine and its graph could be looked at")
-        self.points: dict[str, Point] = {}
-        for point in points:
-            if not set(point.before) <= self.points.keys():
-                raise DataError(f"the tensor '{point.name}' stands before one that it is computed from")
-            self.points[point.name] = point
+        self.places: dict[str, Place] = {}
+        for place in places:
+            if not set(place.before) <= self.places.keys():
+                raise DataError(f"the tensor '{place.name}' stands before one that it is computed from")
+            self.places[place.name] = place
         self.db: dict[str, float] = {}
         self._look, self.together = look, together
 
@@ -133,37 +121,37 @@ class _Seen:
             self.db.update(self._look(new[start : start + self.together]))
 
     def ancestors(self, name: str) -> list[str]:
-        """All points that one is computed from, in their order."""
+        """All places that one is computed from, in their order."""
         found: set[str] = set()
         waiting = [name]
         while waiting:
-            for other in self.points[waiting.pop()].before:
+            for other in self.places[waiting.pop()].before:
                 if other not in found:
                     found.add(other)
                     waiting.append(other)
-        return [other for other in self.points if other in found]
+        return [other for other in self.places if other in found]
 
     def path(self) -> tuple[Step, ...]:
         return tuple(
-            Step(name=name, layer=point.layer, db=self.db[name], fall_db=self._fall(point))
-            for name, point in self.points.items()
+            Step(name=name, layer=place.layer, db=self.db[name], fall_db=self._fall(place))
+            for name, place in self.places.items()
             if name in self.db
         )
 
-    def _fall(self, point: Point) -> float:
-        """From the nearest points before that were looked at."""
-        waiting, near, passed = list(point.before), [], set(point.before)
+    def _fall(self, place: Place) -> float:
+        """From the nearest places before that were looked at."""
+        waiting, near, passed = list(place.before), [], set(place.before)
         while waiting:
             name = waiting.pop()
             if name in self.db:
                 near.append(self.db[name])
                 continue
-            more = [other for other in self.points[name].before if other not in passed]
+            more = [other for other in self.places[name].before if other not in passed]
             passed.update(more)
             waiting += more
-        # What enters the first point is the input itself.
+        # What enters the first place is the input itself.
         worst = min(map(_capped, near)) if near else FAITHFUL_DB
-        return max(0.0, worst - _capped(self.db[point.name]))
+        return max(0.0, worst - _capped(self.db[place.name]))
 
 
 def _capped(db: float) -> float:

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetl.diagnosis.layers import FAITHFUL_DB, Look, Point, departure
+from edgetl.backends.inside import Place
+from edgetl.diagnosis.layers import FAITHFUL_DB, Look, departure
 from edgetl.errors import DataError
 
 
-def points(edges: Mapping[str, Sequence[str]]) -> list[Point]:
-    return [Point(name=name, layer=f"Conv '{name}'", before=tuple(before)) for name, before in edges.items()]
+def graph_of(edges: Mapping[str, Sequence[str]]) -> list[Place]:
+    return [Place(name=name, layer=f"Conv '{name}'", before=tuple(before)) for name, before in edges.items()]
 
 
-def chain(length: int) -> list[Point]:
-    return points({f"t{place}": [f"t{place - 1}"] if place else [] for place in range(length)})
+def chain(length: int) -> list[Place]:
+    return graph_of({f"t{place}": [f"t{place - 1}"] if place else [] for place in range(length)})
 
 
 def looking(values: Mapping[str, float], seen: list[str] | None = None, most: int = 4) -> Look:
@@ -66,11 +67,11 @@ BRANCHES = {
 @pytest.mark.parametrize("together", [1, 2, 4, 9])
 @pytest.mark.parametrize("place", list(BRANCHES))
 def test_on_branches_the_first_is_the_one_that_what_is_off_comes_from(place: str, together: int) -> None:
-    graph = points(BRANCHES)
+    graph = graph_of(BRANCHES)
     below = {place}
-    for point in graph:
-        if below & set(point.before):
-            below.add(point.name)
+    for each in graph:
+        if below & set(each.before):
+            below.add(each.name)
     values = {name: 4.0 if name in below else 40.0 for name in BRANCHES}
     found = departure(graph, looking(values, [], together), together=together)
     assert found.first.name == place and found.sudden
@@ -92,6 +93,6 @@ def test_its_json_is_plain() -> None:
 
 
 @pytest.mark.parametrize("edges", [{}, {"a": ["b"], "b": []}, {"a": ["nowhere"]}])
-def test_points_that_make_no_path(edges: dict[str, list[str]]) -> None:
+def test_places_that_make_no_path(edges: dict[str, list[str]]) -> None:
     with pytest.raises(DataError, match="tensor"):
-        departure(points(edges), looking({}))
+        departure(graph_of(edges), looking({}))
