@@ -19,7 +19,7 @@ from edgetl.diagnosis import departures, explain
 from edgetl.diagnosis.departures import EngineLayers
 from edgetl.diagnosis.explain import FloatGraph
 from edgetl.diagnosis.layers import FAITHFUL_DB
-from edgetl.errors import BundleError, DataError, ParityError, SetupError, UnknownNameError
+from edgetl.errors import BundleError, DataError, EdgetlError, ParityError, SetupError, UnknownNameError
 from edgetl.parity.numeric import MOST_DB, sqnr_db
 from edgetl.pipeline import tasks
 from edgetl.runtime import replay
@@ -120,6 +120,36 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         graph_skipped=graph.skipped,
         engines=engines,
     )
+
+
+def verify_draft(folder: Path, told: Callable[[str], None]) -> Checked:
+    """:func:`verify_bundle` of a bundle that is kept only where it passes.
+
+    Where an engine does not, its layers are compared at once: nobody could do that later.
+
+    Args:
+        folder: Of the bundle.
+        told: Is told that they are, which may take minutes.
+
+    Raises:
+        EdgetlError: As there.
+    """
+    try:
+        return verify_bundle(folder)
+    except ParityError as error:
+        told(f"{error.message.splitlines()[0]}: its layers are compared")
+        raise _in_layers(folder, error) from error
+
+
+def _in_layers(folder: Path, error: ParityError) -> ParityError:
+    """What is said of an engine that failed, with where it goes wrong, or why that is not known."""
+    try:
+        verify_bundle(folder, layers=True)
+    except ParityError as found:
+        return found
+    except EdgetlError as reason:
+        return ParityError(f"{error.message}\n  its layers were not compared: {reason.message}", hint=error.hint)
+    return error
 
 
 def _check_contract(bundle: Bundle, golden: Golden) -> float:

@@ -104,6 +104,26 @@ def test_an_engine_that_was_never_measured_must_still_answer_the_golden_inputs( 
     assert not (tmp_path / "out").exists()
 
 
+def test_of_an_engine_that_fails_it_is_told_where(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """It said to type `edgetl verify BUNDLE --layers`, of a bundle that was not kept."""
+    onnx = pytest.importorskip("onnx")
+    path = waiting / "engines" / "x86-64-cpu" / "fp32" / "model.onnx"
+    model = onnx.load(path)
+    weights = next(item for item in model.graph.initializer if len(item.dims) == 4)
+    array = onnx.numpy_helper.to_array(weights)
+    weights.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), weights.name))
+    onnx.save(model, path)
+    manifest = json.loads((waiting / "manifest.json").read_text())
+    for entry in manifest["engines"]:
+        entry.pop("files_sha256")
+    kept = {name: value for name, value in manifest.items() if name not in ("schema", "files")}
+    seal(waiting, kept, tmp_path / "key.pem")
+    done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out")
+    done.failed(4, "golden inputs", "SQNR", "its graph leaves the float graph at Conv", hint="ship another precision")
+    assert "its layers are compared" in done.err and "--layers" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_changed_bundle_is_not_compiled(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (waiting / "model.onnx").write_bytes(b"other")
     edgetl("compile", waiting, "-o", tmp_path / "out").failed(7, "model.onnx")
