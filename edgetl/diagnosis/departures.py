@@ -7,7 +7,6 @@ engine. What lies between the first two is the price of the precision, between t
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -172,9 +171,10 @@ def _found(meter: Meter, exact: InsideOnnx, opened: inside.Inside, record: Recor
     causes = _causes(exact, opened, record)
     for place in (engine, quantization):
         if place is not None and place.sudden and not causes and not record.resized:
-            seen = meter.sums[place.first.name]
-            said = scales.gain_cause(place.first.name, seen.gain, seen.alike)
-            causes += [said] if said and math.isfinite(place.first.db) else []
+            name, seen = place.first.name, meter.sums[place.first.name]
+            said = scales.gain_cause(name, seen.gain, seen.alike) if seen.finite else None
+            said = said or (None if seen.finite else scales.overflow_cause(name, seen.peak))
+            causes += [said] if said else []
     return EngineLayers(
         total_db=total_db,
         promise_db=promise_db,

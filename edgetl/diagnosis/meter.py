@@ -41,16 +41,20 @@ class Sums:
     """Of the engine minus the float graph."""
     product: float = 0.0
     """Of the float graph and the engine."""
+    peak: float = 0.0
+    """The largest size of a value in the float graph."""
 
     def add(self, exact: NDArray[np.float64], promise: NDArray[np.float64], engine: NDArray[np.float64]) -> None:
         """Take in the tensor of one input, as each of the three has it; they have one shape."""
         exact, promise, engine = (array.ravel() for array in (exact, promise, engine))
-        self.exact += float(exact @ exact)
-        self.promise += float(promise @ promise)
-        self.promised += float(np.square(promise - exact).sum())
-        self.own += float(np.square(engine - promise).sum())
-        self.total += float(np.square(engine - exact).sum())
-        self.product += float(exact @ engine)
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite values
+            self.exact += float(exact @ exact)
+            self.promise += float(promise @ promise)
+            self.promised += float(np.square(promise - exact).sum())
+            self.own += float(np.square(engine - promise).sum())
+            self.total += float(np.square(engine - exact).sum())
+            self.product += float(exact @ engine)
+        self.peak = max(self.peak, float(np.abs(exact).max(initial=0.0)))
 
     @property
     def alike(self) -> float:
@@ -58,6 +62,11 @@ class Sums:
         engine = self.total + 2.0 * self.product - self.exact
         powers = self.exact * engine
         return self.product / math.sqrt(powers) if math.isfinite(powers) and powers > 0 else 0.0
+
+    @property
+    def finite(self) -> bool:
+        """Whether the promise and the engine have neither NaN nor infinite values there."""
+        return math.isfinite(self.promised) and math.isfinite(self.total)
 
     @property
     def gain(self) -> float:

@@ -29,6 +29,7 @@ each of them costs what finer steps save on two hundred others."""
 _NEARLY = 0.05
 """Share by which sizes may be off that were estimated from rounded values."""
 _NOTHING = 1e-30
+_HALF = float(np.finfo(np.float16).max)
 _EDGE = 126.5
 """Steps from which on an integer of eight bits is the last one: what lies beyond is cut off there."""
 
@@ -239,6 +240,18 @@ def _places(mine: NDArray[np.float64], its: NDArray[np.float64]) -> NDArray[np.i
 def _channels(odd: NDArray[np.intp], count: int) -> str:
     """How many channels, and which where it is one."""
     return f"channel {int(odd[0])} of {count}" if len(odd) == 1 else f"{len(odd)} of {count} channels"
+
+
+def overflow_cause(tensor: str, peak: float) -> str | None:
+    """Whether the values of a tensor that is not finite in an engine are beyond what float16 can hold.
+
+    Args:
+        tensor: Its name.
+        peak: Their largest size in the float graph.
+    """
+    return (
+        f"the values of '{tensor}' reach {peak:.3g} in the float graph; float16 ends at 65504" if peak > _HALF else None
+    )
 
 
 def gain_cause(tensor: str, gain: float, alike: float = 1.0) -> str | None:

@@ -14,9 +14,23 @@ ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
 from onnx import numpy_helper  # noqa: E402
-from sealed import OPENVINO, ORT, Parts, Seal, constant, sealed_again, verified  # noqa: E402
+from sealed import (  # noqa: E402
+    OPENVINO,
+    ORT,
+    Parts,
+    Seal,
+    constant,
+    network,
+    sealed_again,
+    sealer,
+    times,
+    verified,
+)
 
+from edgetl.bundle import sign  # noqa: E402
 from edgetl.errors import BundleError, ParityError  # noqa: E402
+from edgetl.quantize import graph  # noqa: E402
+from edgetl.quantize.half import to_half  # noqa: E402
 from edgetl.runtime.bundle import open_bundle  # noqa: E402
 
 
@@ -98,3 +112,31 @@ def test_an_engine_that_returns_nan_is_named_as_one(seal: Seal, target: str) -> 
         verified(bundle, layers=False)
     with pytest.raises(ParityError, match=said):
         open_bundle(bundle).open()
+
+
+def beyond_half(path: Path, peak: float) -> None:
+    """A float graph in which what one layer computes is large, and the next takes that back."""
+    model = onnx.load(path)
+    times(model, "wide_w", peak)
+    times(model, "wide_b", peak)
+    times(model, "last_w", 1.0 / peak)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("peak", [1e3, 1e6])
+def test_values_that_float16_cannot_hold(peak: float, tmp_path: Path) -> None:
+    """They reach 16 times the peak. ONNX Runtime rounds to float16 on a processor only what is put out."""
+    place = tmp_path / "parts"
+    place.mkdir()
+    beyond_half(network(place / "float.onnx"), peak)
+    ir.save(to_half(graph.prepare(graph.load(place / "float.onnx"))).model, place / f"{ORT}.onnx")
+    sign.make_key(place / "key.pem")
+    seal = sealer(Parts(place, place / "key.pem", {}), tmp_path)
+    if peak < 4000:
+        (engine,) = verified(seal(ORT, "fp16", recorded=False)).engines
+        assert engine.layers is not None and engine.layers.causes == ()
+        return
+    with pytest.raises(
+        ParityError, match=r"the values of 'wide_relu' reach 1\.\d+e\+07 in the float graph; float16 ends"
+    ):
+        verified(seal(ORT, "fp16", recorded=False))
