@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from edgetl.backends.backbones import build
-from edgetl.backends.torch import Deploy
+from edgetl.backends.checkpoint import Deploy
 from edgetl.benchmark import environment
 from edgetl.config import Data
 from edgetl.data.examples.digits import materialise_digits

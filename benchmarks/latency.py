@@ -12,7 +12,8 @@ from pathlib import Path
 
 import imagenet
 
-from edgetl.backends.torch import Deploy, write_checkpoint
+from edgetl.backends.checkpoint import Deploy
+from edgetl.backends.torch import write_checkpoint
 from edgetl.benchmark import environment
 from edgetl.benchmark.comparison import compare
 from edgetl.benchmark.feeds import Feeds

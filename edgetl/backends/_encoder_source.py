@@ -9,12 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgetl.backends import huggingface
+from edgetl.backends import checkpoint, huggingface
 from edgetl.errors import MissingExtraError, ModelError, SetupError, TokenizerError
 from edgetl.runtime.preprocessing.text import vocabulary_of
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
-_DEPLOY = "deploy.json"
 _PADS = ("[PAD]", "<pad>", "<|padding|>")
 _HINT = "model.weights and model.backbone in edgetl.toml; see docs/texts.md"
 
@@ -71,7 +70,7 @@ def read_source(weights: str, backbone: str) -> Source:
                 f" {CONFIG}, {TOKENIZER} and {WEIGHTS}",
                 hint=_HINT,
             )
-    if (folder / _DEPLOY).is_file() and not (folder / CONFIG).is_file():
+    if (folder / checkpoint.DEPLOY).is_file() and not (folder / CONFIG).is_file():
         return _of_checkpoint(folder, where, with_weights=weights != "none")
     found = None if weights == "none" else _weights_in(folder) if file is None else file
     if found is not None and not found.is_file():
@@ -147,15 +146,13 @@ def _pad(where: str, config: Any, tokenizer: str) -> int:
 
 
 def _of_checkpoint(folder: Path, where: str, *, with_weights: bool) -> Source:
-    from edgetl.backends.torch import WEIGHTS as OWN  # up here it would be a circle
-    from edgetl.backends.torch import read_deploy
     from edgetl.runtime.preprocessing.text import TextPreprocessing
 
-    deploy = read_deploy(folder)
+    deploy = checkpoint.read_deploy(folder)
     contract, config = deploy.preprocessing, deploy.options.get("config")
     if not isinstance(contract, TextPreprocessing) or not isinstance(config, Mapping):
         raise ModelError(f"the checkpoint in {folder} is of {deploy.backbone}, which is no text encoder", hint=_HINT)
-    file = folder / OWN if with_weights else None
+    file = folder / checkpoint.WEIGHTS if with_weights else None
     return _checked(where, {**config, "pad_token_id": contract.pad}, contract.tokenizer, file)
 
 

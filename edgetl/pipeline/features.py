@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.backends.torch import Deploy
+from edgetl.backends.checkpoint import Deploy
 from edgetl.benchmark import environment
 from edgetl.config import Augment, Config
 from edgetl.data.augment import AugmentedSamples

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgetl.backends import backbones, networks
 from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import WEIGHTS, Deploy, read_deploy
 from edgetl.benchmark import environment
 from edgetl.config import Augment, Finetune, Phase
 from edgetl.data.augment import AugmentedSamples, mixed
@@ -101,9 +102,9 @@ def _by_content(checkpoint: Artifact) -> Artifact:
 
     Beside it lies how long training took: the same weights, trained again after a kill, must lead to the same results.
     """
-    deploy = torch_backend.read_deploy(checkpoint.folder)
+    deploy = read_deploy(checkpoint.folder)
     content = {
-        "weights": file_digest(checkpoint / torch_backend.WEIGHTS),
+        "weights": file_digest(checkpoint / WEIGHTS),
         "backbone": deploy.backbone,
         "classes": list(deploy.classes),
         "preprocessing": deploy.preprocessing.to_json(),
@@ -144,7 +145,7 @@ def _pretrained(session: Session, dataset: Dataset) -> Artifact:
 
         torch.manual_seed(config.finetune.seed)
         started = task.modality.start(config, dataset, outputs, embeds=task.embeds)
-        deploy = torch_backend.Deploy(
+        deploy = Deploy(
             backbone=config.model.backbone,
             classes=outputs,
             preprocessing=started.preprocessing,
@@ -259,9 +260,7 @@ def check(session: Session, dataset: Dataset) -> None:
     _check_phases(session, module, deploy, dataset, 1)
 
 
-def _check_phases(
-    session: Session, module: nn.Module, deploy: torch_backend.Deploy, dataset: Dataset, number: int
-) -> None:
+def _check_phases(session: Session, module: nn.Module, deploy: Deploy, dataset: Dataset, number: int) -> None:
     """Look at this phase and those behind it: hours of training are no time to find that one of them cannot train.
 
     Raises:
@@ -278,7 +277,7 @@ def _check_phases(
             raise ModelError(f"phase {place}: {error.message}", hint=error.hint) from None
 
 
-def _first(dataset: Dataset, deploy: torch_backend.Deploy) -> torch.Tensor:
+def _first(dataset: Dataset, deploy: Deploy) -> torch.Tensor:
     """The first training sample, as the network takes it, (1, …)."""
     import torch
 
@@ -286,7 +285,7 @@ def _first(dataset: Dataset, deploy: torch_backend.Deploy) -> torch.Tensor:
 
 
 def _material(
-    session: Session, module: nn.Module, deploy: torch_backend.Deploy, dataset: Dataset, phase: Phase, device: str
+    session: Session, module: nn.Module, deploy: Deploy, dataset: Dataset, phase: Phase, device: str
 ) -> tuple[nn.Module, Sequence[backbones.Stage], Data]:
     """What a phase trains, its stages, and what with: the head on cached features, or the network on images."""
     config, task = session.config, tasks.task_of(session.config)
@@ -336,7 +335,7 @@ def _material(
     )
 
 
-def _oversampled(session: Session, samples: Samples, deploy: torch_backend.Deploy) -> Rows:
+def _oversampled(session: Session, samples: Samples, deploy: Deploy) -> Rows:
     """The rows of train with synthetic ones; every phase and every process has the same."""
     assert isinstance(deploy.preprocessing, TablePreprocessing)  # task_of refuses other inputs
     ((vectors, labels),) = batches(samples, len(samples))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetl import catalog
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import read_deploy
 from edgetl.config import Config
 from edgetl.data.dataset import Dataset, Sample
 from edgetl.data.loader import Samples, batches
@@ -81,7 +81,7 @@ def calibrate(session: Session, dataset: Dataset, checkpoint: Artifact, exported
         source = {
             "model": exported.digest,
             "samples": digest_of(sorted(sample.digest for sample in samples)),
-            "preprocessing": torch_backend.read_deploy(checkpoint.folder).preprocessing.digest(),
+            "preprocessing": read_deploy(checkpoint.folder).preprocessing.digest(),
         }
         statistics.save(replace(found, source=source), folder)
 
@@ -132,7 +132,7 @@ def _calibration_inputs(session: Session, samples: tuple[Sample, ...], checkpoin
     """What of calibration samples a result depends on."""
     return {
         "samples": sorted(sample.digest for sample in samples),
-        "preprocessing": torch_backend.read_deploy(checkpoint.folder).preprocessing.digest(),
+        "preprocessing": read_deploy(checkpoint.folder).preprocessing.digest(),
         "device": session.config.quantize.device,
         "code": code_digest(
             "quantize", "runtime", "data/loader.py", "specs.py", "pipeline/precisions.py", "pipeline/engines.py"
@@ -145,7 +145,7 @@ def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) 
     """What recipes are carried out with in a build."""
     from edgetl.quantize.tools import Tools
 
-    preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
+    preprocessing = read_deploy(checkpoint.folder).preprocessing
     # Samples of different lengths go in one at a time: padding would be counted among their activations.
     size = 16 if all(isinstance(side, int) for side in preprocessing.input_shape) else 1
     provider = PROVIDERS[session.config.quantize.device]
@@ -164,7 +164,7 @@ def calibration_samples(session: Session, dataset: Dataset, checkpoint: Artifact
     if config.quantize.data is None:
         return draw_calibration(dataset.train, config.quantize.samples, config.quantize.seed)
     modality = tasks.task_of(config).modality
-    preprocessing = torch_backend.read_deploy(checkpoint.folder).preprocessing
+    preprocessing = read_deploy(checkpoint.folder).preprocessing
     own = modality.load_samples(config.quantize.data, preprocessing, dataset.classes)
     modality.check_calibration(own, dataset)
     return draw_calibration(own, config.quantize.samples, config.quantize.seed)

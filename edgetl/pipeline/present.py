@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgetl import __version__
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import WEIGHTS, read_deploy
 from edgetl.benchmark.reasons import OF_THE_MACHINE
 from edgetl.benchmark.stability import Stability
 from edgetl.config import Config
@@ -57,7 +57,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         ),
         None,
     )
-    deploy = torch_backend.read_deploy(record.checkpoint.folder)
+    deploy = read_deploy(record.checkpoint.folder)
     return model.Report(
         project=config.project.name,
         version=config.project.version,
@@ -80,7 +80,7 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
             name=PYTORCH,
             score=tasks.reference_score(record.session.config, record.reference, record.decision),
             latency=latency(record.timings, PYTORCH),
-            size_bytes=(record.checkpoint / torch_backend.WEIGHTS).stat().st_size,
+            size_bytes=(record.checkpoint / WEIGHTS).stat().st_size,
         ),
         fp32=model.Baseline(
             name=FP32,

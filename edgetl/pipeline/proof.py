@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import backends
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import read_deploy
 from edgetl.benchmark import environment
 from edgetl.config import Parity
 from edgetl.config.sections import Batch
@@ -100,7 +100,7 @@ def verify(
         reference=reference,
         graph=graph,
         decision=decision,
-        preprocessing=torch_backend.read_deploy(checkpoint.folder).preprocessing,
+        preprocessing=read_deploy(checkpoint.folder).preprocessing,
         order=_order(dataset.test, shuffled=session.config.parity.sequential),
     )
     artifact = session.stage("verify", engine.candidate.name, _key(trial, checkpoint), partial(_answer, trial))

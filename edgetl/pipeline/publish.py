@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import __version__
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import read_deploy
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import BundleError, EdgetlError, ParityError
@@ -185,7 +185,7 @@ def _reports(folder: Path, record: Record, report: Report) -> None:
 def _manifest(record: Record, folder: Path) -> dict[str, Any]:
     """Of the bundle whose other files are in a folder."""
     config = record.session.config
-    deploy = torch_backend.read_deploy(record.checkpoint.folder)
+    deploy = read_deploy(record.checkpoint.folder)
     labels = [] if deploy.embeds else list(deploy.classes)
     batch = [config.export.batch.min, config.export.batch.max]
     return {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import Deploy, read_deploy
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.pipeline import tasks
@@ -42,7 +43,7 @@ class Reference:
 
 def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> tuple[Artifact, Reference]:
     """Run the PyTorch model on the test split, and keep a few raw inputs with its answers."""
-    deploy = torch_backend.read_deploy(checkpoint.folder)
+    deploy = read_deploy(checkpoint.folder)
     inputs = {
         "checkpoint": checkpoint.digest,
         "test": digest_of_samples(dataset.test),
@@ -125,7 +126,7 @@ def _chosen(
 
 
 def answers(
-    session: Session, module: nn.Module, deploy: torch_backend.Deploy, samples: Samples, what: str
+    session: Session, module: nn.Module, deploy: Deploy, samples: Samples, what: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What PyTorch says of samples, and their labels.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends import networks
 from edgetl.backends import torch as torch_backend
-from edgetl.backends.torch import Deploy
+from edgetl.backends.checkpoint import Deploy, read_deploy
 from edgetl.data.dataset import UNLABELLED, Dataset, Sample, digest_of_samples
 from edgetl.data.leaks import check_leaks
 from edgetl.data.loader import Samples
@@ -99,7 +99,7 @@ def read_source(session: Session, dataset: Dataset) -> SourceTask | None:
             "source_test",
         )
     folder = Path(config.model.weights)
-    deploy = torch_backend.read_deploy(folder)
+    deploy = read_deploy(folder)
     _check_kind(config.model.backbone, deploy, task, folder)
     names = deploy.classes
     if task.embeds:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import read_deploy
 from edgetl.benchmark import environment, plausibility, sampling
 from edgetl.benchmark.ceilings import Ceilings, device_of, measure_ceilings, no_ceilings
 from edgetl.benchmark.comparison import compare
@@ -87,7 +87,7 @@ def bench(
     plan = Plan(samples=config.samples, processes=config.processes, warmup=config.warmup, threads=threads)
 
     def make(folder: Path) -> None:
-        deploy = torch_backend.read_deploy(checkpoint.folder)
+        deploy = read_deploy(checkpoint.folder)
         arrays = _timed_batch(Samples(dataset.test, deploy.preprocessing), config.batch_size)
         facts = {**environment.environment(), "load_average": environment.load_average()}
         sampled, conditions = _measure(session, things, arrays, plan)

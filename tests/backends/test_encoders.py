@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402 - not without t
 from torch.nn import functional  # noqa: E402
 
 from edgetl.backends import backbones  # noqa: E402
+from edgetl.backends.checkpoint import Deploy  # noqa: E402
 from edgetl.backends.encoders import Source, build, load_encoder, read_source  # noqa: E402
 from edgetl.errors import MissingExtraError, ModelError, SetupError, TokenizerError  # noqa: E402
 from edgetl.runtime.preprocessing.text import TextPreprocessing  # noqa: E402
@@ -380,7 +381,7 @@ class TestSource:
             read_source("none", "hf:not a name!")
 
     def test_a_checkpoint(self, tmp_path: Path) -> None:
-        from edgetl.backends.torch import Deploy, write_checkpoint
+        from edgetl.backends.torch import write_checkpoint
 
         contract = TextPreprocessing.from_tokenizer(a_tokenizer(), max_length=LENGTH, pad=0)
         options = {"config": BERT, "vocabulary": 40, "pad": 0, "pooling": "mean", "width": 1, "depth": 1}

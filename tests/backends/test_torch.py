@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgetl.backends.torch import Deploy, TorchBackend, TorchRunner, _counter, write_checkpoint
+from edgetl.backends.checkpoint import Deploy
+from edgetl.backends.torch import TorchBackend, TorchRunner, _counter, write_checkpoint
 from edgetl.errors import ModelError, UsageError
 from edgetl.runtime import products
 from edgetl.runtime.preprocessing import ImagePreprocessing

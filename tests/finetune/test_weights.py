@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgetl.backends.backbones import build
-from edgetl.backends.torch import Deploy, write_checkpoint
+from edgetl.backends.checkpoint import Deploy
+from edgetl.backends.torch import write_checkpoint
 from edgetl.errors import ModelError, SetupError
 from edgetl.finetune.copied import Copied, Mismatch
 from edgetl.finetune.weights import load_pretrained, read_state, weights_file

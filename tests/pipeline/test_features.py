@@ -16,7 +16,7 @@ for needed in ("onnx", "onnxscript", "onnxslim", "onnxruntime", "openvino"):
     pytest.importorskip(needed)
 from torch import nn  # noqa: E402
 
-from edgetl.backends.torch import Deploy  # noqa: E402
+from edgetl.backends.checkpoint import Deploy  # noqa: E402
 from edgetl.config import Augment, Config, load  # noqa: E402
 from edgetl.data.dataset import Sample  # noqa: E402
 from edgetl.data.loader import Samples  # noqa: E402

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from edgetl import config as configuration
 from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import WEIGHTS, read_deploy
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError, DataError
 from edgetl.pipeline import learning, tasks
@@ -95,9 +96,9 @@ def test_a_table_with_five_percent_of_a_class(name: str, label: str, example: Ex
     assert "train: 945 rows and 855 synthetic ones" in smote.reporter.said
     assert Counter(sample.label for sample in dataset.train) == {0: 900, 1: 45}, "the data set itself is as it was"
     # What thresholds and calibration are drawn from is the data set, and the contract was fitted on it.
-    deploy = torch_backend.read_deploy(checkpoint.folder)
+    deploy = read_deploy(checkpoint.folder)
     _, same, _ = trained(plain)
-    assert deploy.preprocessing == torch_backend.read_deploy(same.folder).preprocessing
+    assert deploy.preprocessing == read_deploy(same.folder).preprocessing
     # Val is as it was; the synthetic rows are those of every phase.
     module, _ = torch_backend.read_checkpoint(checkpoint.folder)
     found = [
@@ -113,7 +114,7 @@ def test_the_same_seed_gives_the_same_network(example: Example, tmp_path: Path) 
     path = table(example("credit"), tmp_path, "Status", bad=20, good=200)
     one, two = (trained(session(tmp_path, path, "smote", store=store))[1] for store in ("one", "two"))
     assert not two.cached
-    first, second = (load_file(each / torch_backend.WEIGHTS) for each in (one, two))
+    first, second = (load_file(each / WEIGHTS) for each in (one, two))
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from edgetl import config as configuration
 from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import WEIGHTS, read_deploy
 from edgetl.config import Finetune
 from edgetl.data.loader import Samples
 from edgetl.errors import ModelError
@@ -150,8 +151,8 @@ def test_what_a_phase_does_not_train_stays_bit_for_bit(
     phases = f'phases = [{{ {phase}, epochs = 1, lr = 1e-2, keep = "last" }}]\nl1 = 1e-6\nclip_norm = 1.0'
     given, dataset = session(tmp_path, store, manifest, phases, model=LITE0)
     checkpoint, _ = learning.train(given, dataset)
-    before = load_file(learning._pretrained(given, dataset) / torch_backend.WEIGHTS)
-    after = load_file(checkpoint / torch_backend.WEIGHTS)
+    before = load_file(learning._pretrained(given, dataset) / WEIGHTS)
+    after = load_file(checkpoint / WEIGHTS)
     assert before.keys() == after.keys() and len(before) > 290
     moved = {name for name in before if before[name].tobytes() != after[name].tobytes()}
     statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
@@ -311,7 +312,7 @@ def test_mixing_and_changes_are_of_training_alone(manifest: Path, store: Store, 
     head, whole = (material(given, dataset, number) for number in (0, 1))
     assert head.mix is None and head.train.features.values.shape[0] == 2 and head.val.features.values.shape[0] == 1
     start = learning._pretrained(given, dataset)
-    contract = torch_backend.read_deploy(start.folder).preprocessing
+    contract = read_deploy(start.folder).preprocessing
     val, train = Samples(dataset.val, contract), Samples(dataset.train, contract)
     assert all(np.array_equal(whole.val[epoch, 3][0], val[3][0]) for epoch in (0, 5))
     assert not np.array_equal(whole.train[0, 3][0], train[3][0])
@@ -324,4 +325,4 @@ def test_mixing_and_changes_are_of_training_alone(manifest: Path, store: Store, 
     assert all(torch.equal(*pair) for pair in zip(whole.mix(images, labels, 5), (inputs, targets), strict=True))
     checkpoint, history = learning.train(given, dataset)
     assert len(history) == 2 and np.isfinite(history[1]["epochs"][0]["train_loss"])
-    assert all(np.isfinite(tensor).all() for tensor in load_file(checkpoint / torch_backend.WEIGHTS).values())
+    assert all(np.isfinite(tensor).all() for tensor in load_file(checkpoint / WEIGHTS).values())

@@ -51,7 +51,7 @@ def test_statistics_are_kept_for_a_model_its_samples_in_any_order_and_preprocess
         drawn = tuple(SimpleNamespace(digest=digest) for digest in samples)
         deploy = SimpleNamespace(preprocessing=SimpleNamespace(digest=lambda: preprocessing))
         monkeypatch.setattr(precisions, "calibration_samples", lambda *_: drawn)
-        monkeypatch.setattr(precisions.torch_backend, "read_deploy", lambda _: deploy)
+        monkeypatch.setattr(precisions, "read_deploy", lambda _: deploy)
         seen: list[dict[str, Any]] = []
         quantize = SimpleNamespace(device=device, memory_mb=memory_mb)
         session: Any = SimpleNamespace(

@@ -15,6 +15,7 @@ import torch
 
 from edgetl import config as configuration
 from edgetl.backends import torch as torch_backend
+from edgetl.backends.checkpoint import Deploy
 from edgetl.cli.app import run
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError, DataError, EdgetlError, LeakError, ModelError
@@ -294,7 +295,7 @@ def test_a_head_for_other_features_is_refused(place: Path, tmp_path: Path) -> No
     contract = TablePreprocessing(columns=(Numeric(name="a", mean=0.0, std=1.0, fill=0.0),))
     for width in (4, 8):
         options = {"width": width, "depth": 1}
-        deploy = torch_backend.Deploy(
+        deploy = Deploy(
             backbone="tables:mlp", classes=("x", "y"), preprocessing=contract, config_digest="", options=options
         )
         (tmp_path / str(width)).mkdir()
