@@ -17,7 +17,7 @@ from edgetl.config import Config
 from edgetl.data.dataset import Sample
 from edgetl.numbers import chosen
 from edgetl.parity.slices import Slice
-from edgetl.pipeline import learning, origin, precisions, quantized, spread, tasks, transfer
+from edgetl.pipeline import learning, origin, precisions, quantized, reference, spread, tasks, transfer
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.gates import is_unstable
 from edgetl.pipeline.proof import Proven, accepted
@@ -71,14 +71,14 @@ def report(record: Record, verdict: model.Verdict, signer: str | None) -> model.
         metric=tasks.metric_of(config).title,
         figures=tuple(
             model.Figure(title=each.title, value=each.value, note=each.note)
-            for each in tasks.reference_figures(config, record.reference)
+            for each in reference.figures_of(config, record.reference)
         ),
         max_drop=config.parity.max_drop,
         confidence=config.parity.confidence,
         sequential=config.parity.sequential,
         reference=model.Baseline(
             name=PYTORCH,
-            score=tasks.reference_score(record.session.config, record.reference, record.decision),
+            score=reference.score_of(record.session.config, record.reference, record.decision),
             latency=latency(record.timings, PYTORCH),
             size_bytes=(record.checkpoint / WEIGHTS).stat().st_size,
         ),

@@ -14,7 +14,7 @@ from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import BundleError, EdgetlError, ParityError
 from edgetl.numbers import counted
-from edgetl.pipeline import check, origin, present, quantized, schemas, tasks, timing
+from edgetl.pipeline import check, origin, present, quantized, reference, schemas, tasks, timing
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
 from edgetl.pipeline.session import Session
@@ -32,9 +32,9 @@ def summary(record: Record) -> dict[str, Any]:
         "name": record.session.config.project.name,
         "version": record.session.config.project.version,
         "metric": metric.name,
-        "score_reference": tasks.reference_score(record.session.config, record.reference, record.decision),
+        "score_reference": reference.score_of(record.session.config, record.reference, record.decision),
         "figures_reference": [
-            dataclasses.asdict(each) for each in tasks.reference_figures(record.session.config, record.reference)
+            dataclasses.asdict(each) for each in reference.figures_of(record.session.config, record.reference)
         ],
         "baselines": {
             name: found.to_json()

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from edgetl.backends import torch as torch_backend
 from edgetl.backends.checkpoint import Deploy, read_deploy
+from edgetl.config import Config
 from edgetl.data.dataset import Dataset, digest_of_samples
 from edgetl.data.loader import Samples, batches
+from edgetl.metrics import figures
 from edgetl.pipeline import tasks
 from edgetl.pipeline.session import Session
 from edgetl.runtime.decision import Decision, Largest, MultiLabel, Similarity, Threshold
@@ -61,6 +63,26 @@ def ask_reference(session: Session, dataset: Dataset, checkpoint: Artifact) -> t
     artifact = session.stage("reference", "ask PyTorch about the test split", inputs, make)
     with np.load(artifact / "reference.npz", allow_pickle=False) as arrays:
         return artifact, Reference(outputs=arrays["outputs"], labels=arrays["labels"])
+
+
+def score_of(config: Config, reference: Reference, decision: Decision) -> float:
+    """The metric of PyTorch's outputs on test; top-1 by the decision that is shipped, as engines are measured."""
+    metric = tasks.metric_of(config)
+    if metric.name == "top1":
+        return float((decision.decide(reference.outputs) == reference.labels).mean())
+    return metric(reference.outputs, reference.labels)
+
+
+def figures_of(config: Config, reference: Reference) -> tuple[figures.Figure, ...]:
+    """What is told of PyTorch's outputs on test beside the metric; nothing of outputs that are not finite."""
+    objective = tasks.TASKS[config.data.task].objective
+    if not np.isfinite(reference.outputs).all():
+        return ()
+    if objective == "embedding":
+        return (figures.strict_true_accepts(reference.outputs, reference.labels),)
+    if objective == "one-label":
+        return (figures.calibration_error(reference.outputs, reference.labels),)
+    return ()
 
 
 def decide(session: Session, dataset: Dataset, checkpoint: Artifact) -> Decision:

@@ -6,21 +6,14 @@ A task is a modality with an objective. Everything else in the pipeline deals wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import Literal
 
 from edgetl import metrics
 from edgetl.backends import networks
 from edgetl.config import Config, Finetune
 from edgetl.data.dataset import Dataset
 from edgetl.errors import ConfigError
-from edgetl.metrics import figures
 from edgetl.pipeline.modalities import Images, Modality, Tables, Texts
-from edgetl.runtime.decision import Decision
-
-if TYPE_CHECKING:
-    from edgetl.pipeline.reference import Reference
 
 _OF_FACES = ("margin", "margin_on", "margin_scale")
 
@@ -150,23 +143,3 @@ def outputs_of(config: Config, dataset: Dataset) -> tuple[str, ...]:
     if not TASKS[config.data.task].embeds:
         return dataset.classes
     return dataset.classes[: 1 + max(sample.present[0] for sample in dataset.train)]
-
-
-def reference_score(config: Config, reference: Reference, decision: Decision) -> float:
-    """The metric of PyTorch's outputs on test; top-1 by the decision that is shipped, as engines are measured."""
-    metric = metric_of(config)
-    if metric.name == "top1":
-        return float((decision.decide(reference.outputs) == reference.labels).mean())
-    return metric(reference.outputs, reference.labels)
-
-
-def reference_figures(config: Config, reference: Reference) -> tuple[figures.Figure, ...]:
-    """What is told of PyTorch's outputs on test beside the metric; nothing of outputs that are not finite."""
-    objective = TASKS[config.data.task].objective
-    if not np.isfinite(reference.outputs).all():
-        return ()
-    if objective == "embedding":
-        return (figures.strict_true_accepts(reference.outputs, reference.labels),)
-    if objective == "one-label":
-        return (figures.calibration_error(reference.outputs, reference.labels),)
-    return ()
