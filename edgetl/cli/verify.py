@@ -46,15 +46,15 @@ def _verify(
     for item in found.engines:
         if item.skipped:
             print_text(f"{item.name}: not run: {item.skipped}")
-            continue
-        text = (
-            f"{item.name}: {item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch,"
-            f" SQNR {item.sqnr_db:.1f} dB, alone and in batches up to {item.largest_batch}"
-        )
-        if item.score is not None:
-            text += f"; {item.metric} {item.score:.4f} on {counted(item.samples, 'sample')}"
-        print_text(text)
+        else:
+            text = (
+                f"{item.name}: {item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch,"
+                f" SQNR {item.sqnr_db:.1f} dB, alone and in batches up to {item.largest_batch}"
+            )
+            if item.score is not None:
+                text += f"; {item.metric} {item.score:.4f} on {counted(item.samples, 'sample')}"
+            print_text(text)
         if item.scales_skipped:
             print_text(f"  scales: not looked at: {item.scales_skipped}")
-        if layers:
+        if layers and not item.skipped:
             print_text(f"  layers: {item.layers.statement if item.layers else f'not looked at: {item.layers_skipped}'}")

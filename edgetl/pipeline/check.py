@@ -53,7 +53,8 @@ class CheckedEngine:
     skipped: str = ""
     """Why it did not run."""
     scales_skipped: str = ""
-    """Why an int8 engine's scales were not held against calibration and the float weights."""
+    """Why an int8 engine's scales were not held against calibration and the float weights, also of one that did not
+    run."""
     layers: EngineLayers | None = None
     """What it looks like from the inside, where that was asked for."""
     layers_skipped: str = ""
