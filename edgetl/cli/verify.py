@@ -46,6 +46,13 @@ def _verify(
     for item in found.engines:
         if item.skipped:
             print_text(f"{item.name}: not run: {item.skipped}")
+            if item.graph_skipped:
+                print_text(f"  its graph: not run either: {item.graph_skipped}")
+            if item.graph_db is not None:
+                print_text(
+                    f"  its graph, on the processor: {item.graph_agreeing} of"
+                    f" {counted(found.golden, 'golden input')} as PyTorch, SQNR {item.graph_db:.1f} dB"
+                )
         else:
             text = (
                 f"{item.name}: {item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch,"

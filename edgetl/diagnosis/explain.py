@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import backends
+from edgetl.backends.base import EngineRecord
 from edgetl.diagnosis import input_causes, output_causes
 from edgetl.errors import BundleError, ModelError, ParityError, UsageError
 from edgetl.parity.numeric import MOST_DB, Explained, sqnr_db
-from edgetl.runtime.bundle import Bundle, Predictor
+from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor
 from edgetl.runtime.golden import Golden
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.runtime.preprocessing.tables import TablePreprocessing
@@ -37,8 +38,8 @@ _MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatGraph:
-    """What the float graph of a bundle answers to the golden inputs here."""
+class Answered:
+    """What a graph in a bundle, computed by ONNX Runtime on the processor, answers to the golden inputs."""
 
     outputs: NDArray[np.float32] | None = None
     """(n, k); None where it was not run."""
@@ -49,31 +50,58 @@ class FloatGraph:
 
     @property
     def is_other(self) -> bool:
-        """Whether it is of another network than the golden outputs."""
+        """Of the float graph: whether it is of another network than the golden outputs."""
         return self.db is not None and self.db < _OTHER_DB
 
 
-def float_graph(bundle: Bundle, golden: Golden) -> FloatGraph:
+def float_graph(bundle: Bundle, golden: Golden) -> Answered:
     """Run the float graph of a bundle on the golden inputs.
 
     Raises:
         BundleError: It does not run them, or answers with arrays of another shape.
     """
     if GRAPH not in bundle.manifest["files"]:
-        return FloatGraph(skipped="the bundle has none")
-    if backends.backend("onnxruntime").version() is None:
-        return FloatGraph(skipped="onnxruntime is not installed")
+        return Answered(skipped="the bundle has none")
     try:
-        with _opened(bundle) as runner:
+        return _answered(bundle, golden, GRAPH, "the float graph", optimise=True)
+    except ModelError as error:
+        raise _does_not_run(bundle, GRAPH, "the float graph", error.message) from error
+
+
+def engine_graph(bundle: Bundle, engine: EngineEntry, golden: Golden) -> Answered:
+    """Run the graph that lies beside an engine on the golden inputs, one operator at a time.
+
+    Raises:
+        BundleError: It does not take them, or answers with arrays of another shape.
+    """
+    graph = EngineRecord.read(bundle.folder / engine.folder).graph
+    name = f"{engine.folder}/{graph}"
+    if not graph or name not in bundle.manifest["files"]:
+        return Answered(skipped="it is not in the bundle")
+    try:
+        return _answered(bundle, golden, name, "the engine's graph", optimise=False)
+    except ModelError as error:  # the device may have operators and types that this processor has not
+        return Answered(skipped=f"ONNX Runtime does not compute it here: {error.message}")
+
+
+def _answered(bundle: Bundle, golden: Golden, name: str, what: str, *, optimise: bool) -> Answered:
+    if backends.backend("onnxruntime").version() is None:
+        return Answered(skipped="onnxruntime is not installed")
+    try:
+        with _opened(bundle, name, optimise=optimise) as runner:
             found = _run(bundle, runner, golden.inputs)
-        if found.shape != golden.outputs.shape:
-            raise ModelError(f"it answers with arrays of {list(found.shape[1:])}, not {list(golden.outputs.shape[1:])}")
-    except (ModelError, UsageError) as error:
-        raise BundleError(
-            f"{bundle.folder}: {GRAPH}, the float graph, does not run the golden inputs: {error.message}",
-            hint="build the bundle again",
-        ) from error
-    return FloatGraph(outputs=found, db=sqnr_db(golden.outputs, found) if np.isfinite(found).all() else -MOST_DB)
+    except UsageError as error:
+        raise _does_not_run(bundle, name, what, error.message) from error
+    if found.shape != golden.outputs.shape:
+        is_, should = list(found.shape[1:]), list(golden.outputs.shape[1:])
+        raise _does_not_run(bundle, name, what, f"it answers with arrays of {is_}, not {should}")
+    return Answered(outputs=found, db=sqnr_db(golden.outputs, found) if np.isfinite(found).all() else -MOST_DB)
+
+
+def _does_not_run(bundle: Bundle, name: str, what: str, why: str) -> BundleError:
+    return BundleError(
+        f"{bundle.folder}: {name}, {what}, does not run the golden inputs: {why}", hint="build the bundle again"
+    )
 
 
 def preprocessing(bundle: Bundle, golden: Golden, difference: float) -> tuple[str | None, str]:
@@ -104,7 +132,7 @@ def preprocessing(bundle: Bundle, golden: Golden, difference: float) -> tuple[st
     return found, f"{_ANOTHER}, or the pictures in golden/ are not"
 
 
-def refuse_other(bundle: Bundle, graph: FloatGraph, *, ran: bool) -> None:
+def refuse_other(bundle: Bundle, graph: Answered, *, ran: bool) -> None:
     """Refuse a bundle whose float graph is of another network.
 
     Args:
@@ -123,7 +151,7 @@ def refuse_other(bundle: Bundle, graph: FloatGraph, *, ran: bool) -> None:
         )
 
 
-def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32], graph: FloatGraph) -> str | None:
+def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32], graph: Answered) -> str | None:
     """Why an engine answers otherwise than PyTorch, where its outputs or its inputs are in another order or form.
 
     Args:
@@ -148,7 +176,7 @@ def cause(model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.floa
 
 
 def _input_cause(
-    model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32], graph: FloatGraph
+    model: Predictor, bundle: Bundle, golden: Golden, got: NDArray[np.float32], graph: Answered
 ) -> Explained | None:
     """What a picture would have to be for the engine, or what the engine does to it."""
     contract = bundle.preprocessing
@@ -161,7 +189,7 @@ def _input_cause(
     found = input_causes.input_cause(contract, run, golden.inputs, golden.outputs, got)
     if found or graph.outputs is None or graph.is_other:
         return found
-    with _opened(bundle) as runner:
+    with _opened(bundle, GRAPH, optimise=True) as runner:
         return input_causes.changed_input_cause(
             contract, lambda inputs: _run(bundle, runner, inputs), golden.inputs, golden.outputs, got
         )
@@ -215,10 +243,10 @@ def batches_of(model: Predictor, golden: Golden) -> tuple[int, ...]:
     return tuple(sorted({min(len(golden.inputs), largest), largest}))
 
 
-def _opened(bundle: Bundle) -> Runner:
+def _opened(bundle: Bundle, name: str, *, optimise: bool) -> Runner:
     from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(bundle.folder / GRAPH, provider="CPUExecutionProvider", frugal=True)
+    return OnnxRuntimeRunner(bundle.folder / name, provider="CPUExecutionProvider", optimise=optimise, frugal=True)
 
 
 def _run(bundle: Bundle, runner: Runner, inputs: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from edgetl.data.load import label_names
 from edgetl.data.loader import Samples, batches
 from edgetl.diagnosis import departures, explain
 from edgetl.diagnosis.departures import EngineLayers
-from edgetl.diagnosis.explain import FloatGraph
+from edgetl.diagnosis.explain import Answered
 from edgetl.diagnosis.layers import FAITHFUL_DB
 from edgetl.errors import BundleError, DataError, EdgetlError, ParityError, SetupError, UnknownNameError
 from edgetl.parity.numeric import MOST_DB, sqnr_db
@@ -26,6 +26,9 @@ from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor, open_bundle
 from edgetl.runtime.golden import Golden
 
+_OTHER_DB = 0.0
+"""A graph whose answers are further from PyTorch's than zeros are is of another model. What a device makes of a graph
+that is nearer is for the device to show."""
 Scales = Callable[[EngineEntry], tuple[str, ...] | str]
 """As :func:`edgetl.diagnosis.departures.reading_scales` hands out."""
 
@@ -52,6 +55,12 @@ class CheckedEngine:
     samples: int = 0
     skipped: str = ""
     """Why it did not run."""
+    graph_agreeing: int | None = None
+    """Golden inputs that its graph, computed on the processor, names as PyTorch did, where the engine did not run."""
+    graph_db: float | None = None
+    """SQNR of its graph against the golden outputs there."""
+    graph_skipped: str = ""
+    """Why its graph was not run either."""
     scales_skipped: str = ""
     """Why an int8 engine's scales were not held against calibration and the float weights, also of one that did not
     run."""
@@ -66,6 +75,8 @@ class Checked:
     """What was found out about a bundle."""
 
     files: int
+    golden: int
+    """Golden inputs."""
     signed_by: str | None
     preprocessing_difference: float
     graph_db: float | None
@@ -115,6 +126,7 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     explain.refuse_other(bundle, graph, ran=not all(item.skipped for item in engines))
     return Checked(
         files=bundle.verified.files,
+        golden=len(golden.outputs),
         signed_by=bundle.verified.signed_by,
         preprocessing_difference=difference,
         graph_db=graph.db,
@@ -198,17 +210,18 @@ def _check(
     golden: Golden,
     samples: Samples | None,
     scales: Scales | None,
-    graph: FloatGraph,
+    graph: Answered,
     *,
     layers: bool,
 ) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
-        return _not_run(CheckedEngine(name=name, skipped=engine.note or "it is built on its device"), engine, scales)
+        skipped = engine.note or "it is built on its device"
+        return _not_run(bundle, engine, golden, scales, CheckedEngine(name=name, skipped=skipped))
     try:
         opened = bundle.open(target=engine.target, precision=engine.precision)
     except SetupError as error:
-        return _not_run(CheckedEngine(name=name, skipped=error.message), engine, scales)
+        return _not_run(bundle, engine, golden, scales, CheckedEngine(name=name, skipped=error.message))
     parity = replay.recorded_parity(bundle, engine)
     metric = _metric(bundle, parity)
     with opened as model:
@@ -240,18 +253,32 @@ def _check(
     return found
 
 
-def _not_run(found: CheckedEngine, engine: EngineEntry, scales: Scales | None) -> CheckedEngine:
-    """An engine that does not run here: its graph can be read all the same."""
-    if scales is None:
-        return found
-    found, wrong = _with_scales(found, engine, scales)
+def _not_run(
+    bundle: Bundle, engine: EngineEntry, golden: Golden, scales: Scales | None, found: CheckedEngine
+) -> CheckedEngine:
+    """An engine that does not run here: its graph can be read, and computed on the processor, all the same."""
+    wrong: Sequence[str] = ()
+    if scales is not None:
+        found, wrong = _with_scales(found, engine, scales)
     if wrong:
         raise ParityError(
             f"{found.name}, which does not run here, is of a graph that is not the one that was quantized:\n "
             f" {departures.spoken(wrong)}",
             hint="build the bundle again: edgetl build",
         )
-    return found
+    answered = explain.engine_graph(bundle, engine, golden)
+    if answered.outputs is None or answered.db is None:
+        return replace(found, graph_skipped=answered.skipped)
+    broken = replay.not_finite(f"the graph of {found.name}, which does not run here,", answered.outputs)
+    if broken or answered.db < _OTHER_DB:
+        raise ParityError(
+            broken
+            or f"the graph of {found.name}, which does not run here, is {answered.db:.1f} dB from PyTorch on the golden"
+            " inputs: it is of another model",
+            hint="build the bundle again: edgetl build",
+        )
+    agreed = replay.agrees(bundle, answered.outputs, golden.outputs)
+    return replace(found, graph_agreeing=int(agreed.all(1).sum()), graph_db=answered.db)
 
 
 def _with_scales(found: CheckedEngine, engine: EngineEntry, scales: Scales) -> tuple[CheckedEngine, Sequence[str]]:

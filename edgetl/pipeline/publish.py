@@ -101,9 +101,13 @@ def _replay(session: Session, folder: Path) -> None:
             hint=error.hint,
         ) from error
     for item in checked.engines:
-        golden = f"{item.agreeing} of {counted(item.golden, 'golden input')} as PyTorch"
+        agreeing = item.graph_agreeing if item.skipped else item.agreeing
+        golden = f"{agreeing} of {counted(checked.golden, 'golden input')} as PyTorch"
         said = f"{golden}, batches of 1 to {item.largest_batch}"
-        session.reporter.note(f"{item.name} in the bundle: " + (f"not run: {item.skipped}" if item.skipped else said))
+        if item.skipped:
+            said = f"its graph, on the processor: {golden}; " if agreeing is not None else ""
+            said += f"not run: {item.skipped}"
+        session.reporter.note(f"{item.name} in the bundle: {said}")
 
 
 def report_failure(record: Record, error: EdgetlError) -> Path:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
+ml_dtypes = pytest.importorskip("ml_dtypes")
 ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
-from onnx import helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from sealed import (  # noqa: E402
     JETSON,
     OPENVINO,
@@ -216,6 +217,8 @@ def test_the_graph_of_an_engine_that_waits_for_its_device_is_read(seal: Seal) ->
     (engine,) = verified(seal(JETSON, "int8"), layers=False).engines
     assert "is not the device" in engine.skipped
     assert (engine.golden, engine.scales_skipped, engine.layers) == (0, "", None)
+    assert engine.graph_agreeing is not None and engine.graph_agreeing >= 7
+    assert engine.graph_db is not None and engine.graph_db > 15
 
 
 @pytest.mark.parametrize(
@@ -234,3 +237,55 @@ def test_the_graph_of_an_engine_that_waits_for_its_device_is_another(seal: Seal,
     """It was found out on the device, after the engine was built there."""
     with pytest.raises(ParityError, match=f"jetson-orin-nano int8, which does not run here, is of .*\n.*{said}"):
         verified(seal(JETSON, "int8", change=change), layers=False)
+
+
+def one_bias_is_nan(model: Any) -> None:
+    rewrite(model, "head_b", lambda array: np.where(np.arange(5) == 4, np.nan, array))
+
+
+def other_head(model: Any) -> None:
+    rewrite(model, "head_w", lambda array: -array)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (other_head, r"is -\d.* dB from PyTorch on the golden inputs: it is of another model"),
+        (one_bias_is_nan, "returned NaN or infinite values for 8 of 8 golden inputs"),
+    ],
+)
+def test_the_graph_of_an_engine_that_waits_answers_the_golden_inputs(seal: Seal, change: Change, said: str) -> None:
+    """What stays in float there is in no scale."""
+    with pytest.raises(ParityError, match=f"the graph of jetson-orin-nano int8, which does not run here, {said}"):
+        verified(seal(JETSON, "int8", change=change), layers=False)
+
+
+def test_a_graph_of_an_engine_that_waits_with_other_outputs(seal: Seal) -> None:
+    def four_classes(model: Any) -> None:
+        for name in ("head_w", "head_b"):
+            rewrite(model, name, lambda array: array[:4])
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+
+    said = r"nano/int8/model.onnx, the engine's graph, does not run the golden inputs: it answers with arrays of \[4\]"
+    with pytest.raises(BundleError, match=said):
+        verified(seal(JETSON, "int8", change=four_classes), layers=False)
+
+
+def test_a_graph_of_an_engine_that_waits_which_only_the_device_can_compute(seal: Seal) -> None:
+    def in_bfloat16(model: Any) -> None:
+        node = next(each for each in model.graph.node if each.name == "head")
+        for name in node.input[1:]:
+            item = constant(model, name)
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item).astype(ml_dtypes.bfloat16), name))
+        for each in (node.input, node.output):
+            each[0] = f"{each[0]}_bf16"
+        place, to, back = list(model.graph.node).index(node), node.input[0], node.output[0]
+        casts = (
+            helper.make_node("Cast", [to.removesuffix("_bf16")], [to], to=TensorProto.BFLOAT16),
+            helper.make_node("Cast", [back], [back.removesuffix("_bf16")], to=TensorProto.FLOAT16),
+        )
+        model.graph.node.insert(place, casts[0])
+        model.graph.node.insert(place + 2, casts[1])
+
+    (engine,) = verified(seal(JETSON, "int8", change=in_bfloat16), layers=False).engines
+    assert engine.graph_db is None and engine.graph_skipped.startswith("ONNX Runtime does not compute it here: ")
