@@ -281,8 +281,11 @@ def _bias_behind(op: Any) -> NDArray[np.float64] | None:
     ONNX has it as an input of the layer; here it is added behind it. Where the zero point of what the layer reads went
     into it, it is another one on purpose.
     """
-    channels = op.get_output_partial_shape(0)[-1 if op.get_type_name() == "MatMul" else 1]
-    if channels.is_dynamic or _offset(op.input_value(0)) != 0.0:
+    shape = op.get_output_partial_shape(0)
+    if shape.rank.is_dynamic or _offset(op.input_value(0)) != 0.0:
+        return None
+    channels = shape[-1 if op.get_type_name() == "MatMul" else 1]
+    if channels.is_dynamic:
         return None
     behind, added = op, None
     while (reader := _only_reader(behind)) is not None:

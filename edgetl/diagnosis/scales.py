@@ -150,7 +150,9 @@ def constant_cause(
     least = 0.0 if found.steps is None else found.steps
     if by_channel and not mine.any() and (np.abs(its) > least).any():
         return f"{found.what} are zero, and are not in the float graph"
-    size = _size(its.ravel(), mine.ravel(), _ALIKE if mine.ndim > 1 else _ALIKE_BIASES)
+    # Biases that are one number say nothing by their correlation: a correction of all channels by the same is like it.
+    told = mine.ndim > 1 or np.ptp(its) > 0.0
+    size = _size(its.ravel(), mine.ravel(), _ALIKE if mine.ndim > 1 else _ALIKE_BIASES) if told else None
     if size is not None and _is_wrong(size):
         return f"{found.what} are {_times(size)} those of the float graph: their scale is"
     return _channel_cause(found, its) or _value_cause(found, its, clips=clips) if by_channel else None

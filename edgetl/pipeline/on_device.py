@@ -16,6 +16,7 @@ from edgetl.errors import TargetError, UnknownNameError, UsageError
 from edgetl.pipeline.check import Checked, verify_draft
 from edgetl.pipeline.engines import longest
 from edgetl.pipeline.session import Reporter, Silent
+from edgetl.runtime import replay
 from edgetl.runtime.bundle import Bundle, EngineEntry, open_bundle
 from edgetl.runtime.seal import MANIFEST, SIGNATURE
 from edgetl.specs import BatchRange, Target
@@ -54,7 +55,7 @@ def compile_bundle(
         reporter: Is told how it goes.
 
     Raises:
-        BundleError: The bundle is not what its manifest says.
+        BundleError: The bundle, or what an engine would be made of, is not what its manifest says.
         ConfigError: ``signer`` cannot sign.
         UsageError: Nothing in it waits for a device, or the output is the bundle itself.
         UnknownNameError: No engine for one of the targets waits.
@@ -65,6 +66,7 @@ def compile_bundle(
     reporter = reporter or Silent()
     sign.check_key(signer)
     bundle = open_bundle(folder, key=key)
+    replay.refuse_digests(bundle)  # afterwards the new engines' stand in the place of what they are made of
     waiting = _waiting(bundle, targets)
     place = output or folder.with_name(f"{folder.name}-{'-'.join(sorted({target.name for target, _ in waiting}))}")
     if place.resolve() == folder.resolve():

@@ -148,6 +148,34 @@ def test_openvino_calls_a_last_layer_without_bias_by_the_name_of_the_output(
     np.testing.assert_array_equal(exact.constants[found.node, "weights"], exact.constants["head", "weights"])
 
 
+def test_openvino_does_not_know_the_rank_behind_a_squeeze_of_whatever_is_one(tmp_path: Path) -> None:
+    """Behind an axis of dynamic size; the bias of a layer there was a traceback."""
+    openvino = pytest.importorskip("openvino")
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    from edgetl.backends._inside_openvino import InsideOpenVino
+    from edgetl.runtime.openvino import core
+
+    random = np.random.default_rng(1)
+    made = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["input"], ["pooled"], name="pool"),
+            helper.make_node("Squeeze", ["pooled"], ["flat"], name="squeeze"),
+            helper.make_node("MatMul", ["flat", "weights"], ["hidden"], name="middle"),
+            helper.make_node("Relu", ["hidden"], ["logits"], name="positive"),
+        ],
+        "network",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(random.normal(size=(3, 5)).astype(np.float32), "weights")],
+    )
+    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "source.onnx")
+    quantized(tmp_path / "source.onnx", tmp_path / "q.onnx", IMAGES)
+    openvino.save_model(core().read_model(tmp_path / "q.onnx"), tmp_path / "q.xml", compress_to_fp16=False)
+    its = InsideOpenVino(tmp_path / "q.xml", (), tmp_path, device="CPU", inference_precision="f32")
+    assert [(item.node, item.kind) for item in its.restored] == [("middle", "weights")]
+
+
 def test_dynamic_quantization_and_half_precision(tmp_path: Path) -> None:
     source = graphs.transformer(tmp_path / "source.onnx")
     exact = InsideOnnx(prepared(source, tmp_path / "float.onnx"), (), tmp_path)

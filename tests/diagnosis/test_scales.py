@@ -198,3 +198,10 @@ def test_a_correction_of_small_biases_is_no_scale(classes: int) -> None:
     assert accused <= 4
     twice = Constant(what="b", values=2.0 * biases * (1.0 + 0.02 * random.normal(size=classes)), axis=None)
     assert "twice" in (constant_cause(twice, biases) or "")
+
+
+def test_biases_that_are_one_number_have_no_size() -> None:
+    """Where the channels are alike, too, a correction moves all of them by the same; the engine was accused."""
+    biases = np.full(16, 1e-3)
+    assert constant_cause(Constant(what="b", values=biases + 0.13, axis=None), biases) is None
+    assert "are zero" in (constant_cause(Constant(what="b", values=np.zeros(16), axis=None), biases) or "")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgetl.bundle import sign
-from edgetl.bundle.write import seal
+from edgetl.bundle.write import engine_digest, seal
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def waiting(built, tmp_path: Path) -> Path:  # type: ignore[no-untyped-def]
     for part in (chosen, record):
         part.update(status="build-on-device", note="waits")
     record_path.write_text(json.dumps(record))
+    chosen["files_sha256"] = engine_digest(record_path.parent)
     for name in ("manifest.json", "signature.json"):
         (folder / name).unlink()
     key = tmp_path / "key.pem"
@@ -127,4 +128,18 @@ def test_of_an_engine_that_fails_it_is_told_where(edgetl, waiting: Path, tmp_pat
 def test_a_changed_bundle_is_not_compiled(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (waiting / "model.onnx").write_bytes(b"other")
     edgetl("compile", waiting, "-o", tmp_path / "out").failed(7, "model.onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_engine_is_made_of_must_be_what_was_published_for_it(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """As where the folders of two targets were exchanged: the digest of what was made stood in the new bundle."""
+    manifest = json.loads((waiting / "manifest.json").read_text())
+    chosen = next(entry for entry in manifest["engines"] if entry["target"] == "x86-64-cpu")
+    (waiting / chosen["folder"] / "more.bin").write_bytes(b"other")
+    for name in ("manifest.json", "signature.json"):
+        (waiting / name).unlink()
+    kept = {name: value for name, value in manifest.items() if name not in ("schema", "files")}
+    seal(waiting, kept, tmp_path / "key.pem")
+    done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out")
+    done.failed(7, f"the files in {chosen['folder']} are not those of the engine for x86-64-cpu")
     assert not (tmp_path / "out").exists()
