@@ -73,6 +73,11 @@ class Restored:
     steps: NDArray[np.float64] | None
     """What one step of the integers is worth; broadcasts to the values. None where no scale restores them."""
 
+    @property
+    def what(self) -> str:
+        """For people, as "the weights of 'stem'"."""
+        return f"the {'biases' if self.kind == 'bias' else self.kind} of '{self.node}'"
+
 
 class Looking(Protocol):
     """An engine, or what its graph promises, with some more outputs: a context manager."""

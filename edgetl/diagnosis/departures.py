@@ -206,8 +206,7 @@ def _no_names(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> str
 
 def _causes(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> list[str]:
     """Scales that are wrong, whatever comes of them."""
-    pairs = [scales.Pair(**asdict(each)) for each in opened.quantizers]
-    said = scales.pair_causes(pairs, record.chosen)
+    said = scales.pair_causes(opened.quantizers, record.chosen)
     if record.chosen and not opened.quantizers:
         said.append(
             f"no activation in it is quantized, and calibration chose {len(record.chosen)} scales: it is not the engine"
@@ -219,13 +218,7 @@ def _causes(exact: InsideOnnx, opened: inside.Inside, record: Recorded) -> list[
         wanted = exact.constants.get((each.node, each.kind))
         if wanted is None or wanted.size != each.values.size:
             continue
-        constant = scales.Constant(
-            what=f"the {'biases' if each.kind == 'bias' else each.kind} of '{each.node}'",
-            values=each.values,
-            axis=each.axis,
-            steps=each.steps,
-        )
-        cause = scales.constant_cause(constant, wanted, clips=record.clips)
+        cause = scales.constant_cause(each, wanted, clips=record.clips)
         said += [cause] if cause else []
     return said
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.backends.inside import Quantizer, Restored
+
 _WRONG = 1.5
 """Factor from which on a size is not a matter of rounding or of clipping."""
 _ALIKE = 0.98
@@ -35,22 +37,6 @@ _EDGE = 126.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """How an activation is quantized."""
-
-    tensor: str
-    """What is quantized, by its name in the float graph."""
-    scale: float
-    """With which it is."""
-    back: float
-    """With which the integers become real values again."""
-    low: float = 0.0
-    """The least value that the integers stand for, where they are made."""
-    shift: int = 0
-    """Steps by which more is restored than was quantized: the difference of the two zero points."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Chosen:
     """What calibration recorded of an activation."""
 
@@ -61,20 +47,7 @@ class Chosen:
     """Whether what its zero point adds went into the biases behind it: it is then restored without one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """Weights or a bias, as an engine's graph restores them."""
-
-    what: str
-    """As "the weights of 'stem'"."""
-    values: NDArray[np.float64]
-    axis: int | None
-    """Of the channels that have a scale each; None: there is one scale."""
-    steps: NDArray[np.float64] | None = None
-    """What one step of the integers is worth; broadcasts to the values. None: it is not known."""
-
-
-def pair_causes(pairs: Sequence[Pair], recorded: Mapping[str, Chosen]) -> list[str]:
+def pair_causes(pairs: Sequence[Quantizer], recorded: Mapping[str, Chosen]) -> list[str]:
     """Activations whose scale or zero point is not the one of calibration, or whose two differ.
 
     Args:
@@ -110,7 +83,7 @@ def is_scale(value: float) -> bool:
     return 0.0 < value < math.inf
 
 
-def _zero_point_causes(pair: Pair, wanted: Chosen | None) -> list[str]:
+def _zero_point_causes(pair: Quantizer, wanted: Chosen | None) -> list[str]:
     """Whether the zero points of a pair whose scales are right are not."""
     said = []
     if wanted and wanted.low is not None and (higher := round((wanted.low - pair.low) / pair.scale)):
@@ -129,7 +102,7 @@ def _zero_point_causes(pair: Pair, wanted: Chosen | None) -> list[str]:
 
 
 def constant_cause(
-    found: Constant, wanted: NDArray[np.floating], *, by_channel: bool = True, clips: bool = False
+    found: Restored, wanted: NDArray[np.floating], *, by_channel: bool = True, clips: bool = False
 ) -> str | None:
     """Whether weights or a bias are those of the float graph in another size: in all, or in some channels.
 
@@ -158,7 +131,7 @@ def constant_cause(
     return _channel_cause(found, its) or _value_cause(found, its, clips=clips) if by_channel else None
 
 
-def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
+def _channel_cause(found: Restored, its: NDArray[np.float64]) -> str | None:
     """Whether some channels of a constant are the float graph's in another size."""
     mine = found.values
     if found.axis is None or mine.shape[found.axis] == mine.size:
@@ -174,7 +147,7 @@ def _channel_cause(found: Constant, its: NDArray[np.float64]) -> str | None:
     return f"{found.what} in channel {first} are {_times(wrong[first])} those of the float graph: its scale is{more}"
 
 
-def _value_cause(found: Constant, its: NDArray[np.float64], *, clips: bool) -> str | None:
+def _value_cause(found: Restored, its: NDArray[np.float64], *, clips: bool) -> str | None:
     """Whether a constant is not the float graph's, by more than rounding to its steps explains.
 
     Steps that are far too large for the values, as those that leave room for a large bias, explain much.
@@ -219,7 +192,7 @@ def _sizes(mine: NDArray[np.float64], its: NDArray[np.float64], axis: int) -> li
     return [_size(one, other) for one, other in zip(_rows(its, axis), _rows(mine, axis), strict=True)]
 
 
-def _in_another_order(found: Constant, sizes: Sequence[float | None]) -> bool:
+def _in_another_order(found: Restored, sizes: Sequence[float | None]) -> bool:
     """Whether the steps of channels are right but for their order, by the sizes that the channels have with them."""
     if found.steps is None or found.steps.size != len(sizes) or None in sizes:
         return False

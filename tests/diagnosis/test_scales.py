@@ -7,18 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetl.diagnosis.scales import Chosen, Constant, Pair, constant_cause, gain_cause, pair_causes
+from edgetl.backends.inside import Quantizer, Restored
+from edgetl.diagnosis.scales import Chosen, constant_cause, gain_cause, pair_causes
 
 
 def weights(seed: int = 0, shape: tuple[int, ...] = (8, 4, 3, 3)) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def quantized(values: np.ndarray, axis: int | None = 0) -> Constant:
+def restored(
+    values: np.ndarray, axis: int | None, steps: np.ndarray | None = None, *, node: str = "stem", kind: str = "weights"
+) -> Restored:
+    return Restored(node=node, operator="Conv", kind=kind, values=values, axis=axis, steps=steps)
+
+
+def pair_of(*, tensor: str, scale: float, back: float, low: float = 0.0, shift: int = 0) -> Quantizer:
+    return Quantizer(tensor=tensor, scale=scale, back=back, low=low, shift=shift)
+
+
+def quantized(values: np.ndarray, axis: int | None = 0) -> Restored:
     """In eight bits, with a scale per channel."""
     axes = tuple(place for place in range(values.ndim) if place != axis)
     scale = np.abs(values).max(axes, keepdims=True) / 127
-    return Constant(what="the weights of 'stem'", values=np.round(values / scale) * scale, axis=axis, steps=scale)
+    return restored(np.round(values / scale) * scale, axis=axis, steps=scale)
 
 
 @given(st.integers(0, 1000), st.sampled_from([(8, 4, 3, 3), (6, 1, 3, 3), (5, 32), (2, 40)]))
@@ -32,7 +43,7 @@ def test_eight_bits_are_no_cause(seed: int, shape: tuple[int, ...]) -> None:
 def test_a_scale_of_another_size_is_found_in_all_channels_and_in_one(factor: float, larger: bool, place: int) -> None:
     factor = factor if larger else 1 / factor
     found = quantized(weights())
-    whole = Constant(what=found.what, values=found.values * factor, axis=0)
+    whole = restored(found.values * factor, axis=0)
     said = constant_cause(whole, weights())
     assert said is not None and said.startswith("the weights of 'stem' are ") and "in channel" not in said
     found.values[place] *= 1.9
@@ -43,7 +54,7 @@ def test_a_scale_of_another_size_is_found_in_all_channels_and_in_one(factor: flo
 
 def test_how_it_is_said() -> None:
     for factor, word in ((2.0, "twice"), (0.5, "half"), (3.0, "3.00 times"), (2.01, "twice")):
-        whole = Constant(what="the weights of 'stem'", values=weights() * factor, axis=None)
+        whole = restored(weights() * factor, axis=None)
         assert (
             constant_cause(whole, weights())
             == f"the weights of 'stem' are {word} those of the float graph: their scale is"
@@ -58,16 +69,16 @@ def test_several_channels_are_counted() -> None:
 
 
 def test_other_values_are_not_the_same_in_another_size() -> None:
-    found = Constant(what="w", values=weights(1), axis=0)
+    found = restored(weights(1), axis=0)
     assert constant_cause(found, weights(2)) is None
 
 
 def test_groups_and_transposed_weights_are_told_apart_by_their_shape() -> None:
     flat = weights(0, (6, 1, 3, 3))
-    in_groups = Constant(what="the weights of 'stem'", values=2 * flat.reshape(6, 1, 1, 3, 3), axis=0)
+    in_groups = restored(2 * flat.reshape(6, 1, 1, 3, 3), axis=0)
     assert "twice" in (constant_cause(in_groups, flat) or "")
     rows = weights(0, (7, 30))
-    turned = Constant(what="the weights of 'head'", values=2 * rows.T, axis=1)
+    turned = restored(2 * rows.T, axis=1, node="head")
     assert "twice" in (constant_cause(turned, rows) or "")
 
 
@@ -84,11 +95,11 @@ class TestValues:
         assert steps is not None
         steps = steps * wider
         learned = np.clip(np.floor(values / steps) + random.integers(0, 2, shape), -127, 127) * steps
-        assert constant_cause(Constant(what="w", values=learned, axis=0, steps=steps), values) is None
+        assert constant_cause(restored(learned, axis=0, steps=steps), values) is None
         # As far as a range of least squared error goes.
         tight = steps / wider * 0.98
         cut = np.clip(np.round(values / tight), -127, 127) * tight
-        assert constant_cause(Constant(what="w", values=cut, axis=0, steps=tight), values) is None
+        assert constant_cause(restored(cut, axis=0, steps=tight), values) is None
 
     def test_channels_in_another_order(self) -> None:
         found = quantized(weights())
@@ -105,14 +116,14 @@ class TestValues:
         assert found.steps is not None
         for order in (np.arange(8)[::-1], np.roll(np.arange(8), 3)):  # by less than half again, and by more
             steps = found.steps[order]
-            other = Constant(what=found.what, values=found.values / found.steps * steps, axis=0, steps=steps)
+            other = restored(found.values / found.steps * steps, axis=0, steps=steps)
             said = constant_cause(other, values)
             assert said == "the scales of the weights of 'stem' stand in another order than its channels"
 
     def test_sizes_that_are_off_by_a_tenth(self) -> None:
         found = quantized(weights())
         assert found.steps is not None
-        whole = Constant(what=found.what, values=found.values * 1.1, axis=0, steps=found.steps * 1.1)
+        whole = restored(found.values * 1.1, axis=0, steps=found.steps * 1.1)
         said = constant_cause(whole, weights())
         assert (
             said == "the weights of 'stem' are 1.10 times those of the float graph in 8 of 8 channels: the scales are"
@@ -122,7 +133,7 @@ class TestValues:
         found = quantized(weights())
         assert found.steps is not None
         steps = found.steps * 0.5
-        cut = Constant(what=found.what, values=np.clip(weights(), -127 * steps, 127 * steps), axis=0, steps=steps)
+        cut = restored(np.clip(weights(), -127 * steps, 127 * steps), axis=0, steps=steps)
         said = constant_cause(cut, weights())
         assert said is not None and said.endswith("% of their values: their scale is too small")
 
@@ -136,17 +147,17 @@ class TestValues:
         assert constant_cause(quantized(weights(1)), weights(2), by_channel=False) is None
 
     def test_biases_that_are_zero(self) -> None:
-        none = Constant(what="the biases of 'stem'", values=np.zeros(8), axis=None)
+        none = restored(np.zeros(8), axis=None, kind="bias")
         said = "the biases of 'stem' are zero, and are not in the float graph"
         assert constant_cause(none, weights(0, (8,))) == said
         assert constant_cause(none, np.zeros(8)) is None
-        tiny = Constant(what="the biases of 'stem'", values=np.zeros(8), axis=0, steps=np.full(8, 10.0))
+        tiny = restored(np.zeros(8), axis=0, steps=np.full(8, 10.0), kind="bias")
         assert constant_cause(tiny, weights(0, (8,))) is None
 
 
 class TestPairs:
     def test_a_zero_point_that_calibration_did_not_choose(self) -> None:
-        pair = Pair(tensor="a", scale=0.1, back=0.1, low=-1.3)
+        pair = pair_of(tensor="a", scale=0.1, back=0.1, low=-1.3)
         (said,) = pair_causes([pair], {"a": Chosen(scale=0.1, low=-1.0)})
         assert said == (
             "the zero point of the tensor 'a' is 3 above what calibration chose: its range begins at -1.3, not at -1"
@@ -156,7 +167,7 @@ class TestPairs:
 
     def test_two_zero_points_of_one_pair(self) -> None:
         def told(shift: int, recorded: dict[str, Chosen]) -> list[str]:
-            return pair_causes([Pair(tensor="a", scale=0.1, back=0.1, low=-1.0, shift=shift)], recorded)
+            return pair_causes([pair_of(tensor="a", scale=0.1, back=0.1, low=-1.0, shift=shift)], recorded)
 
         in_bias, plain = Chosen(scale=0.1, low=-1.0, in_bias=True), Chosen(scale=0.1, low=-1.0)
         said = "the tensor 'a' is quantized with one zero point and restored with another, 10 below it"
@@ -167,7 +178,7 @@ class TestPairs:
         assert told(-4, {}) == [said.replace("10 below", "4 above")]
 
     def test_what_calibration_chose(self) -> None:
-        pairs = [Pair(tensor="a", scale=0.1, back=0.1), Pair(tensor="b", scale=0.2, back=0.2)]
+        pairs = [pair_of(tensor="a", scale=0.1, back=0.1), pair_of(tensor="b", scale=0.2, back=0.2)]
         assert pair_causes(pairs, {"a": Chosen(scale=0.1), "b": Chosen(scale=0.2 * (1 + 1e-4))}) == []
         assert pair_causes(pairs, {}) == []
         assert pair_causes(pairs, {"b": Chosen(scale=0.1)}) == [
@@ -175,7 +186,7 @@ class TestPairs:
         ]
 
     def test_two_scales_of_one_pair(self) -> None:
-        (said,) = pair_causes([Pair(tensor="a", scale=0.1, back=0.05)], {"a": Chosen(scale=0.1)})
+        (said,) = pair_causes([pair_of(tensor="a", scale=0.1, back=0.05)], {"a": Chosen(scale=0.1)})
         assert said == "the tensor 'a' is quantized with the scale 0.1 and restored with 0.05, half that"
 
 
@@ -193,15 +204,15 @@ def test_a_correction_of_small_biases_is_no_scale(classes: int) -> None:
     accused = 0
     for _ in range(2000):
         biases = 0.003 * random.normal(size=classes)
-        corrected = Constant(what="b", values=biases + 0.01 * random.normal(size=classes), axis=None)
+        corrected = restored(biases + 0.01 * random.normal(size=classes), axis=None, kind="bias")
         accused += constant_cause(corrected, biases) is not None
     assert accused <= 4
-    twice = Constant(what="b", values=2.0 * biases * (1.0 + 0.02 * random.normal(size=classes)), axis=None)
+    twice = restored(2.0 * biases * (1.0 + 0.02 * random.normal(size=classes)), axis=None, kind="bias")
     assert "twice" in (constant_cause(twice, biases) or "")
 
 
 def test_biases_that_are_one_number_have_no_size() -> None:
     """Where the channels are alike, too, a correction moves all of them by the same; the engine was accused."""
     biases = np.full(16, 1e-3)
-    assert constant_cause(Constant(what="b", values=biases + 0.13, axis=None), biases) is None
-    assert "are zero" in (constant_cause(Constant(what="b", values=np.zeros(16), axis=None), biases) or "")
+    assert constant_cause(restored(biases + 0.13, axis=None, kind="bias"), biases) is None
+    assert "are zero" in (constant_cause(restored(np.zeros(16), axis=None, kind="bias"), biases) or "")
