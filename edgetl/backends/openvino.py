@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.backends.onnxruntime import why_not_this_processor
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 """What the float layers run in; without it OpenVINO takes bf16 where the processor can, and says nothing."""
+_REDUCTIONS = {
+    "ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceProd": "reduce_prod", "ReduceMax": "reduce_max",
+    "ReduceMin": "reduce_min", "ReduceL1": "reduce_l1", "ReduceL2": "reduce_l2",
+}  # fmt: skip
+"""Operator → what makes it."""
 
 
 class OpenVinoBackend:
@@ -52,6 +57,8 @@ class OpenVinoBackend:
             model = core().read_model(request.model)
         except RuntimeError as error:
             raise TargetError(f"OpenVINO cannot read this graph: {error}") from error
+        if request.precision == "int8":
+            _keep_reduced_axes(model)
         openvino.save_model(model, request.folder / "model.xml", compress_to_fp16=False)
         reason = self.why_not_here(request.target, request.precision)
         record = EngineRecord(
@@ -95,3 +102,29 @@ class OpenVinoBackend:
             inference_precision=str(record.options.get("inference_precision", "f32")),
             threads=threads,
         )
+
+
+def _keep_reduced_axes(model: Any) -> None:
+    """Let reductions keep their axes, and drop them behind it.
+
+    OpenVINO (2026.4) moves scales of channels that stand behind a reduction, as those of the product before it, into
+    the quantizer behind it, and computes that with the reduction: where axes are dropped, by scales of other channels.
+    """
+    from openvino import opset13 as opset
+
+    for op in model.get_ordered_ops():
+        make = _REDUCTIONS.get(op.get_type_name())
+        if (
+            make is None
+            or op.get_attributes()["keep_dims"]
+            or op.input_value(1).get_node().get_type_name() != "Constant"
+        ):
+            continue
+        output = op.output(0)
+        readers, names = output.get_target_inputs(), output.get_names()
+        kept = getattr(opset, make)(*op.input_values(), keep_dims=True, name=f"{op.get_friendly_name()}_kept")
+        dropped = opset.squeeze(kept, op.input_value(1), name=op.get_friendly_name())
+        dropped.output(0).set_names(names)
+        for reader in readers:
+            reader.replace_source_output(dropped.output(0))
+    model.validate_nodes_and_infer_types()

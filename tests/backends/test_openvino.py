@@ -458,3 +458,64 @@ def test_a_signal_after_engines_were_closed_in_any_order_is_handled(small_graph:
         [sys.executable, "-c", _SIGNALLED, small_graph()], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[1]"), done.stderr
+
+
+@pytest.mark.parametrize("behind", ["head", "nothing"])
+@pytest.mark.parametrize("reduction", ["ReduceMean", "ReduceMax", "ReduceSum"])
+def test_scales_of_channels_stay_with_their_channels_behind_a_reduction(
+    here: MakeTarget, tmp_path: Path, reduction: str, behind: str
+) -> None:
+    """A mean over tokens, smoothed channel by channel, as in front of a head: OpenVINO's answers were at 0 to 13 dB."""
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    from edgetl.parity.numeric import sqnr_db
+    from edgetl.runtime.onnxruntime import OnnxRuntimeRunner
+
+    random = np.random.default_rng(0)
+    constants = {
+        "axes": np.array([1]), "by_channel": random.uniform(0.5, 2.0, 32).astype(np.float32),
+        "scale": np.array(0.05, np.float32), "zero": np.array(0, np.int8),
+        "weights": random.normal(size=(32, 5)).astype(np.float32),
+    }  # fmt: skip
+    last = ("MatMul", ["real", "weights"]) if behind == "head" else ("Relu", ["real"])
+    nodes: list[tuple[str, list[str], str]] = [
+        (reduction, ["x", "axes"], "reduced"), ("Mul", ["reduced", "by_channel"], "scaled"),
+        ("QuantizeLinear", ["scaled", "scale", "zero"], "integers"),
+        ("DequantizeLinear", ["integers", "scale", "zero"], "real"), (*last, "y"),
+    ]  # fmt: skip
+    made = helper.make_graph(
+        [
+            helper.make_node(kind, given, [got], name=got, **({"keepdims": 0} if kind == reduction else {}))
+            for kind, given, got in nodes
+        ],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 25, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = tmp_path / "model.onnx"
+    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), model)
+    inputs = {"x": random.normal(size=(4, 25, 32)).astype(np.float32)}
+    compiled(model, tmp_path / "engine", cpu(here), "int8")
+    with backend("openvino").open(tmp_path / "engine") as engine, OnnxRuntimeRunner(model) as promised:
+        assert sqnr_db(promised.run(inputs)["y"], engine.run(inputs)["y"]) > 40
+
+
+def test_a_reduction_that_is_the_output_keeps_its_name(here: MakeTarget, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    made = helper.make_graph(
+        [helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean", keepdims=0)],
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+        [numpy_helper.from_array(np.array([-1, 1]), "axes")],
+    )
+    model = tmp_path / "model.onnx"
+    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), model)
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    compiled(model, tmp_path / "engine", cpu(here), "int8")
+    with backend("openvino").open(tmp_path / "engine") as engine:
+        np.testing.assert_allclose(engine.run({"x": x})["y"], [5.5, 17.5])
