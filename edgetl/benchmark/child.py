@@ -118,7 +118,7 @@ class Child:
             code = self._child.wait(timeout=_LEAVE_S)
         except subprocess.TimeoutExpired:
             return MeasurementError(f"the process that timed {self._name} answers no more")
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         hint = "memory may have run out: a smaller batch, or fewer things at once" if code == -signal.SIGKILL else None
         self._words.seek(0)
         words = self._words.read().decode(errors="replace").strip()[-_TOLD:]
@@ -150,6 +150,14 @@ def spawned(environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[b
             ),
             words,
         )
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL of 9; "signal 36" of one without a name, as most real-time signals are."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _restored(name: str, found: dict[str, Any]) -> Exception:

@@ -83,7 +83,7 @@ def bench(*arguments: str | Path) -> int:
     return run(["bench", *map(str, arguments)])
 
 
-def send(number: signal.Signals, after_s: float) -> None:
+def send(number: int, after_s: float) -> None:
     """A signal to the process of the run that begins."""
 
     def when_it_is_there() -> None:
@@ -131,10 +131,15 @@ def test_an_engine_that_is_only_held_up_is_waited_for(bundle: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["result"]["scenario"]["queries"] >= 100
 
 
-def test_an_engine_that_crashes_is_told_with_its_signal(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    send(signal.SIGSEGV, after_s=1.0)
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGRTMIN + 2, f"signal {signal.SIGRTMIN + 2}")]
+)
+def test_an_engine_that_crashes_is_told_with_its_signal(
+    number: int, words: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send(number, after_s=1.0)
     assert bench(bundle, *SCENARIO, "--duration", "30") == 5
-    assert "the process that timed x86-64-cpu fp32 was killed by SIGSEGV" in capsys.readouterr().err
+    assert f"the process that timed x86-64-cpu fp32 was killed by {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
