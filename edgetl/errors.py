@@ -10,7 +10,7 @@
     │   └── TokenizerError            3  a tokenizer does not fit the network or the texts
     ├── ModelError                    2  weights or a model do not fit what was asked of them
     │   └── ExportError               1  the exported graph is not the PyTorch model
-    ├── TrainingError                 1  a training cannot go on: it came to NaN, or the GPU's memory ran out
+    ├── TrainingError                 1  a training cannot go on: it came to NaN, or memory ran out
     ├── ParityError                   4  no engine of a target was shown to be as good as the reference
     ├── BudgetError                   5  a latency budget was missed, or something is slower than it may be
     ├── MeasurementError              5  a measurement that cannot be finished, or cannot be believed
@@ -90,8 +90,8 @@ class ExportError(ModelError):
 
 
 class TrainingError(EdgetlError):
-    """A training cannot go on: its loss or weights became NaN or infinite, or a GPU's memory does not hold a step. What
-    was kept before stays as it was."""
+    """A training cannot go on: its loss or weights became NaN or infinite, a GPU's memory does not hold a step, or a
+    process that reads samples died. What was kept before stays as it was."""
 
     exit_code = 1
 
