@@ -20,6 +20,8 @@ class Ending:
 
     signal: int = signal.SIGINT
     """The last that came; Ctrl-C's where none did."""
+    came: bool = False
+    """Whether one came, other than Ctrl-C's."""
 
     @property
     def exit_code(self) -> int:
@@ -47,7 +49,7 @@ def heeded() -> Iterator[Ending]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        ending.signal = number
+        ending.signal, ending.came = number, True
         interrupt = signal.getsignal(signal.SIGINT)
         if not callable(interrupt):  # it is ignored, as in the background of a shell script
             interrupt = signal.default_int_handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edgetl.cli.app import run
 from edgetl.cli.ending import heeded
+from edgetl.errors import MeasurementError
 from edgetl.runtime.onnxruntime import _IDENTITY
 
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -121,3 +124,23 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     finally:
         signal.signal(signal.SIGHUP, before[0])
         signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("DataLoader worker (pid 7) is killed"), MeasurementError("its process was killed")]
+)
+def test_what_else_fails_where_a_signal_comes_to_all_processes_is_that_end(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a terminal that is closed, or a service that is stopped."""
+
+    def fail() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise failure
+
+    monkeypatch.setattr("edgetl.pipeline.describe.describe_machine", fail)
+    assert run(["doctor", "--json"]) == 143
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "\nended by SIGTERM; what was finished is kept\n")
