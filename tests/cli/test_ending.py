@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def left(place: Path) -> list[str]:
     return [path.name for path in place.iterdir() if path.name != ".ses"]
 
 
-def begin(environment: dict[str, str], place: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def begin(
+    environment: dict[str, str], place: Path, *arguments: str | Path, program: tuple[str, str] = ("-m", "edgetl")
+) -> subprocess.Popen[str]:
     """A command whose temporary files are in a place; what is ignored here, as with nohup, is not there."""
 
     def as_in_a_terminal() -> None:
@@ -54,7 +57,7 @@ def begin(environment: dict[str, str], place: Path, *arguments: str | Path) -> s
             signal.signal(number, signal.SIG_DFL)
 
     return subprocess.Popen(
-        [sys.executable, "-m", "edgetl", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(place)},
         preexec_fn=as_in_a_terminal,
@@ -144,3 +147,27 @@ def test_what_else_fails_where_a_signal_comes_to_all_processes_is_that_end(
     assert run(["doctor", "--json"]) == 143
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "\nended by SIGTERM; what was finished is kept\n")
+
+
+HANGS = """
+import sys
+from edgetl.cli import app, ending
+
+ending._PATIENCE_S = 0.5
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), ENDS[1:])
+def test_an_engine_that_hangs_holds_up_no_end(
+    sealed: Callable[..., Path], never_answers: Callable[[Path], None], environment: dict[str, str], tmp_path: Path,
+    number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    """Python runs no handler of a signal while its main thread is in a library's call."""
+    bundle = sealed(tmp_path / "tiny-1.0.0", never_answers)
+    with begin(environment, tmp_path, "run", bundle, bundle / "golden" / "0.png", program=("-c", HANGS)) as command:
+        time.sleep(2)
+        assert command.poll() is None
+        said = end(command, number)
+    assert command.returncode == code, said
+    assert f"ended by {number.name}; a library's call goes on" in said
