@@ -148,6 +148,23 @@ class MissingExtraError(SetupError):
         )
 
 
+def not_imported(error: ImportError, package: str, *, extra: str, needed_for: str) -> SetupError:
+    """What to raise for a package that cannot be imported: it is not installed, or a library that it needs is not.
+
+    Args:
+        error: What importing it raised.
+        package: The import name.
+        extra: The extra that installs it.
+        needed_for: What was being done, for the message.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return MissingExtraError(package, extra=extra, needed_for=needed_for)
+    return SetupError(
+        f"{needed_for} needs the Python package '{package}', which is installed and cannot be loaded: {error}",
+        hint=f"install what it says is missing; python -c 'import {package}' shows more",
+    )
+
+
 class ProviderError(SetupError):
     """An execution provider or device that was asked for is not there."""
 

@@ -105,7 +105,8 @@ def _run(arguments: list[str], ending: Ending) -> int:
         print_error(missing, as_json=as_json)
         return missing.exit_code
     except MemoryError as error:
-        found = SetupError(f"not enough memory: {error}", hint="a smaller batch, image size or number of threads")
+        said = f": {error}" if str(error) else ""  # Python's own says nothing
+        found = SetupError(f"not enough memory{said}", hint="a smaller batch, image size or number of threads")
         print_error(found, as_json=as_json)
         return found.exit_code
     except BrokenPipeError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgetl.errors import BundleError, MissingExtraError
+from edgetl.errors import BundleError, not_imported
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 
@@ -123,8 +123,8 @@ def check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None)
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    except ImportError:
-        raise MissingExtraError("cryptography", extra="ort", needed_for="checking a signature") from None
+    except ImportError as error:
+        raise not_imported(error, "cryptography", extra="ort", needed_for="checking a signature") from None
     try:
         text = path.read_bytes()
         record = json.loads(text)

@@ -248,3 +248,18 @@ def test_a_step_summary_that_has_no_place(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "nowhere" / "summary.md"))
     assert app.run(["report", str(reports), "--format", "json", "--github"]) == 8
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError(), "error: not enough memory\n"), (MemoryError("of 8 GiB"), "error: not enough memory: of 8 GiB\n")],
+)
+def test_memory_that_runs_out(
+    error: MemoryError, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("edgetl.pipeline.describe.describe_machine", fail)
+    assert app.run(["doctor"]) == 8
+    assert capsys.readouterr().err.startswith(words)
