@@ -10,7 +10,7 @@
     │   └── TokenizerError            3  a tokenizer does not fit the network or the texts
     ├── ModelError                    2  weights or a model do not fit what was asked of them
     │   └── ExportError               1  the exported graph is not the PyTorch model
-    ├── TrainingError                 1  a training cannot go on: it came to NaN, or the GPU's memory ran out
+    ├── TrainingError                 1  a training cannot go on: it came to NaN, or memory ran out
     ├── ParityError                   4  no engine of a target was shown to be as good as the reference
     ├── BudgetError                   5  a latency budget was missed, or something is slower than it may be
     ├── MeasurementError              5  a measurement that cannot be finished, or cannot be believed
@@ -90,8 +90,8 @@ class ExportError(ModelError):
 
 
 class TrainingError(EdgetlError):
-    """A training cannot go on: its loss or weights became NaN or infinite, or a GPU's memory does not hold a step. What
-    was kept before stays as it was."""
+    """A training cannot go on: its loss or weights became NaN or infinite, a GPU's memory does not hold a step, or a
+    process that reads samples died. What was kept before stays as it was."""
 
     exit_code = 1
 
@@ -146,6 +146,23 @@ class MissingExtraError(SetupError):
             f"{needed_for} needs the Python package '{package}', which is not installed",
             hint=f"pip install 'edgetl[{extra}]'",
         )
+
+
+def not_imported(error: ImportError, package: str, *, extra: str, needed_for: str) -> SetupError:
+    """What to raise for a package that cannot be imported: it is not installed, or a library that it needs is not.
+
+    Args:
+        error: What importing it raised.
+        package: The import name.
+        extra: The extra that installs it.
+        needed_for: What was being done, for the message.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return MissingExtraError(package, extra=extra, needed_for=needed_for)
+    return SetupError(
+        f"{needed_for} needs the Python package '{package}', which is installed and cannot be loaded: {error}",
+        hint=f"install what it says is missing; python -c 'import {package}' shows more",
+    )
 
 
 class ProviderError(SetupError):

@@ -15,13 +15,14 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgetl.errors import StorageError, UsageError
 
@@ -298,11 +299,16 @@ def check_output(flag: str, path: Path, name: str) -> None:
         name: That it could have, for who named a folder.
 
     Raises:
-        UsageError: It is a folder.
+        UsageError: It is a folder, or a link to where no file can be.
         StorageError: It cannot be written.
     """
     if path.is_dir():
         raise UsageError(f"{flag} {path} is a folder", hint=f"{flag} {path / name}")
+    if path.is_symlink() and not path.exists():
+        place = Path(os.path.realpath(path))
+        if place.is_symlink() or not place.parent.is_dir():  # a link to itself stays one
+            where = f"{path} is a link to {path.readlink()}"
+            raise UsageError(f"{flag} {where}, where no file can be", hint=f"{flag} {path.with_name(name)}")
     if not _written_in_place(path):  # a pipe that is opened and closed again has ended for who reads it
         check_folder(path.parent)
 
@@ -312,6 +318,19 @@ def _written_in_place(path: Path) -> bool:
     return path.is_symlink() or (path.exists() and not path.is_file())
 
 
+def _opened_in_place(path: Path) -> TextIO:
+    """What takes the place of nothing, to be written.
+
+    By the name /dev/stdout, a file that a shell has opened (``> FILE``) would be cut off, and be written over by what
+    comes next on stdout.
+    """
+    with contextlib.suppress(OSError):  # it is not there yet
+        if os.path.samestat(path.stat(), os.fstat(1)):
+            sys.stdout.flush()
+            return open(os.dup(1), "w", encoding="utf-8")  # noqa: PTH123 - whoever asked closes it
+    return path.open("w", encoding="utf-8")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file of the user's, as UTF-8: all of it, or what was there stays.
 
@@ -319,8 +338,8 @@ def write_whole(path: Path, text: str) -> None:
         StorageError: Its folder cannot be written, or the disk is full.
     """
     if _written_in_place(path):
-        with storage_errors(path, alone=True):
-            path.write_text(text, encoding="utf-8")
+        with storage_errors(path, alone=True), _opened_in_place(path) as file:
+            file.write(text)
         return
     with storage_errors(path.parent, alone=True):
         beside = path.with_name(f".{path.name}.{os.getpid()}")

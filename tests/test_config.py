@@ -474,3 +474,16 @@ def test_the_signing_key_of_what_has_no_project(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("EDGETL_BUNDLE_KEY", "3")
     with pytest.raises(ConfigError, match=r"^EDGETL_BUNDLE_KEY: bundle\.key: .*\(it is 3\)"):
         config.signing_key()
+
+
+def test_a_signing_key_that_a_pipeline_leaves_empty_is_not_signed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a secret is not there, which no key of the machine's may stand in for."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("EDGETL_BUNDLE_KEY", "")
+    said = "EDGETL_BUNDLE_KEY: bundle.key: no path of a key is given, it is empty; left out, a key of yours is made"
+    assert problem(project(tmp_path)) == said
+    with pytest.raises(ConfigError) as refused:
+        config.signing_key()
+    assert refused.value.message == said

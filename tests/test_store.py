@@ -478,6 +478,32 @@ def test_an_output_is_tried_before_anything_is_made_of_it(tmp_path: Path) -> Non
         check_output("-o", tmp_path / "file" / "report.html", "report.html")
 
 
+@pytest.mark.parametrize("leads", ["nowhere/calls.json", "link"])
+def test_an_output_that_is_a_link_to_no_place_is_refused(tmp_path: Path, leads: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(leads)
+    with pytest.raises(UsageError, match=rf"^-o .*link is a link to {leads}, where no file can be$") as refused:
+        check_output("-o", link, "calls.json")
+    assert refused.value.hint == f"-o {tmp_path / 'calls.json'}"
+
+
+def test_an_output_that_is_a_link_is_the_file_that_it_leads_to(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("calls.json")
+    check_output("-o", link, "calls.json")
+    write_whole(link, "a")
+    assert link.is_symlink() and (tmp_path / "calls.json").read_text(encoding="utf-8") == "a"
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="a name of stdout")
+def test_what_is_written_to_stdout_by_its_name_stands_in_its_turn(capfd: pytest.CaptureFixture[str]) -> None:
+    """Pytest's is a file, as with ``> FILE``."""
+    sys.stdout.write("before\n")
+    write_whole(Path("/dev/stdout"), "document\n")
+    sys.stdout.write("after\n")
+    assert capfd.readouterr().out == "before\ndocument\nafter\n"
+
+
 def test_a_file_that_is_a_mount_is_written_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with ``docker run -v $PWD/report.html:/report.html``: nothing can take its place."""
 

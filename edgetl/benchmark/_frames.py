@@ -6,6 +6,8 @@ import json
 import struct
 from typing import Any, BinaryIO
 
+_AT_ONCE = 1 << 20
+"""Bytes that are asked for; a pipe gives fewer."""
 _HEAD = struct.Struct(">QQ")
 """Bytes of JSON, and bytes behind it."""
 
@@ -32,12 +34,20 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
     Returns:
         The document and the bytes behind it; None where the other end is gone, even in the middle of a frame.
     """
-    head = stream.read(_HEAD.size)
+    head = _exactly(stream, _HEAD.size)
     if len(head) < _HEAD.size:
         return None
     sizes = _HEAD.unpack(head)
-    text, payload = (stream.read(size) if size else b"" for size in sizes)
+    text, payload = (_exactly(stream, size) for size in sizes)
     if (len(text), len(payload)) != sizes:
         return None
     found: dict[str, Any] = json.loads(text)
     return found, payload
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes, also of a stream without a buffer; fewer where it ends."""
+    parts = bytearray()
+    while len(parts) < size and (part := stream.read(min(size - len(parts), _AT_ONCE))):
+        parts += part
+    return bytes(parts)

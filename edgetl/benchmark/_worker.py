@@ -1,9 +1,9 @@
-"""The process that times one thing, or runs a scenario: ``python -m edgetl.benchmark._worker PARENT``.
+"""The process that times one thing, or runs a scenario: ``python -m edgetl.benchmark._worker PARENT ANSWERS``.
 
 See :mod:`edgetl.benchmark.process` and :mod:`edgetl.benchmark.watched`.
 
-It takes commands from stdin and answers on what was its stdout when it started; whatever a library prints goes to
-stderr. It imports no library before it is told what to open, because importing is part of what it times.
+It takes commands from stdin and answers on a pipe of its own, a file descriptor; stdout and stderr are for whatever a
+library prints. It imports no library before it is told what to open, because importing is part of what it times.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def main() -> None:
     """Obey until the parent closes stdin."""
     _die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    os.set_inheritable(number := int(sys.argv[2]), False)
+    answers = os.fdopen(number, "wb")
     write_frame(answers, {"ready": True})
     _obey(sys.stdin.buffer, answers)
     os._exit(0)  # the system takes everything back; what libraries do at the end takes them long, and some crash

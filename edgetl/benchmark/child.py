@@ -58,12 +58,12 @@ class Child:
             MeasurementError: It took longer, or the process died.
             EdgetlError: What the command raised.
         """
-        if not self._answers(patience_s):
+        if not self._answers_within(patience_s):
             said = f"the process that timed {self._name} has not answered for {patience_s:.0f} s: its engine hangs"
             raise MeasurementError(
                 hangs or said, hint="leave it out; a driver that hangs may want the machine to be started again"
             )
-        frame = read_frame(self._stdout)
+        frame = read_frame(self._answers)
         if frame is None:
             raise self._died()
         if "error" in frame[0]:
@@ -89,23 +89,23 @@ class Child:
             if self._child.poll() is None:  # a second Ctrl-C came while we waited
                 self._child.kill()
                 self._child.wait()
-            self._stdout.close()
+            self._answers.close()
 
     @property
     def _stdin(self) -> BinaryIO:
         return cast(BinaryIO, self._child.stdin)
 
     @property
-    def _stdout(self) -> BinaryIO:
+    def _answers(self) -> BinaryIO:
         return cast(BinaryIO, self._child.stdout)
 
-    def _answers(self, patience_s: float) -> bool:
+    def _answers_within(self, patience_s: float) -> bool:
         """Wait until there is something to read, or the process has ended.
 
         Seconds are counted one by one: while this process is stopped (Ctrl-Z), no more than one of them goes by.
         """
         with selectors.DefaultSelector() as selector:
-            selector.register(self._stdout, selectors.EVENT_READ)
+            selector.register(self._answers, selectors.EVENT_READ)
             while patience_s > 0:
                 if selector.select(min(1.0, patience_s)):
                     return True
@@ -118,7 +118,7 @@ class Child:
             code = self._child.wait(timeout=_LEAVE_S)
         except subprocess.TimeoutExpired:
             return MeasurementError(f"the process that timed {self._name} answers no more")
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         hint = "memory may have run out: a smaller batch, or fewer things at once" if code == -signal.SIGKILL else None
         self._words.seek(0)
         words = self._words.read().decode(errors="replace").strip()[-_TOLD:]
@@ -135,21 +135,35 @@ def spawned(environment: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[b
         environment: Of the process, besides this one's; it finds modules where this one does.
 
     Returns:
-        The process, which whoever starts it has to end with :meth:`Child.end`, and the file of what it says.
+        The process, which whoever starts it has to end with :meth:`Child.end`, its answers in the place of its stdout;
+        and the file of what it says.
     """
     places = os.pathsep.join(str(Path(place).absolute()) for place in sys.path if place)
     with tempfile.TemporaryFile() as words:
-        yield (
-            subprocess.Popen(
-                [sys.executable, "-m", "edgetl.benchmark._worker", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                cwd=os.sep,  # where Python looks for modules first: no folder of a stranger's
-                env={**os.environ, **environment, "PYTHONPATH": places},
-            ),
-            words,
-        )
+        reader, writer = os.pipe()  # not its stdout, on which whatever runs as Python starts may print
+        with os.fdopen(reader, "rb", buffering=0) as answers:  # whoever waits for one sees none in a buffer
+            try:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "edgetl.benchmark._worker", str(os.getpid()), str(writer)],
+                    stdin=subprocess.PIPE,
+                    stdout=words,
+                    stderr=words,
+                    pass_fds=(writer,),
+                    cwd=os.sep,  # where Python looks for modules first: no folder of a stranger's
+                    env={**os.environ, **environment, "PYTHONPATH": places},
+                )
+            finally:
+                os.close(writer)
+            child.stdout = answers
+            yield child, words
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL of 9; "signal 36" of one without a name, as most real-time signals are."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _restored(name: str, found: dict[str, Any]) -> Exception:

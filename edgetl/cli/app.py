@@ -13,7 +13,7 @@ import typer
 
 from edgetl import __version__
 from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, report, run_, targets, train, verify
-from edgetl.cli.ending import heeded
+from edgetl.cli.ending import Ending, heeded
 from edgetl.cli.once import OnceEach
 from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, StorageError, UsageError
@@ -67,19 +67,24 @@ def run(arguments: list[str]) -> int:
         The exit code; see :mod:`edgetl.errors`.
     """
     with heeded() as ending:
-        code = _run(arguments)
+        code = _run(arguments, ending)
         if code == _INTERRUPTED:
             sys.stderr.write(f"\n{ending.words}; what was finished is kept\n")
             return ending.exit_code
     return code
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], ending: Ending) -> int:
     as_json = "--json" in arguments
     if os.environ.get("RANK", "0") != "0":  # of several processes that train together, the first one speaks
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
     try:
-        result = app(args=arguments, standalone_mode=False, prog_name="edgetl")
+        try:
+            result = app(args=arguments, standalone_mode=False, prog_name="edgetl")
+        except Exception:
+            if ending.came:  # to all processes of a terminal or service: whatever the end of the others came to here
+                return _INTERRUPTED
+            raise
     except EdgetlError as error:
         print_error(error, as_json=as_json)
         return error.exit_code
@@ -100,7 +105,8 @@ def _run(arguments: list[str]) -> int:
         print_error(missing, as_json=as_json)
         return missing.exit_code
     except MemoryError as error:
-        found = SetupError(f"not enough memory: {error}", hint="a smaller batch, image size or number of threads")
+        said = f": {error}" if str(error) else ""  # Python's own says nothing
+        found = SetupError(f"not enough memory{said}", hint="a smaller batch, image size or number of threads")
         print_error(found, as_json=as_json)
         return found.exit_code
     except BrokenPipeError:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 
+_FORKS = hasattr(os, "register_at_fork")
+"""Elsewhere (Windows) there is no pipe that could tell of a signal, and nobody sends these."""
+_PATIENCE_S = 20.0
+"""So long a library's call may hold up the end of a command; Kubernetes kills what has not ended after 30 seconds."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Of a service manager, a container, a runner that cancels a job; and of a terminal that was closed."""
 
@@ -20,6 +26,8 @@ class Ending:
 
     signal: int = signal.SIGINT
     """The last that came; Ctrl-C's where none did."""
+    came: bool = False
+    """Whether one came, other than Ctrl-C's."""
 
     @property
     def exit_code(self) -> int:
@@ -37,7 +45,8 @@ def heeded() -> Iterator[Ending]:
     """While this is open, signals that end a process do what Ctrl-C does there: they raise KeyboardInterrupt, or are
     remembered where a library would swallow that.
 
-    Their usual effect would leave temporary folders, and drafts in a store, behind. Nothing changes outside the main
+    Their usual effect would leave temporary folders, and drafts in a store, behind. Where a library's call goes on and
+    on, as of an engine that hangs, the process ends all the same, and leaves them. Nothing changes outside the main
     thread, nor of a signal that is ignored (nohup) or handled by somebody else.
     """
     ending, mine = Ending(), os.getpid()
@@ -47,7 +56,7 @@ def heeded() -> Iterator[Ending]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        ending.signal = number
+        ending.signal, ending.came = number, True
         interrupt = signal.getsignal(signal.SIGINT)
         if not callable(interrupt):  # it is ignored, as in the background of a shell script
             interrupt = signal.default_int_handler
@@ -58,7 +67,45 @@ def heeded() -> Iterator[Ending]:
     for number in taken:
         signal.signal(number, end)
     try:
-        yield ending
+        with _not_held_up(ending) if taken and _FORKS else nullcontext():
+            yield ending
     finally:
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _not_held_up(ending: Ending) -> Iterator[None]:
+    """End this process some time after a signal whose handler could not run: Python does not run it while the main
+    thread is in a library's call. The numbers of signals come through a pipe, to a thread that waits for them.
+    """
+    over, (reader, writer) = threading.Event(), os.pipe()
+    os.set_blocking(writer, False)
+    others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        with os.fdopen(reader, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] in SIGNALS and not over.wait(_PATIENCE_S) and not ending.came:
+                    _leave(number[0])
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(others)
+        os.close(writer)
+
+
+def _leave(number: int) -> None:
+    """End this process as it is."""
+    late = Ending(signal=number)
+    left = f"a library's call goes on, so that temporary files may be left in {tempfile.gettempdir()}"
+    sys.stderr.write(f"\n{late.words}; {left}\n")
+    sys.stderr.flush()
+    os._exit(late.exit_code)
+
+
+if _FORKS:  # what comes to a process that was forked from this one is not for this one
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

@@ -179,10 +179,11 @@ def _missing(path: Path) -> BundleError:
 
 
 def _clear(reports: Path) -> None:
-    from edgetl.store import storage_errors
+    from edgetl.store import check_folder, storage_errors
 
     if (reports / "manifest.json").exists() or (reports.parent / "manifest.json").exists():
         raise UsageError(f"--reports {reports} is in a bundle, which is sealed", hint="a folder of its own")
+    check_folder(reports)  # before hours of training
     with storage_errors(reports, alone=True):
         for name in _files():
             (reports / name).unlink(missing_ok=True)

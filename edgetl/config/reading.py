@@ -75,7 +75,7 @@ def signing_key() -> Path | None:
     try:
         key = Bundle(key=value).key
     except ValidationError as error:
-        raise ConfigError(f"{source}: bundle.key: {error.errors()[0]['msg']} (it is {value!r})") from None
+        raise ConfigError(f"{source}: bundle.key: {_said(error.errors()[0])}") from None
     return None if key is None else Path.cwd() / _expanded(key)
 
 
@@ -198,13 +198,17 @@ def _explain(sources: _Sources, detail: ErrorDetails) -> str:
             return f"{where}: unknown key '{name}'; '{key[-1]}' is a key of {'.'.join(around[:-1])}"
         known = [field.alias or name for name, field in table.model_fields.items()]
         return f"{where}: unknown key '{name}'; {tomlfile.did_you_mean(str(key[-1]), known)}"
-    message = detail["msg"].removeprefix("Value error, ")
-    given = "" if detail["type"] in ("missing", "value_error") else f" (it is {detail['input']!r})"
     # A rule about a table may be broken by one of its keys that did not come from the file.
     also = [source for dotted, source in sources.given.items() if dotted.startswith(f"{name}.")]
     with_ = f" (with {', '.join(also)})" if also and detail["type"] == "value_error" else ""
     named = "" if where.removeprefix("--set ") == name else f" {name}:"
-    return f"{where}:{named} {message}{given}{with_}"
+    return f"{where}:{named} {_said(detail)}{with_}"
+
+
+def _said(detail: ErrorDetails) -> str:
+    """What is wrong with a value, and the value where that does not tell."""
+    given = "" if detail["type"] in ("missing", "value_error") else f" (it is {detail['input']!r})"
+    return detail["msg"].removeprefix("Value error, ") + given
 
 
 def _table(key: list[str | int]) -> type[BaseModel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgetl.config.finetune import Augment, Finetune
 from edgetl.config.section import Section
@@ -276,6 +276,13 @@ class Bundle(Section):
     """Folder that receives <name>-<version>."""
     key: Path | None = None
     """Ed25519 private key (PEM) that signs the bundle. Left out: the user's key, made at first use."""
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if value == "":  # a variable of a pipeline whose secret is not there
+            raise ValueError("no path of a key is given, it is empty; left out, a key of yours is made")
+        return value
 
 
 class Config(Section):

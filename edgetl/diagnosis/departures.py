@@ -22,7 +22,7 @@ from edgetl.diagnosis.explain import GRAPH
 from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Step, departure
 from edgetl.diagnosis.meter import OWN_ERROR_DB, Meter, ratio_db
 from edgetl.diagnosis.recorded import RECORD, Recorded
-from edgetl.errors import MissingExtraError, ModelError, UsageError
+from edgetl.errors import MissingExtraError, ModelError, SetupError, UsageError
 from edgetl.parity.numeric import TOLERANCES
 from edgetl.runtime.bundle import Bundle, EngineEntry
 from edgetl.runtime.golden import Golden
@@ -127,7 +127,7 @@ def reading_scales(bundle: Bundle) -> Iterator[Callable[[EngineEntry], tuple[str
             folder = Path(tempfile.mkdtemp(dir=workplace))
             try:
                 opened = inside.look_into(bundle.folder / engine.folder, exact().tensors, workplace=folder)
-            except (MissingExtraError, ModelError) as error:
+            except (SetupError, ModelError) as error:
                 return error.message
             record = Recorded.of(bundle, engine)
             causes, unnamed = _causes(exact(), opened, record), _no_names(exact(), opened, record)

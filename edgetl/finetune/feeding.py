@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from edgetl.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,25 @@ def fed(samples: Any, device: torch.device, *, workers: int, **how: Any) -> Iter
         # Convolutions are faster with channels last; only images have four dimensions.
         layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
         yield inputs.to(device, non_blocking=True, memory_format=layout), targets
+
+
+@contextmanager
+def readers_alive() -> Iterator[None]:
+    """Say what died, where a worker process of :func:`fed` did while this was open: torch raises that in any line.
+
+    Raises:
+        TrainingError: One died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip()
+        if not said.startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that reads samples died: {said}",
+            hint="memory may have run out, or shared memory (docker run --shm-size): fewer finetune.workers, or 0",
+        ) from None
 
 
 def _end_with_parent(_: int) -> None:

@@ -17,6 +17,7 @@ from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
 from edgetl.errors import DataError, MissingExtraError, ProviderError
 from edgetl.finetune import logs
+from edgetl.finetune.feeding import readers_alive
 from edgetl.finetune.groups import Group
 from edgetl.finetune.memory import enough_on_gpu, kept_between_steps
 from edgetl.finetune.parts import at_once
@@ -134,7 +135,8 @@ def train_phase(
 
     Raises:
         MissingExtraError: torch or accelerate is not installed.
-        TrainingError: The loss or weights became NaN or infinite, or memory of the GPU ran out.
+        TrainingError: The loss or weights became NaN or infinite, memory of the GPU ran out, or a process that reads
+            samples died.
         ModelError: The phase selects nothing, or a BatchNorm is to learn from one value per channel.
         DataError: There is no sample to learn from, or samples hold NaN.
     """
@@ -155,7 +157,7 @@ def train_phase(
     sure = finetune.deterministic and place.device == "cuda"
     kept = kept_between_steps() if place.device == "cpu" else nullcontext()
     at_a_time = at_once(finetune, accelerator.num_processes)
-    with _deterministic(sure), _own_random_numbers(), _threads(place.threads), kept:
+    with _deterministic(sure), _own_random_numbers(), _threads(place.threads), kept, readers_alive():
         try:
             with enough_on_gpu(f"{at_a_time} samples at a time", hint=_smaller_parts(phase, finetune, at_a_time)):
                 trainer.run()

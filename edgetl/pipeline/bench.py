@@ -306,7 +306,7 @@ def _refuse_implausible(measured: Sequence[Measured], threads: int, ceilings: Ma
 
 def _check_place(output: Path) -> None:
     """Before minutes of measuring are lost."""
-    if not output.resolve().parent.exists():
+    if not output.parent.exists():
         raise UsageError(f"there is no folder {output.parent} to write {output.name} to", hint=f"mkdir {output.parent}")
     check_output("--output", output, "calls.json")
 

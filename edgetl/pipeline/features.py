@@ -394,7 +394,7 @@ def _features_of(session: Session, split: Split, backbone: dict[str, Any], opene
             count=split.count,
             views=split.views,
             facts={"choice": opened.facts, "check": checked},
-            progress=session.reporter.progress,
+            progress=session.progress,
             what=f"features of {split.name}",
         )
 

@@ -58,9 +58,7 @@ def prepare_data(session: Session) -> tuple[Artifact, Dataset]:
     }
 
     def make(folder: Path) -> None:
-        dataset = modality.load(
-            config, progress=lambda done, total: session.reporter.progress("samples checked", done, total)
-        )
+        dataset = modality.load(config, progress=lambda done, total: session.progress("samples checked", done, total))
         (folder / "dataset.json").write_text(json.dumps(dataset.to_json(), ensure_ascii=False), encoding="utf-8")
 
     artifact = session.stage("data", "read and check the data set", inputs, make)
@@ -224,7 +222,7 @@ def _phase(session: Session, dataset: Dataset, before: Artifact, phase: Phase, n
             seed=finetune.seed + number,
             place=place,
             metric=tasks.metric_of(config),
-            progress=session.reporter.progress,
+            progress=session.progress,
         )
         if not result.epochs:
             session.reporter.note(

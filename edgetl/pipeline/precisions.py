@@ -153,7 +153,7 @@ def _tools(session: Session, samples: tuple[Sample, ...], checkpoint: Artifact) 
         samples=lambda: ({"input": arrays} for arrays, _ in batches(Samples(samples, preprocessing), size)),
         open_runner=partial(open_graph, provider=provider),
         memory_mb=session.config.quantize.memory_mb,
-        progress=lambda what, done, total: session.reporter.progress(what, done, total or len(samples)),
+        progress=lambda what, done, total: session.progress(what, done, total or len(samples)),
         describe=lambda index: samples[index].where,
     )
 

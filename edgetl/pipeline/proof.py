@@ -164,7 +164,7 @@ def _answer(trial: _Trial, folder: Path) -> None:
         for arrays, labels in batches(samples, _batch_size(runner, batch)):
             found.append(run_batch(runner, arrays, smallest=batch.min))
             done = sum(map(len, found))
-            trial.session.reporter.progress("test samples", done, len(samples))
+            trial.session.progress("test samples", done, len(samples))
             if test:
                 wanted = trial.reference.outputs[trial.order[done - len(labels) : done]]
                 right = [np.equal(trial.decision.decide(each), labels) for each in (wanted, found[-1].astype(float))]

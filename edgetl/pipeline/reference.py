@@ -164,7 +164,7 @@ def answers(
         for arrays, targets in batches(samples, 64):
             found.append(runner.run({deploy.input.name: arrays})[deploy.output.name])
             labels.append(targets)
-            session.reporter.progress(what, sum(map(len, labels)), len(samples))
+            session.progress(what, sum(map(len, labels)), len(samples))
     return np.concatenate(found).astype(np.float32, copy=False), np.concatenate(labels)
 
 

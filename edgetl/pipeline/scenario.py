@@ -174,9 +174,10 @@ def gate(run: BundleRun, *, unstable: Literal["fail", "allow"] = "fail") -> None
     bound = (
         None if isinstance(found, Stages) else (found.runs[0] if isinstance(found, PeakRate) else found).plan.bound_ms
     )
+    helps = "a larger --bound-ms or a faster engine" if isinstance(found, PeakRate) else "a lower --rate"
     raise BudgetError(
         "\n  ".join([f"the bound of {chosen(bound)} ms was not shown to be kept:", *run.problems]),
-        hint="a lower --rate; where there were too few queries, a longer --duration or more --queries",
+        hint=f"{helps}; where there were too few queries, a longer --duration or more --queries",
     )
 
 

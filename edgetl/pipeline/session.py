@@ -17,32 +17,38 @@ from edgetl.config import Config
 from edgetl.store import Artifact, Store, digest_of
 
 _interrupted = threading.Event()
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _POLL_S = 0.2
 """Between two looks for what another process makes."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Remember Ctrl-C for as long as this is open.
+    """Remember Ctrl-C for as long as this is open, and other signals whose handlers raise KeyboardInterrupt.
 
-    The exception may come up in a library's callback or destructor, which swallows it; then the next stage raises it
-    again. Nothing changes outside the main thread, or where somebody else handles the signal.
+    The exception may come up in a library's callback or destructor, which swallows it; then the next progress or stage
+    raises it again. Handlers do what they did; nothing changes outside the main thread.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
 
     def remember(number: int, frame: Any) -> None:
-        _interrupted.set()
-        signal.default_int_handler(number, frame)
+        try:
+            handlers[number](number, frame)
+        except KeyboardInterrupt:
+            _interrupted.set()
+            raise
 
-    signal.signal(signal.SIGINT, remember)
+    for number in handlers:
+        signal.signal(number, remember)
     try:
         yield
         _check_interruption()
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         _interrupted.clear()
 
 
@@ -120,6 +126,15 @@ class Session:
         """SHA-256 of sections of the configuration; of all of it without any."""
         document = self.config.model_dump(mode="json", by_alias=True)
         return digest_of({name: document[name] for name in sections} if sections else document)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Part of a stage is done; see :meth:`Reporter.progress`.
+
+        Raises:
+            KeyboardInterrupt: There was one, and a library swallowed it.
+        """
+        _check_interruption()
+        self.reporter.progress(what, done, total)
 
     def stage(
         self,

@@ -110,7 +110,7 @@ def read_source(session: Session, dataset: Dataset) -> SourceTask | None:
         path,
         deploy.preprocessing,
         names,
-        progress=lambda done, total: session.reporter.progress("source samples checked", done, total),
+        progress=lambda done, total: session.progress("source samples checked", done, total),
     )
     if not samples or any(sample.label == UNLABELLED for sample in samples):
         raise DataError(

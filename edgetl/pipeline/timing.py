@@ -311,7 +311,7 @@ def _measure(
             things,
             Feeds(file=file),
             plan,
-            progress=lambda done, total: session.reporter.progress("passes", done, total),
+            progress=lambda done, total: session.progress("passes", done, total),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import MissingExtraError, ModelError, ProviderError
+from edgetl.errors import ModelError, ProviderError, not_imported
 from edgetl.runtime import _ort_profile, cuda_wheels
 from edgetl.runtime.runner import EngineNode, FeedsCheck, Placement, Tensors, TensorSpec, check_feeds
 
@@ -281,8 +281,8 @@ def why_no_provider(provider: str) -> str | None:
 def _library() -> Any:
     try:
         import onnxruntime
-    except ImportError:
-        raise MissingExtraError("onnxruntime", extra="ort", needed_for="running an ONNX Runtime engine") from None
+    except ImportError as error:
+        raise not_imported(error, "onnxruntime", extra="ort", needed_for="running an ONNX Runtime engine") from None
     return onnxruntime
 
 

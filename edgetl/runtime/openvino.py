@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import MissingExtraError, ModelError, ProviderError
+from edgetl.errors import ModelError, ProviderError, not_imported
 from edgetl.runtime import products
 from edgetl.runtime._ov_request import Request
 from edgetl.runtime.runner import EngineNode, Placement, Tensors, TensorSpec, check_feeds
@@ -288,8 +288,8 @@ def core() -> Any:
     """
     try:
         import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", extra="openvino", needed_for="running an OpenVINO engine") from None
+    except ImportError as error:
+        raise not_imported(error, "openvino", extra="openvino", needed_for="running an OpenVINO engine") from None
     return _core(openvino)
 
 

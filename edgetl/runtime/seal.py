@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgetl.errors import BundleError, MissingExtraError
+from edgetl.errors import BundleError, not_imported
 
 MANIFEST, SIGNATURE = "manifest.json", "signature.json"
 
@@ -121,11 +121,10 @@ def check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None)
             raise BundleError(f"{folder} is not signed, and a signature by {key} was asked for")
         return None
     try:
-        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+        from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError:
-        raise MissingExtraError("cryptography", extra="ort", needed_for="checking a signature") from None
+    except ImportError as error:
+        raise not_imported(error, "cryptography", extra="ort", needed_for="checking a signature") from None
     try:
         text = path.read_bytes()
         record = json.loads(text)
@@ -138,15 +137,26 @@ def check_signature(folder: Path, manifest: Mapping[str, Any], key: Path | None)
     except InvalidSignature:
         raise BundleError(f"{folder}: the signature does not fit the manifest") from None
     if key is not None:
-        try:
-            trusted = load_pem_public_key(key.read_bytes())
-        except FileNotFoundError:
-            raise BundleError(f"there is no public key {key}") from None
-        except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise BundleError(f"{key} is not a public key in PEM: {error}") from None
+        trusted = _public_key(key)
         if not isinstance(trusted, Ed25519PublicKey) or trusted.public_bytes_raw() != public:
             raise BundleError(f"{folder} was signed by {fingerprint(public)}, not by the key in {key}")
     return fingerprint(public)
+
+
+def _public_key(key: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    hint = "openssl pkey -in {} -pubout -out release.pub.pem"
+    try:
+        text = key.read_bytes()
+        if b"PRIVATE KEY-----" in text:
+            raise BundleError(f"{key} is not a public key in PEM: it is a private one", hint=hint.format(key))
+        return load_pem_public_key(text)
+    except FileNotFoundError:
+        raise BundleError(f"there is no public key {key}", hint=hint.format("key.pem")) from None
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise BundleError(f"{key} is not a public key in PEM: {error}", hint=hint.format("key.pem")) from None
 
 
 def _sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from edgetl.benchmark import process as process_module
 from edgetl.benchmark._frames import read_frame, write_frame
+from edgetl.benchmark.child import Child, spawned
 from edgetl.benchmark.feeds import Feeds
 from edgetl.benchmark.process import started
 from edgetl.benchmark.things import Thing, engine_thing, thing_at
@@ -181,7 +182,7 @@ def _saved(folder: Path, array: np.ndarray) -> Path:  # type: ignore[type-arg]
 
 
 def test_a_missing_package_keeps_its_hint(tmp_path: Path, engine: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "onnxruntime.py").write_text("raise ImportError", encoding="utf-8")
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError", encoding="utf-8")
     (tmp_path / "m.onnx").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MissingExtraError) as caught, started(thing_at(tmp_path / "m.onnx"), FEEDS, threads=1):
@@ -321,3 +322,30 @@ def test_a_frame_that_is_cut_is_the_end() -> None:
     write_frame(whole, {"a": 1}, b"12345678")
     for length in range(len(whole.getvalue())):
         assert read_frame(io.BytesIO(whole.getvalue()[:length])) is None
+
+
+def test_an_answer_that_came_with_the_one_before_it_is_heard() -> None:
+    """As after Ctrl-Z, or on a busy machine: it was in a buffer, where nobody who waits sees it."""
+    with spawned({}) as (process, words):
+        child = Child("nothing", process, words)
+        try:
+            child.read(60.0)
+            for _ in range(2):
+                child.send(do="nothing")
+            time.sleep(1.0)
+            for _ in range(2):
+                with pytest.raises(ModelError, match="AttributeError"):
+                    child.read(5.0)
+        finally:
+            child.end(at_once=True)
+
+
+def test_what_is_printed_while_python_starts_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('a library says hello')", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with spawned({}) as (process, words):
+        child = Child("nothing", process, words)
+        try:
+            assert child.read(60.0) == ({"ready": True}, b"")
+        finally:
+            child.end(at_once=True)

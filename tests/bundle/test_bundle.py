@@ -296,8 +296,9 @@ def test_another_key(make_bundle: MakeBundle, tmp_path: Path, signing_key: Path)
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\0"])
 def test_a_public_key_that_is_none(make_bundle: MakeBundle, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "k.pem").write_bytes(content)
-    with pytest.raises(BundleError, match="is not a public key in PEM"):
+    with pytest.raises(BundleError, match="is not a public key in PEM") as refused:
         open_bundle(make_bundle(), key=tmp_path / "k.pem")
+    assert refused.value.hint == "openssl pkey -in key.pem -pubout -out release.pub.pem"
 
 
 def test_a_public_key_and_a_bundle_that_are_not_there(make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -312,8 +313,9 @@ def test_a_public_key_and_a_bundle_that_are_not_there(make_bundle: MakeBundle, t
 
 
 def test_a_private_key_given_as_the_public_one(make_bundle: MakeBundle, signing_key: Path) -> None:
-    with pytest.raises(BundleError, match="is not a public key in PEM"):
+    with pytest.raises(BundleError, match=r"is not a public key in PEM: it is a private one$") as refused:
         open_bundle(make_bundle(), key=signing_key)
+    assert refused.value.hint == f"openssl pkey -in {signing_key} -pubout -out release.pub.pem"
 
 
 def test_signatures_need_cryptography(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:

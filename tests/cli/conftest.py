@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,54 @@ from edgetl.bundle import sign, write
 from edgetl.runtime.preprocessing import ImagePreprocessing
 
 FOLDER = "engines/x86-64-cpu/fp32"
+
+
+def _write_graph(path: Path, *nodes: Any) -> None:
+    """Images times ones, and what becomes of that product."""
+    import onnx
+
+    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    graph = make.make_graph(
+        [make.make_node("Flatten", ["image"], ["f"]), make.make_node("MatMul", ["f", "w"], ["product"]), *nodes],
+        "g",
+        [make.make_tensor_value_info("image", float32, ["batch", 3, 8, 8])],
+        [make.make_tensor_value_info("logits", float32, ["batch", 2])],
+        [
+            onnx.numpy_helper.from_array(np.ones((192, 2), np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array(True), "true"),
+        ],
+    )
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
+
+
+@pytest.fixture(scope="session")
+def answers() -> Callable[[Path], None]:
+    """A function: writes a graph that answers."""
+    onnx = pytest.importorskip("onnx")
+    return lambda path: _write_graph(path, onnx.helper.make_node("Identity", ["product"], ["logits"]))
+
+
+@pytest.fixture(scope="session")
+def never_answers() -> Callable[[Path], None]:
+    """A function: writes a graph with a loop that goes on while true is true."""
+    onnx = pytest.importorskip("onnx")
+
+    def write(path: Path) -> None:
+        make, types = onnx.helper, onnx.TensorProto
+        again = [make.make_node("Identity", ["go_on"], ["again"]), make.make_node("Identity", ["kept"], ["next"])]
+        takes = [
+            make.make_tensor_value_info("round", types.INT64, []),
+            make.make_tensor_value_info("go_on", types.BOOL, []),
+            make.make_tensor_value_info("kept", types.FLOAT, None),
+        ]
+        gives = [
+            make.make_tensor_value_info("again", types.BOOL, []),
+            make.make_tensor_value_info("next", types.FLOAT, None),
+        ]
+        body = make.make_graph(again, "body", takes, gives)
+        _write_graph(path, make.make_node("Loop", ["", "true", "product"], ["logits"], body=body))
+
+    return write
 
 
 @pytest.fixture(scope="session")

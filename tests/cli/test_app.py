@@ -242,9 +242,32 @@ def test_an_example_that_has_no_place(capsys: pytest.CaptureFixture[str]) -> Non
     assert "cannot write to /proc/x: no file or folder can be made there" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system that takes no files")
+def test_a_folder_of_reports_that_has_no_place_is_told_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["build", str(tmp_path / "edgetl.toml"), "--reports", "/proc/x"]) == 8
+    assert "cannot write to /proc/x: no file or folder can be made there" in capsys.readouterr().err
+
+
 def test_a_step_summary_that_has_no_place(
     reports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "nowhere" / "summary.md"))
     assert app.run(["report", str(reports), "--format", "json", "--github"]) == 8
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError(), "error: not enough memory\n"), (MemoryError("of 8 GiB"), "error: not enough memory: of 8 GiB\n")],
+)
+def test_memory_that_runs_out(
+    error: MemoryError, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("edgetl.pipeline.describe.describe_machine", fail)
+    assert app.run(["doctor"]) == 8
+    assert capsys.readouterr().err.startswith(words)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from edgetl.cli.app import run
 from edgetl.cli.ending import heeded
+from edgetl.errors import MeasurementError
 from edgetl.runtime.onnxruntime import _IDENTITY
 
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -42,7 +46,9 @@ def left(place: Path) -> list[str]:
     return [path.name for path in place.iterdir() if path.name != ".ses"]
 
 
-def begin(environment: dict[str, str], place: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def begin(
+    environment: dict[str, str], place: Path, *arguments: str | Path, program: tuple[str, str] = ("-m", "edgetl")
+) -> subprocess.Popen[str]:
     """A command whose temporary files are in a place; what is ignored here, as with nohup, is not there."""
 
     def as_in_a_terminal() -> None:
@@ -51,7 +57,7 @@ def begin(environment: dict[str, str], place: Path, *arguments: str | Path) -> s
             signal.signal(number, signal.SIG_DFL)
 
     return subprocess.Popen(
-        [sys.executable, "-m", "edgetl", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(place)},
         preexec_fn=as_in_a_terminal,
@@ -121,3 +127,47 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     finally:
         signal.signal(signal.SIGHUP, before[0])
         signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("DataLoader worker (pid 7) is killed"), MeasurementError("its process was killed")]
+)
+def test_what_else_fails_where_a_signal_comes_to_all_processes_is_that_end(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a terminal that is closed, or a service that is stopped."""
+
+    def fail() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise failure
+
+    monkeypatch.setattr("edgetl.pipeline.describe.describe_machine", fail)
+    assert run(["doctor", "--json"]) == 143
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "\nended by SIGTERM; what was finished is kept\n")
+
+
+HANGS = """
+import sys
+from edgetl.cli import app, ending
+
+ending._PATIENCE_S = 0.5
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), ENDS[1:])
+def test_an_engine_that_hangs_holds_up_no_end(
+    sealed: Callable[..., Path], never_answers: Callable[[Path], None], environment: dict[str, str], tmp_path: Path,
+    number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    """Python runs no handler of a signal while its main thread is in a library's call."""
+    bundle = sealed(tmp_path / "tiny-1.0.0", never_answers)
+    with begin(environment, tmp_path, "run", bundle, bundle / "golden" / "0.png", program=("-c", HANGS)) as command:
+        time.sleep(2)
+        assert command.poll() is None
+        said = end(command, number)
+    assert command.returncode == code, said
+    assert f"ended by {number.name}; a library's call goes on" in said

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -363,6 +364,21 @@ def test_a_missing_extra_of_one_command_names_it_too(edgetl, built, without, sha
         done.failed(8, package, "not installed", hint=f"pip install 'edgetl[{extra}]'")
         assert done.document["result"]["type"] == "MissingExtraError"
         assert not output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "verb"), [("onnxruntime", "run"), ("onnxruntime", "bench"), ("cryptography", "verify")]
+)
+def test_a_package_that_cannot_be_loaded_is_not_taken_for_missing(edgetl, sealed, answers, tmp_path, package, verb):
+    """As on a device without libgomp, where installing the package again changes nothing."""
+    said = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "broken" / package).mkdir(parents=True)
+    (tmp_path / "broken" / package / "__init__.py").write_text(f"raise ImportError({said!r})", encoding="utf-8")
+    bundle = sealed(tmp_path / "tiny-1.0.0", answers)
+    given = {"run": [bundle / "golden" / "0.png"], "bench": ["--scenario", "offline"]}.get(verb, [])
+    path = os.pathsep.join([str(tmp_path / "broken"), *filter(None, sys.path)])
+    done = edgetl(verb, bundle, *given, env={"PYTHONPATH": path})
+    done.failed(8, f"'{package}', which is installed and cannot be loaded: {said}", hint=f"import {package}")
 
 
 def test_a_gpu_that_is_asked_for_and_not_there(edgetl, variant):

@@ -10,55 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgetl.benchmark import process, watched
 from edgetl.cli.app import run
 
-onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 SCENARIO = ("--scenario", "single-stream", "--threads", "1")
 SHORT = (*SCENARIO, "--duration", "0.05", "--queries", "64")
 
 
-def graph_of(path: Path, *nodes: object) -> None:
-    make, float32 = onnx.helper, onnx.TensorProto.FLOAT
-    graph = make.make_graph(
-        [make.make_node("Flatten", ["image"], ["f"]), make.make_node("MatMul", ["f", "w"], ["product"]), *nodes],
-        "g",
-        [make.make_tensor_value_info("image", float32, ["batch", 3, 8, 8])],
-        [make.make_tensor_value_info("logits", float32, ["batch", 2])],
-        [
-            onnx.numpy_helper.from_array(np.ones((192, 2), np.float32), "w"),
-            onnx.numpy_helper.from_array(np.array(True), "true"),
-        ],
-    )
-    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
-
-
-def answers(path: Path) -> None:
-    graph_of(path, onnx.helper.make_node("Identity", ["product"], ["logits"]))
-
-
-def never_answers(path: Path) -> None:
-    """A loop that goes on while true is true."""
-    make, types = onnx.helper, onnx.TensorProto
-    body = make.make_graph(
-        [make.make_node("Identity", ["go_on"], ["again"]), make.make_node("Identity", ["kept"], ["next"])],
-        "body",
-        [
-            make.make_tensor_value_info("round", types.INT64, []),
-            make.make_tensor_value_info("go_on", types.BOOL, []),
-            make.make_tensor_value_info("kept", types.FLOAT, None),
-        ],
-        [make.make_tensor_value_info("again", types.BOOL, []), make.make_tensor_value_info("next", types.FLOAT, None)],
-    )
-    graph_of(path, make.make_node("Loop", ["", "true", "product"], ["logits"], body=body))
-
-
 @pytest.fixture
-def bundle(sealed: Callable[..., Path], tmp_path: Path) -> Path:
+def bundle(sealed: Callable[..., Path], answers: Callable[[Path], None], tmp_path: Path) -> Path:
     return sealed(tmp_path / "tiny-1.0.0", answers)
 
 
@@ -83,7 +46,7 @@ def bench(*arguments: str | Path) -> int:
     return run(["bench", *map(str, arguments)])
 
 
-def send(number: signal.Signals, after_s: float) -> None:
+def send(number: int, after_s: float) -> None:
     """A signal to the process of the run that begins."""
 
     def when_it_is_there() -> None:
@@ -98,8 +61,8 @@ def send(number: signal.Signals, after_s: float) -> None:
 
 @pytest.mark.parametrize("asked", [SHORT, ("--stages", "--threads", "1")])
 def test_a_real_engine_that_never_answers(
-    asked: tuple[str, ...], sealed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    asked: tuple[str, ...], sealed: Callable[..., Path], never_answers: Callable[[Path], None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(process, "OPEN_S", 8.0)
     began = time.monotonic()
@@ -131,10 +94,15 @@ def test_an_engine_that_is_only_held_up_is_waited_for(bundle: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["result"]["scenario"]["queries"] >= 100
 
 
-def test_an_engine_that_crashes_is_told_with_its_signal(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    send(signal.SIGSEGV, after_s=1.0)
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGRTMIN + 2, f"signal {signal.SIGRTMIN + 2}")]
+)
+def test_an_engine_that_crashes_is_told_with_its_signal(
+    number: int, words: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    send(number, after_s=1.0)
     assert bench(bundle, *SCENARIO, "--duration", "30") == 5
-    assert "the process that timed x86-64-cpu fp32 was killed by SIGSEGV" in capsys.readouterr().err
+    assert f"the process that timed x86-64-cpu fp32 was killed by {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

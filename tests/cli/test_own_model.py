@@ -385,6 +385,7 @@ def test_bench_of_a_graph_without_an_answer(command, tmp_path):
     [
         (["--output", "nowhere/calls.json"], ["there is no folder nowhere to write calls.json to", "mkdir nowhere"]),
         (["--output", "."], [". is a folder", "--output calls.json"]),
+        (["--output", "loop"], ["--output loop is a link to loop, where no file can be", "--output calls.json"]),
         (["--target", "x86-64-cpu"], ["nothing here is a bundle", "leave out --target"]),
         (["--precision", "int8"], ["nothing here is a bundle"]),
         (["--threads", "10000"], ["--threads", "1024"]),
@@ -395,6 +396,7 @@ def test_bench_of_a_graph_without_an_answer(command, tmp_path):
 )
 def test_bench_refuses_before_it_measures(command, tmp_path, monkeypatch, given, words):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
     graph = save(classifier(), tmp_path, "graph.onnx")
     began = time.monotonic()
     code, out, err = command("bench", graph, "--samples", "20", *given)

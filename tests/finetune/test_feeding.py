@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from edgetl.errors import TrainingError
+from edgetl.finetune.feeding import fed, readers_alive
 
 TRAINING = """
 import multiprocessing, sys, threading, time
@@ -49,6 +55,30 @@ def test_workers_of_a_killed_training_end(tmp_path: Path, when: str) -> None:
     while left := [worker for worker in workers if _lives(worker)]:
         assert time.monotonic() < end, left
         time.sleep(0.1)
+
+
+class Dying:
+    """Samples that end whatever process reads them ahead."""
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor, int]:
+        assert torch.utils.data.get_worker_info() is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(3, 8, 8), 0
+
+    def __len__(self) -> int:
+        return 8
+
+
+def test_a_worker_that_dies_ends_the_training_with_what_to_do() -> None:
+    died = r"^a process that reads samples died: DataLoader worker \(pid"
+    with pytest.raises(TrainingError, match=died) as ended, readers_alive():
+        list(fed(Dying(), torch.device("cpu"), workers=1, batch_size=2))
+    assert ended.value.hint is not None and "finetune.workers" in ended.value.hint
+
+
+def test_other_errors_while_samples_are_read_stay_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match=r"^another$"), readers_alive():
+        raise RuntimeError("another")
 
 
 def _lives(process: Path) -> bool:

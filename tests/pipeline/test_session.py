@@ -29,15 +29,22 @@ _SWALLOWED = """
 import contextlib, os, signal, sys, threading
 from pathlib import Path
 from edgetl.pipeline.session import Session, interruptible
-from edgetl.store import Store
+from edgetl.store import Store, digest_of
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
+def end(number, frame):
+    raise KeyboardInterrupt
+
+number = signal.Signals[sys.argv[3]]
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+signal.signal(number, signal.default_int_handler if number == signal.SIGINT else end)
 session = Session(config=None, store=Store(Path(sys.argv[1])))
 
 def swallowing(folder):
     with contextlib.suppress(KeyboardInterrupt):  # as a destructor or a callback does
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         threading.Event().wait(5)
+    if sys.argv[2] == "progress":
+        session.progress("steps", 1, 2)
     (folder / "done").touch()
 
 made = []
@@ -47,17 +54,21 @@ try:
         if sys.argv[2] == "next":
             session.stage("train", "", {"n": 2}, made.append)
 except KeyboardInterrupt:
-    print(made, session.stage("data", "", {"n": 1}, swallowing).cached)
+    print(made, session.store.find("data", digest_of({"n": 1})) is not None)
 """
 
 
-@pytest.mark.parametrize("then", ["next", "last"])
-def test_an_interruption_that_a_library_swallowed_ends_the_next_stage_or_the_build(tmp_path: Path, then: str) -> None:
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(("then", "kept"), [("progress", False), ("next", True), ("last", True)])
+def test_an_interruption_that_a_library_swallowed_is_raised_again(
+    tmp_path: Path, then: str, kept: bool, number: str
+) -> None:
     """In a process of its own: an interruption may end the one that it is sent in. What was finished is kept."""
     done = subprocess.run(
-        [sys.executable, "-c", _SWALLOWED, tmp_path, then], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "[] True"), done.stderr
+        [sys.executable, "-c", _SWALLOWED, tmp_path, then, number],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.strip()) == (0, f"[] {kept}"), done.stderr
 
 
 def test_afterwards_everything_is_as_before(tmp_path: Path) -> None:

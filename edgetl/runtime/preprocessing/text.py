@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import DataError, MissingExtraError, ModelError, TokenizerError
+from edgetl.errors import DataError, ModelError, TokenizerError, not_imported
 from edgetl.runtime.preprocessing.base import Array, Readable, digest_of_contract
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ def _parsed(tokenizer: Any) -> dict[str, Any]:
 def _read(tokenizer: str) -> Tokenizer:
     try:
         from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtraError("tokenizers", extra="text", needed_for="reading texts") from None
+    except ImportError as error:
+        raise not_imported(error, "tokenizers", extra="text", needed_for="reading texts") from None
     try:
         return Tokenizer.from_str(tokenizer)
     except Exception as error:  # the package raises Exception itself
