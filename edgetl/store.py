@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +23,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
+from edgetl.drafts import draft_name, is_abandoned
 from edgetl.errors import StorageError, UsageError
 
 _LISTING = "artifact.json"
@@ -146,7 +146,7 @@ class Store:
         found = self.find(stage, key)
         if found and not force:
             return found
-        draft = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        draft = self.root / "tmp" / draft_name()
         try:
             with storage_errors(self.root):
                 draft.mkdir(parents=True)
@@ -187,7 +187,7 @@ class Store:
 
     def _discard(self, folder: Path) -> None:
         """Move a folder aside before deleting it, so that no reader sees it half gone."""
-        aside = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        aside = self.root / "tmp" / draft_name()
         try:
             folder.rename(aside)
         except FileNotFoundError:
@@ -197,8 +197,7 @@ class Store:
     def _sweep(self) -> None:
         """Delete drafts of processes that are no more."""
         for draft in (self.root / "tmp").iterdir():
-            owner = draft.name.split("-", 1)[0]
-            if owner.isdigit() and not is_alive(int(owner)):
+            if is_abandoned(draft):
                 if draft.is_dir():
                     shutil.rmtree(draft, ignore_errors=True)
                 else:
@@ -285,7 +284,7 @@ def check_folder(folder: Path) -> None:
     """
     with storage_errors(folder, alone=True):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+        probe = folder / draft_name()
         probe.touch()
         probe.unlink()
 
@@ -379,14 +378,3 @@ def sync_tree(folder: Path) -> None:
         else:
             sync_folder(path)
     sync_folder(folder)
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process of this machine, given by its number, still runs."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

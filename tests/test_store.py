@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetl.drafts import draft_name
 from edgetl.errors import DataError, StorageError, UsageError
 from edgetl.store import (
     Store,
@@ -305,16 +306,17 @@ def test_drafts_of_the_dead_are_swept_and_those_of_the_living_kept(tmp_path: Pat
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     with subprocess.Popen(["sleep", "60"]) as alive:
-        dead = tmp_path / "tmp" / f"{gone.pid}-abc"
+        rest = draft_name().split("-", 1)[1]
+        dead = tmp_path / "tmp" / f"{gone.pid}-{rest}"
         dead.mkdir()
         (dead / "big").write_bytes(b"x")
-        (tmp_path / "tmp" / f"{gone.pid}-probe").touch()
+        (tmp_path / "tmp" / f"{gone.pid}-{rest[:-1]}0").touch()
         for owner in (alive.pid, os.getpid(), 1):
-            (tmp_path / "tmp" / f"{owner}-abc").mkdir()
+            (tmp_path / "tmp" / f"{owner}-{rest}").mkdir()
         (tmp_path / "tmp" / "notes").touch()
         store = Store(tmp_path)
         alive.kill()
-    assert sorted(leftovers(store)) == sorted([f"{alive.pid}-abc", f"{os.getpid()}-abc", "1-abc", "notes"])
+    assert sorted(leftovers(store)) == sorted([f"{pid}-{rest}" for pid in (alive.pid, os.getpid(), 1)] + ["notes"])
 
 
 # --- disks that are full or read-only --------------------------------------------------------------------------------

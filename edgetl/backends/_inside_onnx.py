@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends.base import EngineRecord
-from edgetl.backends.external_data import read_external_data
 from edgetl.backends.inside import (
     TOGETHER,
     WEIGHTED,
@@ -25,7 +24,7 @@ from edgetl.backends.inside import (
     places_of,
     plain,
 )
-from edgetl.errors import MissingExtraError
+from edgetl.backends.onnx_file import read_onnx
 from edgetl.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -128,13 +127,9 @@ def _session(graph: Path, provider: str, *, optimise: bool) -> Runner:
 
 
 def _read(path: Path) -> ir.Model:
-    try:
-        import onnx_ir as ir
-        import onnx_ir.passes.common as passes
-    except ImportError:
-        raise MissingExtraError("onnx_ir", extra="export", needed_for="looking into an ONNX graph") from None
-    model = ir.load(path)
-    read_external_data(model, path)
+    model = read_onnx(path)
+    import onnx_ir.passes.common as passes
+
     passes.ShapeInferencePass()(model)
     model.graph.sort()
     return model

@@ -49,6 +49,8 @@ class EngineRecord:
             values = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
             if values.pop("schema") != 1:
                 raise ValueError("it has another schema")
+            if not isinstance(values.get("graph", ""), str):
+                raise ValueError(f"its graph is {values['graph']!r}")
             return cls(**{**values, "files": tuple(values["files"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"{folder} holds no engine that this version can read: {error}") from None

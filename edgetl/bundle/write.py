@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgetl.bundle import sign
+from edgetl.drafts import draft_name, is_abandoned
 from edgetl.errors import StorageError
 from edgetl.runtime.seal import MANIFEST, SIGNATURE, manifest_text
-from edgetl.store import check_folder, digest_of, file_digest, is_alive, storage_errors, sync_folder, sync_tree
+from edgetl.store import check_folder, digest_of, file_digest, storage_errors, sync_folder, sync_tree
 
 _STORES_OWN = "artifact.json"
 """The store's own file in the folder of an artifact, which is no part of a bundle."""
@@ -104,17 +103,19 @@ def same(source: Path, destination: Path) -> bool:
 
 def _beside(destination: Path) -> Path:
     """A new name beside a bundle, with the number of the process that it belongs to."""
-    return destination.with_name(f".{destination.name}.{os.getpid()}-{uuid.uuid4().hex}")
+    return destination.with_name(_prefix(destination) + draft_name())
+
+
+def _prefix(destination: Path) -> str:
+    return f".{destination.name}."
 
 
 def _sweep(destination: Path) -> None:
     """Delete what stands beside a bundle under such names of processes that are no more."""
     if not destination.parent.is_dir():
         return
-    ours = re.compile(re.escape(f".{destination.name}.") + "([0-9]+)-[0-9a-f]{32}")
     for path in destination.parent.iterdir():
-        name = ours.fullmatch(path.name)
-        if name and not is_alive(int(name[1])):
+        if is_abandoned(path, _prefix(destination)):
             shutil.rmtree(path, ignore_errors=True)
 
 

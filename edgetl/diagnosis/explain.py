@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from edgetl import backends
 from edgetl.backends.base import EngineRecord
+from edgetl.backends.onnx_file import read_onnx
 from edgetl.diagnosis import input_causes, output_causes
-from edgetl.errors import BundleError, ModelError, ParityError, UsageError
+from edgetl.errors import BundleError, MissingExtraError, ModelError, ParityError, UsageError
 from edgetl.parity.numeric import MOST_DB, Explained, sqnr_db
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor
 from edgetl.runtime.golden import Golden
@@ -81,6 +82,7 @@ def engine_graph(bundle: Bundle, engine: EngineEntry, golden: Golden) -> Answere
     try:
         return _answered(bundle, golden, name, "the engine's graph", optimise=False)
     except ModelError as error:  # the device may have operators and types that this processor has not
+        _check_readable(bundle, name)
         return Answered(skipped=f"ONNX Runtime does not compute it here: {error.message}")
 
 
@@ -96,6 +98,19 @@ def _answered(bundle: Bundle, golden: Golden, name: str, what: str, *, optimise:
         is_, should = list(found.shape[1:]), list(golden.outputs.shape[1:])
         raise _does_not_run(bundle, name, what, f"it answers with arrays of {is_}, not {should}")
     return Answered(outputs=found, db=sqnr_db(golden.outputs, found) if np.isfinite(found).all() else -MOST_DB)
+
+
+def _check_readable(bundle: Bundle, name: str) -> None:
+    """Refuse what is no graph at all, as far as it can be told."""
+    try:
+        read_onnx(bundle.folder / name)
+    except MissingExtraError:
+        return
+    except ModelError as error:
+        raise BundleError(
+            f"{bundle.folder}: {name}, the engine's graph, cannot be read: {error.message}",
+            hint="build the bundle again",
+        ) from error
 
 
 def _does_not_run(bundle: Bundle, name: str, what: str, why: str) -> BundleError:

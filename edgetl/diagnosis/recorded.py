@@ -13,7 +13,7 @@ from edgetl.runtime.bundle import Bundle, EngineEntry
 
 RECORD = "reports/quantization.json"
 """In a bundle."""
-_SCHEMA = 1
+SCHEMA = 1
 """Of that file."""
 _HALF = "float16"
 """Scheme of the graphs there that have no integers."""
@@ -46,7 +46,7 @@ class Recorded:
             return cls(known=False)
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            if document["schema"] != _SCHEMA:
+            if document["schema"] != SCHEMA:
                 raise ValueError("it has another schema")
             whole = [graph for graph in document["graphs"] if graph["scheme"] != _HALF]
             graphs = {target: graph for graph in whole for target in graph["targets"]}

@@ -136,4 +136,4 @@ def _manifest(bundle: Bundle, entries: list[dict[str, Any]], folder: Path) -> di
     """The old manifest with the new engines, and where it comes from; files are listed anew when it is sealed."""
     kept = {name: value for name, value in bundle.manifest.items() if name not in ("schema", "files")}
     origin = {"built_from_sha256": file_digest(folder / MANIFEST), "built_from_signer": bundle.verified.signed_by}
-    return {**kept, "engines": entries, "provenance": {**bundle.manifest["provenance"], **origin}}
+    return {**kept, "engines": entries, "provenance": {**bundle.manifest.get("provenance", {}), **origin}}

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from edgetl import catalog
 from edgetl.data.load import load_samples
 from edgetl.data.loader import Samples, batches
 from edgetl.data.splits import draw_calibration
+from edgetl.drafts import draft_name, is_abandoned
 from edgetl.errors import DataError, ModelError, TargetError, UsageError
 from edgetl.numbers import counted
 from edgetl.parity.numeric import sqnr_db
@@ -35,7 +35,7 @@ from edgetl.quantize.tools import Tools
 from edgetl.quantize.walk import batches_of
 from edgetl.runtime.preprocessing import ImagePreprocessing
 from edgetl.specs import Recipe
-from edgetl.store import check_output, is_alive, storage_errors
+from edgetl.store import check_output, storage_errors
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -351,15 +351,14 @@ def _whole(output: Path) -> Iterator[Path]:
     there that was killed just then is removed.
     """
     with storage_errors(output.parent):
-        for left in output.parent.glob(f"{_DRAFT}*-*"):
-            owner = left.name.removeprefix(_DRAFT).split("-", 1)[0]
-            if owner.isdigit() and not is_alive(int(owner)):
+        for left in output.parent.glob(f"{_DRAFT}*"):
+            if is_abandoned(left, _DRAFT):
                 left.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="edgetl-") as folder:
         draft = Path(folder) / "model.onnx"
         with storage_errors(Path(folder)):
             yield draft
-        beside = output.with_name(f"{_DRAFT}{os.getpid()}-{uuid.uuid4().hex}")
+        beside = output.with_name(_DRAFT + draft_name())
         with storage_errors(output.parent):
             try:
                 shutil.copyfile(draft, beside)

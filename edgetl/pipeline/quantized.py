@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetl.diagnosis import recorded
 from edgetl.numbers import counted
 from edgetl.pipeline.choice import Decision
 from edgetl.pipeline.record import Record
@@ -17,8 +18,6 @@ from edgetl.report import model
 from edgetl.report import quantized as values
 from edgetl.store import Artifact
 
-SCHEMA = 1
-"""Of quantization.json."""
 _NAMED = 3
 _QUANTIZED, _HALF = "quantize.json", "half.json"
 
@@ -96,7 +95,7 @@ def layers(record: Record) -> tuple[values.LayerReport, ...]:
 def document(record: Record) -> dict[str, Any]:
     """Everything, as plain JSON: the content of ``reports/quantization.json``."""
     return {
-        "schema": SCHEMA,
+        "schema": recorded.SCHEMA,
         "changes": _changes(record),
         "graphs": [{**_finite(graph.facts), "targets": list(graph.targets)} for graph in graphs(record)],
         "engines": {

@@ -12,9 +12,10 @@ from edgetl.benchmark.reasons import Reason
 from edgetl.benchmark.sensors.energy import Energy
 from edgetl.benchmark.stages import STAGES
 from edgetl.benchmark.summary import Latency
+from edgetl.diagnosis import recorded
 from edgetl.errors import UnknownNameError
 from edgetl.parity.compare import Comparison
-from edgetl.pipeline import quantized, timing
+from edgetl.pipeline import timing
 from edgetl.pipeline.check import Checked
 from edgetl.quantize.layers import LayerReport
 from edgetl.report import document
@@ -184,7 +185,7 @@ def _quantization() -> dict[str, Any]:
     refused = _object({"view": {"enum": ["engine", "parser"]}, "engine": _TEXT, "refused": _TEXT})
     changes = _by_name({"type": "array", "items": {"type": "object"}})
     required = {
-        "schema": {"const": quantized.SCHEMA},
+        "schema": {"const": recorded.SCHEMA},
         "changes": {**changes, "description": "of the float graph, before it was quantized, by kind"},
         "graphs": {"type": "array", "items": graph},
         "engines": _by_name({"anyOf": [looked_into, refused]}),

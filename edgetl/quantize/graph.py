@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetl.backends.external_data import read_external_data
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.backends.onnx_file import read_onnx
+from edgetl.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,20 +35,7 @@ def load(path: Path) -> ir.Model:
         ModelError: Not there, not ONNX, of an operator set too old to be converted, or weights outside the model's own
             folder.
     """
-    try:
-        import onnx_ir as ir
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise MissingExtraError("onnx_ir", extra="export", needed_for="reading an ONNX graph") from None
-    if not path.is_file():
-        raise ModelError(f"there is no model {path}")
-    try:
-        model = ir.load(path, format="protobuf")
-    except (DecodeError, RuntimeError, ValueError, OSError) as error:  # onnx-ir's SerdeError is a RuntimeError
-        raise ModelError(f"{path} is not an ONNX model: {error}") from None
-    if not model.graph.inputs or not model.graph.outputs:
-        raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
-    read_external_data(model, path)
+    model = read_onnx(path)
     opset = model.graph.opset_imports.get("", 0)
     return _to_minimum(model, path, opset) if opset < MINIMUM_OPSET else model
 

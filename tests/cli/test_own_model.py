@@ -22,6 +22,7 @@ from edgetl.benchmark.reasons import Reason
 from edgetl.benchmark.sampling import Sampled
 from edgetl.benchmark.stability import Stability
 from edgetl.cli.app import run
+from edgetl.drafts import draft_name
 from edgetl.pipeline.schemas import schema
 from edgetl.quantize import activations
 
@@ -531,7 +532,8 @@ def test_a_draft_of_a_process_that_is_no_more_is_removed_and_one_of_a_live_proce
     folder = quantize_text.output.parent
     folder.mkdir()
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    dead, live = folder / f".edgetl-{int(gone.stdout)}-abc", folder / f".edgetl-{os.getpid()}-abc"
+    live = folder / f".edgetl-{draft_name()}"
+    dead = live.with_name(live.name.replace(str(os.getpid()), str(int(gone.stdout)), 1))
     for draft in (dead, live, folder / ".edgetl-notes"):
         draft.touch()
     assert quantize_text()[0] == 0

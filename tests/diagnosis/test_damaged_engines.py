@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from onnx import numpy_helper  # noqa: E402
 from sealed import (  # noqa: E402
+    JETSON,
     OPENVINO,
     ORT,
     Parts,
@@ -94,6 +95,28 @@ def test_a_damaged_record_of_an_int8_engine(seal: Seal, parts: Parts, target: st
     for layers in (False, True):
         with pytest.raises(BundleError, match="int8 holds no engine that this version can open"):
             verified(bundle, layers=layers)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", b"\x08\x07\x12\x00"])
+def test_a_damaged_graph_of_an_engine_that_waits(seal: Seal, parts: Parts, content: bytes) -> None:
+    """Nothing opens it before its scales are read."""
+    bundle = seal(JETSON, "int8")
+    (bundle / "engines" / JETSON / "int8" / "model.onnx").write_bytes(content)
+    sealed_again(bundle, parts)
+    with pytest.raises(
+        BundleError, match=r"engines/jetson-orin-nano/int8/model.onnx, the engine's graph, cannot be read"
+    ):
+        verified(bundle, layers=False)
+
+
+@pytest.mark.parametrize("change", [{"files": 1}, {"graph": 1}, {"graph": "../../model.onnx"}, {"graph": "other"}])
+def test_a_damaged_record_of_an_engine_that_waits(seal: Seal, parts: Parts, change: dict[str, Any]) -> None:
+    bundle = seal(JETSON, "int8")
+    path = bundle / "engines" / JETSON / "int8" / "engine.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    sealed_again(bundle, parts)
+    with pytest.raises(BundleError, match=r"jetson-orin-nano/int8"):
+        verified(bundle, layers=False)
 
 
 def one_weight_is_nan(model: Any) -> None:

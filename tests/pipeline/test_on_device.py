@@ -125,6 +125,17 @@ def test_of_an_engine_that_fails_it_is_told_where(edgetl, waiting: Path, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bundle_that_does_not_say_where_it_comes_from(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """No bundle of edgetl is without: it was a KeyError."""
+    manifest = json.loads((waiting / "manifest.json").read_text())
+    kept = {name: value for name, value in manifest.items() if name not in ("schema", "files", "provenance")}
+    seal(waiting, kept, tmp_path / "key.pem")
+    done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert edgetl("inspect", waiting).code == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["built_from_sha256"]
+
+
 def test_a_changed_bundle_is_not_compiled(edgetl, waiting: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (waiting / "model.onnx").write_bytes(b"other")
     edgetl("compile", waiting, "-o", tmp_path / "out").failed(7, "model.onnx")

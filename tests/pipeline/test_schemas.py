@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from edgetl.cli import terminal
+from edgetl.diagnosis import recorded
 from edgetl.errors import UnknownNameError
-from edgetl.pipeline import quantized, schemas, timing
+from edgetl.pipeline import schemas, timing
 from edgetl.report import document
 
 DOCS = Path(__file__).parents[2] / "docs" / "schemas"
 VERSIONS = {
-    "report": document.SCHEMA, "parity": schemas.PARITY, "bench": timing.SCHEMA, "quantization": quantized.SCHEMA,
+    "report": document.SCHEMA, "parity": schemas.PARITY, "bench": timing.SCHEMA, "quantization": recorded.SCHEMA,
     **dict.fromkeys(("output-bench", "output-bench-scenario", "output-bench-stages", "output-verify"), terminal.SCHEMA),
 }  # fmt: skip
 

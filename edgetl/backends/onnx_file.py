@@ -1,4 +1,4 @@
-"""Weights that an ONNX model keeps in files beside it."""
+"""ONNX files, with the weights that some keep in files beside them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetl.errors import ModelError
+from edgetl.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def read_external_data(model: ir.Model, path: Path) -> None:
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ONNX model, with its weights.
+
+    Raises:
+        MissingExtraError: onnx-ir is not installed.
+        ModelError: It is not there, or not ONNX, or weights lie outside the model's own folder.
+    """
+    try:
+        import onnx_ir as ir
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise MissingExtraError("onnx_ir", extra="export", needed_for="reading an ONNX graph") from None
+    if not path.is_file():
+        raise ModelError(f"there is no model {path}")
+    try:
+        model = ir.load(path, format="protobuf")
+    except (DecodeError, RuntimeError, ValueError, OSError) as error:  # onnx-ir's SerdeError is a RuntimeError
+        raise ModelError(f"{path} is not an ONNX model: {error}") from None
+    if not model.graph.inputs or not model.graph.outputs:
+        raise ModelError(f"{path} is not an ONNX model: it has no inputs or no outputs")
+    _read_external_data(model, path)
+    return model
+
+
+def _read_external_data(model: ir.Model, path: Path) -> None:
     """Read weights that lie beside the model; refuse those that a crafted one would read from elsewhere on the disk.
 
     They are read here, so that copies of the model can be saved anywhere.
