@@ -14,7 +14,7 @@ import typer
 from edgetl import __version__
 from edgetl.cli import bench, build, calibrate, doctor, init, inspect, quantize, report, run_, targets, train, verify
 from edgetl.cli.ending import Ending, heeded
-from edgetl.cli.once import OnceEach
+from edgetl.cli.strict import StrictCommand
 from edgetl.cli.terminal import print_error, print_json_error
 from edgetl.errors import EdgetlError, MissingExtraError, SetupError, StorageError, UsageError
 
@@ -39,7 +39,7 @@ _CommandLineError: Any = typer.BadParameter.__mro__[2]
 for module in (init, build, train, calibrate, quantize, bench, verify, report, run_, inspect, targets, doctor):
     module.register(app)
 for command in app.registered_commands:
-    command.cls = OnceEach
+    command.cls = StrictCommand
 
 
 def _version(asked: bool) -> None:

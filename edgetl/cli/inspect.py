@@ -56,8 +56,7 @@ def _manifest(manifest: Mapping[str, Any], signed_by: str | None) -> None:
             print_text(f"{kind[:-1]}: {port['name']} {port['dtype']}{port['shape']}")
     print_text(f"labels: {_short(manifest['labels'])}")
     print_text(f"preprocessing: {_contract(manifest['preprocessing'])}")
-    provenance = manifest.get("provenance", {}).items()
-    print_text("provenance: " + ", ".join(f"{name} {value}" for name, value in provenance if isinstance(value, str)))
+    print_text("provenance: " + ", ".join(f"{k} {v}" for k, v in manifest["provenance"].items() if isinstance(v, str)))
     print_text()
     rows = [
         [

@@ -156,6 +156,25 @@ def test_a_second_value_does_not_silently_take_the_place_of_the_first(
     assert json.loads(said.out)["result"]["type"] == "UsageError"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["verify", ""], "BUNDLE"),
+        (["bench", "", "--samples", "30"], "THINGS"),
+        (["bench", "a.onnx", "--against", "b.onnx", "--against", ""], "--against"),
+        (["build", ".", "--store", ""], "--store"),
+        (["build", ".", "--reports="], "--reports"),
+        (["calibrate", "--diff", "a", ""], "--diff"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(
+    arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable that is not set: --store "$STORE" kept results in the working folder, --reports "" deleted there."""
+    assert app.run(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name}: the path is empty\n")
+
+
 def test_what_may_be_repeated_may_still_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["targets", "--json", "--json"]) == 0
     assert app.run(["bench", "x", "--against", "nowhere", "--against", "b"]) == 2

@@ -132,7 +132,6 @@ def test_a_bundle_that_does_not_say_where_it_comes_from(edgetl, waiting: Path, t
     seal(waiting, kept, tmp_path / "key.pem")
     done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out")
     assert done.code == 0, done.err
-    assert edgetl("inspect", waiting).code == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["provenance"]["built_from_sha256"]
 
 
