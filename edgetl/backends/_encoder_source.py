@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.backends import checkpoint, huggingface
-from edgetl.errors import MissingExtraError, ModelError, SetupError, TokenizerError
+from edgetl.errors import ModelError, SetupError, TokenizerError, not_imported
 from edgetl.runtime.preprocessing.text import vocabulary_of
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
@@ -95,7 +95,7 @@ def transformers_config(config: Mapping[str, Any], pad: int | None = None) -> An
         from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
     except ImportError as error:
-        raise MissingExtraError(error.name or "transformers", extra="train", needed_for="a text encoder") from None
+        raise not_imported(error, error.name or "transformers", extra="train", needed_for="a text encoder") from None
     refused = ("model_type", "auto_map", "torch_dtype", "dtype", "quantization_config", "transformers_version")
     values = {key: value for key, value in config.items() if key not in refused}
     values |= {"use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False}
@@ -239,8 +239,8 @@ def _download(repository: str, *, with_weights: bool) -> Path:
     """
     try:
         from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise MissingExtraError("huggingface_hub", extra="train", needed_for=f"fetching {repository}") from None
+    except ImportError as error:
+        raise not_imported(error, "huggingface_hub", extra="train", needed_for=f"fetching {repository}") from None
     name = CONFIG
     try:
         huggingface.ask_hub(repository, (CONFIG,))

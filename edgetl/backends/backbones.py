@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError, not_imported
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,8 +167,8 @@ def timm_networks() -> Any:
     """
     try:
         import timm
-    except ImportError:
-        raise MissingExtraError("timm", extra="train", needed_for="building the network") from None
+    except ImportError as error:
+        raise not_imported(error, "timm", extra="train", needed_for="building the network") from None
     return timm
 
 
@@ -180,8 +180,8 @@ def torchvision_networks() -> Any:
     """
     try:
         from torchvision import models
-    except ImportError:
-        raise MissingExtraError("torchvision", extra="train", needed_for="building the network") from None
+    except ImportError as error:
+        raise not_imported(error, "torchvision", extra="train", needed_for="building the network") from None
     return models
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetl.backends import backbones
 from edgetl.backends.backbones import Stage
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError, not_imported
 from edgetl.numbers import counted
 
 if TYPE_CHECKING:
@@ -167,8 +167,8 @@ def _classes() -> _Classes:
         import torch
         from torch import nn
         from torch.nn import functional
-    except ImportError:
-        raise MissingExtraError("torch", extra="train", needed_for="building the network") from None
+    except ImportError as error:
+        raise not_imported(error, "torch", extra="train", needed_for="building the network") from None
 
     class EmbeddingHead(nn.Module):
         """(n, features) → cosines with the prototypes (n, people), or unit vectors (n, embedding)."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgetl.backends._encoder_source import Source as Source
 from edgetl.backends._encoder_source import read_source as read_source
 from edgetl.backends._encoder_source import transformers_config
-from edgetl.errors import MissingExtraError, ModelError, TokenizerError
+from edgetl.errors import ModelError, TokenizerError, not_imported
 from edgetl.tomlfile import did_you_mean
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ def _read_state(source: Source) -> dict[str, torch.Tensor]:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-    except ImportError:
-        raise MissingExtraError("safetensors", extra="train", needed_for="reading weights") from None
+    except ImportError as error:
+        raise not_imported(error, "safetensors", extra="train", needed_for="reading weights") from None
     try:
         return dict(load_file(str(source.weights)))
     except (SafetensorError, OSError, ValueError) as error:
@@ -243,8 +243,8 @@ def _classes() -> _Classes:
     try:
         import torch
         from torch import nn
-    except ImportError:
-        raise MissingExtraError("torch", extra="train", needed_for="building the network") from None
+    except ImportError as error:
+        raise not_imported(error, "torch", extra="train", needed_for="building the network") from None
 
     class EncoderClassifier(nn.Module):
         """Token ids, int64 (n, length) → logits (n, classes)."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError, not_imported
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,8 +22,8 @@ def read_onnx(path: Path) -> ir.Model:
     try:
         import onnx_ir as ir
         from google.protobuf.message import DecodeError
-    except ImportError:
-        raise MissingExtraError("onnx_ir", extra="export", needed_for="reading an ONNX graph") from None
+    except ImportError as error:
+        raise not_imported(error, "onnx_ir", extra="export", needed_for="reading an ONNX graph") from None
     if not path.is_file():
         raise ModelError(f"there is no model {path}")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetl.backends.base import CompileRequest, EngineRecord
-from edgetl.errors import MissingExtraError
+from edgetl.errors import MissingExtraError, not_imported
 from edgetl.runtime.runner import EngineNode, Runner
 from edgetl.specs import Precision, Target
 from edgetl.store import versions_of
@@ -99,9 +99,9 @@ def _with_tensors(nodes: tuple[EngineNode, ...], optimised: Path) -> tuple[Engin
     """Add the names of the tensors that nodes read and write, from an optimised graph."""
     try:
         import onnx_ir as ir
-    except ImportError:
-        raise MissingExtraError(
-            "onnx_ir", extra="export", needed_for="reading ONNX Runtime's optimised graph"
+    except ImportError as error:
+        raise not_imported(
+            error, "onnx_ir", extra="export", needed_for="reading ONNX Runtime's optimised graph"
         ) from None
     named: dict[str, ir.Node] = {}
     unnamed: dict[str, list[ir.Node]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError, not_imported
 from edgetl.tomlfile import did_you_mean
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def build(name: str, features: int, outputs: int, *, width: int, depth: int, dro
         raise ModelError(f"dropout is {rate}; it is a probability from 0 to below 1")
     try:
         from torch import nn
-    except ImportError:
-        raise MissingExtraError("torch", extra="train", needed_for="building the network") from None
+    except ImportError as error:
+        raise not_imported(error, "torch", extra="train", needed_for="building the network") from None
     parts = _mlp(features, width, depth, rate) if name == "mlp" else _resnet(features, width, depth, rate)
     # The head is registered last: that is how it is found.
     return nn.Sequential(OrderedDict([*parts, ("head", nn.Linear(width, outputs))]))

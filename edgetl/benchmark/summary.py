@@ -14,7 +14,7 @@ from edgetl.benchmark import bootstrap
 from edgetl.benchmark.bootstrap import Grouping
 from edgetl.benchmark.early_stopping import queries_needed
 from edgetl.benchmark.mixture import mixture_interval
-from edgetl.errors import MissingExtraError, UsageError
+from edgetl.errors import UsageError, not_imported
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 """Name → share of the calls."""
@@ -282,8 +282,8 @@ def histogram(times_ns: NDArray[np.integer]) -> str:
     """
     try:
         from hdrh.histogram import HdrHistogram
-    except ImportError:
-        raise MissingExtraError("hdrh", extra="bench", needed_for="writing an HdrHistogram") from None
+    except ImportError as error:
+        raise not_imported(error, "hdrh", extra="bench", needed_for="writing an HdrHistogram") from None
     made = HdrHistogram(1, _HOUR_NS, _DIGITS)
     for value, count in zip(*(found.tolist() for found in np.unique(times_ns, return_counts=True)), strict=True):
         made.record_value(min(max(1, value), _HOUR_NS), count)

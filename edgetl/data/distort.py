@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgetl.config import Augment
-from edgetl.errors import MissingExtraError
+from edgetl.errors import not_imported
 from edgetl.runtime.preprocessing import INTERPOLATION, ImagePreprocessing
 
 Pixels = NDArray[np.float32]
@@ -72,8 +72,8 @@ def distorted(
 def _functional() -> Any:
     try:
         from torchvision.transforms.v2 import functional
-    except ImportError:
-        raise MissingExtraError("torchvision", extra="train", needed_for="changing images at random") from None
+    except ImportError as error:
+        raise not_imported(error, "torchvision", extra="train", needed_for="changing images at random") from None
     return functional
 
 

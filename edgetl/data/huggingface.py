@@ -19,7 +19,7 @@ import numpy as np
 from edgetl.data.manifest import IMAGE_SUFFIXES
 from edgetl.data.parts import Part
 from edgetl.data.records import Records, numbered, refuse
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.errors import DataError, not_imported
 from edgetl.tomlfile import did_you_mean
 
 if TYPE_CHECKING:
@@ -231,8 +231,8 @@ def file_digest(path: Path) -> str:
 def _library(needed_for: str) -> Any:
     try:
         import datasets
-    except ImportError:
-        raise MissingExtraError("datasets", extra="data", needed_for=needed_for) from None
+    except ImportError as error:
+        raise not_imported(error, "datasets", extra="data", needed_for=needed_for) from None
     return datasets
 
 

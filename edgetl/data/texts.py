@@ -25,7 +25,7 @@ from edgetl.data.sources import (
 )
 from edgetl.data.splits import split_val
 from edgetl.data.verify import Progress
-from edgetl.errors import DataError, MissingExtraError, UsageError
+from edgetl.errors import DataError, UsageError, not_imported
 from edgetl.tomlfile import did_you_mean
 
 TEXT_SUFFIXES = RECORD_SUFFIXES
@@ -143,8 +143,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     """
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    except ImportError:
-        raise MissingExtraError("tokenizers", extra="text", needed_for="learning a tokenizer") from None
+    except ImportError as error:
+        raise not_imported(error, "tokenizers", extra="text", needed_for="learning a tokenizer") from None
     if vocabulary <= len(_SPECIAL):
         raise UsageError(f"a vocabulary of {vocabulary} was asked for; {len(_SPECIAL)} tokens are special ones")
     listed = list(texts)

@@ -20,7 +20,7 @@ from typing import Any
 from edgetl.data.manifest import IMAGE_SUFFIXES, REFUSED_SUFFIXES, Row
 from edgetl.data.parts import Part
 from edgetl.data.records import WrongRow, label_text, refuse
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.errors import DataError, not_imported
 
 LABEL_KINDS = ("cls", "json", "txt")
 """Kinds of members that hold a label, the strongest first."""
@@ -150,8 +150,8 @@ def _matching(pattern: Path) -> list[Path]:
 def _expanded(pattern: str) -> list[str]:
     try:
         from braceexpand import braceexpand
-    except ImportError:
-        raise MissingExtraError("braceexpand", extra="data", needed_for=f"the braces of {pattern}") from None
+    except ImportError as error:
+        raise not_imported(error, "braceexpand", extra="data", needed_for=f"the braces of {pattern}") from None
     try:
         return list(braceexpand(pattern, escape=False))
     except ValueError as error:

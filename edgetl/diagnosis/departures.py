@@ -22,7 +22,7 @@ from edgetl.diagnosis.explain import GRAPH
 from edgetl.diagnosis.layers import FAITHFUL_DB, Departure, Step, departure
 from edgetl.diagnosis.meter import OWN_ERROR_DB, Meter, ratio_db
 from edgetl.diagnosis.recorded import RECORD, Recorded
-from edgetl.errors import MissingExtraError, ModelError, SetupError, UsageError
+from edgetl.errors import ModelError, SetupError, UsageError, not_imported
 from edgetl.parity.numeric import TOLERANCES
 from edgetl.runtime.bundle import Bundle, EngineEntry
 from edgetl.runtime.golden import Golden
@@ -149,7 +149,9 @@ def _float_graph(bundle: Bundle, folder: Path) -> InsideOnnx:
         import onnx_ir as ir
         import onnxscript  # noqa: F401  # preparing the graph takes it
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx_ir", extra="export", needed_for="looking into an engine") from None
+        raise not_imported(
+            error, error.name or "onnx_ir", extra="export", needed_for="looking into an engine"
+        ) from None
 
     from edgetl.backends._inside_onnx import InsideOnnx
     from edgetl.quantize import graph

@@ -12,7 +12,7 @@ from edgetl import backends
 from edgetl.backends.base import EngineRecord
 from edgetl.backends.onnx_file import read_onnx
 from edgetl.diagnosis import input_causes, output_causes
-from edgetl.errors import BundleError, MissingExtraError, ModelError, ParityError, UsageError
+from edgetl.errors import BundleError, ModelError, ParityError, SetupError, UsageError
 from edgetl.parity.numeric import MOST_DB, Explained, sqnr_db
 from edgetl.runtime.bundle import Bundle, EngineEntry, Predictor
 from edgetl.runtime.golden import Golden
@@ -104,7 +104,7 @@ def _check_readable(bundle: Bundle, name: str) -> None:
     """Refuse what is no graph at all, as far as it can be told."""
     try:
         read_onnx(bundle.folder / name)
-    except MissingExtraError:
+    except SetupError:  # of onnx-ir, which reads it
         return
     except ModelError as error:
         raise BundleError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import ExportError, MissingExtraError, ModelError
+from edgetl.errors import ExportError, ModelError, not_imported
 from edgetl.numbers import apart
 from edgetl.runtime.preprocessing import Preprocessing
 from edgetl.specs import BatchRange
@@ -70,7 +70,7 @@ def export(
         import onnxslim
         import torch
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", extra="export", needed_for="exporting to ONNX") from None
+        raise not_imported(error, error.name or "onnx", extra="export", needed_for="exporting to ONNX") from None
 
     dynamic = batch.min != batch.max
     sizes = torch.export.Dim("batch", min=max(1, batch.min), max=batch.max) if dynamic else None

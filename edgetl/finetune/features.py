@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import DataError, EdgetlError, MissingExtraError, ModelError, UsageError
+from edgetl.errors import DataError, EdgetlError, ModelError, UsageError, not_imported
 from edgetl.finetune.memory import enough_on_gpu
 from edgetl.numbers import apart
 from edgetl.runtime.runner import Runner, run_batch
@@ -408,6 +408,6 @@ def _check_images(images: Images) -> None:
 def _torch() -> Any:
     try:
         import torch
-    except ImportError:
-        raise MissingExtraError("torch", extra="train", needed_for="computing features") from None
+    except ImportError as error:
+        raise not_imported(error, "torch", extra="train", needed_for="computing features") from None
     return torch

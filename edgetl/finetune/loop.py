@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgetl.backends.backbones import Stage
 from edgetl.backends.torch import cuda_available
 from edgetl.config import Finetune, Phase
-from edgetl.errors import DataError, MissingExtraError, ProviderError
+from edgetl.errors import DataError, ProviderError, not_imported
 from edgetl.finetune import logs
 from edgetl.finetune.feeding import readers_alive
 from edgetl.finetune.groups import Group
@@ -144,7 +144,7 @@ def train_phase(
         import accelerate  # noqa: F401 - asked for here, where its absence can be explained
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(error.name or "torch", extra="train", needed_for="fine-tuning") from None
+        raise not_imported(error, error.name or "torch", extra="train", needed_for="fine-tuning") from None
     if not len(data.labels) or not len(data.val_labels):
         raise DataError("training needs at least one sample in train and in val")
     place, finetune = place or Place(), finetune.of(phase)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.errors import DataError, not_imported
 from edgetl.finetune.samplers import Key
 from edgetl.runtime.preprocessing.tables import Numeric, TablePreprocessing
 
@@ -75,7 +75,7 @@ def oversampled(rows: Rows, contract: TablePreprocessing, classes: Sequence[str]
         import imblearn  # noqa: F401 - asked for here, where its absence can be explained
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise MissingExtraError(error.name or "imblearn", extra="train", needed_for='balance = "smote"') from None
+        raise not_imported(error, error.name or "imblearn", extra="train", needed_for='balance = "smote"') from None
     labels, counts = np.unique(rows.labels, return_counts=True)
     short = [(int(label), int(count)) for label, count in zip(labels, counts, strict=True) if count < counts.max()]
     alone = [classes[label] for label, count in short if count == 1]

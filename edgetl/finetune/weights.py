@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgetl.backends.checkpoint import DEPLOY, WEIGHTS, read_deploy
 from edgetl.backends.networks import head_of
-from edgetl.errors import MissingExtraError, ModelError, SetupError
+from edgetl.errors import ModelError, SetupError, not_imported
 from edgetl.finetune import _hub
 from edgetl.finetune.copied import Copied, Mismatch, some
 from edgetl.store import file_digest
@@ -130,7 +130,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise MissingExtraError(error.name or "torch", extra="train", needed_for="reading weights") from None
+        raise not_imported(error, error.name or "torch", extra="train", needed_for="reading weights") from None
     import pickle
 
     try:

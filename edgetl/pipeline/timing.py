@@ -29,7 +29,7 @@ from edgetl.benchmark.summary import Latency, histogram, summarise
 from edgetl.benchmark.things import Thing, checkpoint_thing, engine_thing, onnx_thing
 from edgetl.data.dataset import Dataset
 from edgetl.data.loader import Samples, batches
-from edgetl.errors import MeasurementError, MissingExtraError
+from edgetl.errors import MeasurementError, SetupError
 from edgetl.numbers import counted
 from edgetl.pipeline.engines import Engine
 from edgetl.pipeline.session import Session
@@ -318,7 +318,7 @@ def _measure(
 def _histogram(times_ns: sampling.Integers) -> str | None:
     try:
         return histogram(times_ns)
-    except MissingExtraError:  # the times themselves are kept: nothing is lost but this form of them
+    except SetupError:  # the times themselves are kept: nothing is lost but this form of them
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import MissingExtraError, ModelError
+from edgetl.errors import ModelError, not_imported
 from edgetl.quantize.exactsum import ExactSum
 from edgetl.quantize.sketch import BUCKETS, Sketch
 
@@ -100,8 +100,8 @@ def library_error() -> type[Exception]:
 def _library() -> Any:
     try:
         import safetensors.numpy
-    except ImportError:
-        raise MissingExtraError("safetensors", extra="export", needed_for="the artifact of a calibration") from None
+    except ImportError as error:
+        raise not_imported(error, "safetensors", extra="export", needed_for="the artifact of a calibration") from None
     return safetensors.numpy
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgetl.data.examples.folder import Rows, other_rows, publish, write_manifest, wrong_count
 from edgetl.data.manifest import read_folder
-from edgetl.errors import DataError, MissingExtraError, SetupError
+from edgetl.errors import DataError, SetupError, not_imported
 from edgetl.numbers import counted
 
 _WHAT = "the faces"
@@ -103,8 +103,8 @@ def _download(temporary: Path) -> tuple[_Pixels, list[int]]:
     """Images (400, 64, 64) and the number of each one's person, from 0; of a person there are ten in a row."""
     try:
         datasets: Any = importlib.import_module("sklearn.datasets")
-    except ImportError:
-        raise MissingExtraError("scikit-learn", extra="demo", needed_for="downloading the example 'faces'") from None
+    except ImportError as error:
+        raise not_imported(error, "scikit-learn", extra="demo", needed_for="downloading the example 'faces'") from None
     try:
         found: Any = datasets.fetch_olivetti_faces(data_home=str(temporary))
     except (OSError, ValueError) as error:  # no network is an OSError, a file that is not what it was a ValueError too

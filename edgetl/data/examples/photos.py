@@ -16,7 +16,7 @@ from PIL import Image
 from edgetl.data.dataset import SPLITS
 from edgetl.data.examples.folder import Rows, other_rows, publish, write_manifest, wrong_count
 from edgetl.data.manifest import Row, class_folders, read_folder
-from edgetl.errors import DataError, MissingExtraError, SetupError
+from edgetl.errors import DataError, SetupError, not_imported
 from edgetl.numbers import counted
 
 _WHAT = "the photographs"
@@ -136,8 +136,8 @@ def _download(temporary: Path, split: str) -> tuple[_Pixels, list[int], list[str
     """Images (n, 32, 32, 3), their labels, and the names of the classes."""
     try:
         from torchvision.datasets import CIFAR10
-    except ImportError:
-        raise MissingExtraError("torchvision", extra="train", needed_for="downloading the example 'photos'") from None
+    except ImportError as error:
+        raise not_imported(error, "torchvision", extra="train", needed_for="downloading the example 'photos'") from None
     try:
         found: Any = CIFAR10(str(temporary), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:  # no network is an OSError, a damaged file a RuntimeError

