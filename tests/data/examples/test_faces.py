@@ -155,7 +155,7 @@ class TestDownload:
 
     def test_without_scikit_learn(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def missing(name: str) -> None:
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
 
         monkeypatch.setattr(example_faces.importlib, "import_module", missing)
         with pytest.raises(MissingExtraError) as error:
