@@ -23,7 +23,9 @@ from edgetl.specs import BatchRange, Hardware, Target
 def look_into(folder: Path, record: EngineRecord, wanted: Collection[str], workplace: Path) -> InsideTensorRT:
     """See :func:`edgetl.backends.inside.look_into`."""
     if PurePosixPath(record.graph).name != record.graph or not (folder / record.graph).is_file():
-        raise BundleError(f"{folder}: the engine's graph '{record.graph}' is not in its folder")
+        raise BundleError(
+            f"{folder}: the engine's graph '{record.graph}' is not in its folder", hint="build the bundle again"
+        )
     return InsideTensorRT(folder, record, wanted, workplace)
 
 

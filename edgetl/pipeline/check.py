@@ -31,6 +31,7 @@ _OTHER_DB = 0.0
 that is nearer is for the device to show."""
 Scales = Callable[[EngineEntry], tuple[str, ...] | str]
 """As :func:`edgetl.diagnosis.departures.reading_scales` hands out."""
+Told = Callable[[str], None]
 
 _FURTHER_DB = 10.0
 """By which a few golden inputs may lie further from PyTorch than the whole test split did."""
@@ -86,7 +87,14 @@ class Checked:
     engines: tuple[CheckedEngine, ...]
 
 
-def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = None, layers: bool = False) -> Checked:
+def verify_bundle(
+    folder: Path,
+    *,
+    key: Path | None = None,
+    data: Path | None = None,
+    layers: bool = False,
+    told: Told | None = None,
+) -> Checked:
     """Check a bundle, and run every engine of it that can run here.
 
     Args:
@@ -94,6 +102,8 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         key: Public key that must have signed it.
         data: Labelled samples, to measure the bundle's metric on.
         layers: Compare each engine tensor by tensor with the graph that it was made of, and that with the float graph.
+        told: Of a bundle that is kept only where it passes: an engine that is refused is compared so, too, as nobody
+            could do that later; this is told before, since it may take minutes. None: it is not.
 
     Raises:
         BundleError: A file, the signature or the preprocessing is not as it was built.
@@ -112,7 +122,8 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
     with departures.reading_scales(bundle) as wrong_scales:
         scales = None if graph.is_other else wrong_scales
         engines = tuple(
-            _check(bundle, engine, golden, samples, scales, graph, layers=layers) for engine in bundle.engines
+            _check(bundle, engine, golden, samples, scales, graph, layers=layers, told=None if graph.is_other else told)
+            for engine in bundle.engines
         )
     wanted = data is not None or layers or any(engine.status == "ready" for engine in bundle.engines)
     if wanted and all(item.skipped for item in engines):
@@ -133,36 +144,6 @@ def verify_bundle(folder: Path, *, key: Path | None = None, data: Path | None = 
         graph_skipped=graph.skipped,
         engines=engines,
     )
-
-
-def verify_draft(folder: Path, told: Callable[[str], None]) -> Checked:
-    """:func:`verify_bundle` of a bundle that is kept only where it passes.
-
-    Where an engine does not, its layers are compared at once: nobody could do that later.
-
-    Args:
-        folder: Of the bundle.
-        told: Is told that they are, which may take minutes.
-
-    Raises:
-        EdgetlError: As there.
-    """
-    try:
-        return verify_bundle(folder)
-    except ParityError as error:
-        told(f"{error.message.splitlines()[0]}: its layers are compared")
-        raise _in_layers(folder, error) from error
-
-
-def _in_layers(folder: Path, error: ParityError) -> ParityError:
-    """What is said of an engine that failed, with where it goes wrong, or why that is not known."""
-    try:
-        verify_bundle(folder, layers=True)
-    except ParityError as found:
-        return found
-    except EdgetlError as reason:
-        return ParityError(f"{error.message}\n  its layers were not compared: {reason.message}", hint=error.hint)
-    return error
 
 
 def _check_contract(bundle: Bundle, golden: Golden) -> float:
@@ -213,6 +194,7 @@ def _check(
     graph: Answered,
     *,
     layers: bool,
+    told: Told | None,
 ) -> CheckedEngine:
     name = f"{engine.target} {engine.precision}"
     if engine.status == "build-on-device":
@@ -244,13 +226,24 @@ def _check(
             because = explain.cause(model, bundle, golden, got, graph)
         elif not broken:
             because = explain.dependence(model, bundle, golden, got)
-    seen = departures.look_into(bundle, engine, golden) if layers else ""
-    found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
-    wrong: Sequence[str] = ()
-    if scales and found.layers is None:
-        found, wrong = _with_scales(found, engine, scales)
+    found, wrong = _inside(bundle, engine, golden, found, scales, layers=layers)
+    if told and (refused or because or wrong) and not layers:
+        told(f"{name} is refused: its layers are compared")
+        try:
+            found, wrong = _inside(bundle, engine, golden, found, scales, layers=True)
+        except EdgetlError as error:  # of it more is known than that
+            found = replace(found, layers_skipped=error.message)
     _gate(found, refused, because, wrong)
     return found
+
+
+def _inside(
+    bundle: Bundle, engine: EngineEntry, golden: Golden, found: CheckedEngine, scales: Scales | None, *, layers: bool
+) -> tuple[CheckedEngine, Sequence[str]]:
+    """Look into an engine: at its layers, or at its scales where these are not looked at."""
+    seen = departures.look_into(bundle, engine, golden) if layers else ""
+    found = replace(found, layers_skipped=seen) if isinstance(seen, str) else replace(found, layers=seen)
+    return _with_scales(found, engine, scales) if scales and found.layers is None else (found, ())
 
 
 def _not_run(
@@ -335,20 +328,21 @@ def _gate(found: CheckedEngine, refused: str | None, because: str | None, scales
     told = found.layers is not None and (found.layers.failed or refused or because)
     inside = f"\n  {found.layers.statement}" if told and found.layers is not None else ""
     inside += "\n  " + departures.spoken(scales) if scales else ""
+    skipped = f"\n  its layers were not compared: {found.layers_skipped}" if found.layers_skipped else ""
     hint = "build the engine again on this device, or ship another precision"
     if because and because.endswith(explain.OTHER_GOLDEN):
         hint = "build the bundle again; golden/ may be of another build"
     elif found.layers is None and not found.layers_skipped:
         hint += "; edgetl verify BUNDLE --layers tells where it goes wrong"
     if refused:
-        raise ParityError(refused + (f"; {because}" if because else "") + inside, hint=hint)
+        raise ParityError(refused + (f"; {because}" if because else "") + inside + skipped, hint=hint)
     if because:
         raise ParityError(
-            f"{found.name}: {because}{inside}",
+            f"{found.name}: {because}{inside}{skipped}",
             hint="run it with a batch of one and without padding, or build the engine again",
         )
     if inside:
-        raise ParityError(f"{found.name} is not what its graph promises:{inside}", hint=hint)
+        raise ParityError(f"{found.name} is not what its graph promises:{inside}{skipped}", hint=hint)
 
 
 def _labelled(bundle: Bundle, data: Path) -> Samples:

@@ -13,7 +13,7 @@ from edgetl.backends.base import CompileRequest, EngineRecord
 from edgetl.bundle import sign
 from edgetl.bundle import write as bundles
 from edgetl.errors import TargetError, UnknownNameError, UsageError
-from edgetl.pipeline.check import Checked, verify_draft
+from edgetl.pipeline.check import Checked, verify_bundle
 from edgetl.pipeline.engines import longest
 from edgetl.pipeline.session import Reporter, Silent
 from edgetl.runtime import replay
@@ -89,7 +89,7 @@ def compile_bundle(
                 files_sha256=bundles.engine_digest(draft / engine.folder),
             )
         bundles.seal(draft, _manifest(bundle, list(entries.values()), folder), private)
-        checked = verify_draft(draft, reporter.note)
+        checked = verify_bundle(draft, told=reporter.note)
         bundles.publish(draft, place)
     return CompiledBundle(
         bundle=place, engines=tuple(f"{engine.target} {engine.precision}" for _, engine in waiting), checked=checked

@@ -94,7 +94,7 @@ def bundle(record: Record) -> tuple[Artifact, Path]:
 def _replay(session: Session, folder: Path) -> None:
     """Do to a sealed bundle what its readers will do to it, before anybody can have it."""
     try:
-        checked = check.verify_draft(folder, session.reporter.note)
+        checked = check.verify_bundle(folder, told=session.reporter.note)
     except (ParityError, BundleError) as error:
         raise ParityError(
             f"the finished bundle is not what was proven:\n  {error.message.replace(f'{folder}: ', '')}",

@@ -33,7 +33,8 @@ from edgetl.backends import inside  # noqa: E402
 from edgetl.diagnosis import departures  # noqa: E402
 from edgetl.diagnosis.meter import Meter  # noqa: E402
 from edgetl.diagnosis.recorded import Recorded  # noqa: E402
-from edgetl.errors import ParityError  # noqa: E402
+from edgetl.errors import MissingExtraError, ParityError  # noqa: E402
+from edgetl.pipeline.check import verify_bundle  # noqa: E402
 
 
 @pytest.mark.parametrize(("target", "precision"), ENGINES)
@@ -187,3 +188,31 @@ def test_an_engine_that_is_right_anyway() -> None:
     found = seen_in(1.0)
     assert not found.failed and found.engine is None and found.altering == ()
     assert found.statement.startswith("SQNR 200.0 dB against the float graph")
+
+
+# --- of a bundle that is not kept ------------------------------------------------------------------------------------
+
+
+def test_layers_of_an_engine_that_is_refused_are_compared_at_once(seal: Seal) -> None:
+    """And of no other one: on a device each look may build an engine."""
+    told: list[str] = []
+    verify_bundle(seal(ORT, "fp32"), told=told.append)
+    assert told == []
+
+
+def test_that_layers_of_a_refused_engine_cannot_be_compared_is_said(
+    seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(*_: object) -> None:
+        raise MissingExtraError("onnx_ir", extra="export", needed_for="looking into an engine")
+
+    bundle = seal(ORT, "fp32", change=lambda model: times(model, "wide_w", 2))
+    told: list[str] = []
+    with pytest.raises(ParityError, match=r"leaves the float graph at Conv 'wide_conv'"):
+        verify_bundle(bundle, told=told.append)
+    assert told == ["x86-64-cpu fp32 is refused: its layers are compared"]
+    monkeypatch.setattr(departures, "look_into", without)
+    with pytest.raises(
+        ParityError, match=r"golden inputs.*\n  its layers were not compared: looking into an engine needs"
+    ):
+        verify_bundle(bundle, told=told.append)

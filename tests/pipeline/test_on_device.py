@@ -122,7 +122,7 @@ def test_of_an_engine_that_fails_it_is_told_where(edgetl, waiting: Path, tmp_pat
     done = edgetl("compile", waiting, "--target", "x86-64-cpu", "-o", tmp_path / "out")
     done.failed(4, "golden inputs", "SQNR", "against the float graph", hint="ship another precision")
     assert "its graph leaves the float graph at Conv" in done.err or "channels of the weights of" in done.err
-    assert "its layers are compared" in done.err and "--layers" not in done.err
+    assert "is refused: its layers are compared" in done.err and "--layers" not in done.err
     assert not (tmp_path / "out").exists()
 
 
