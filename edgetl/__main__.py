@@ -11,7 +11,11 @@ def main() -> None:
     from edgetl.cli.terminal import open_streams
 
     open_streams()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Where an interruption came up within an exec() (modules with dataclasses have them), `python -m` ends by SIGINT,
+    # though it was handled, and not with this code; the next exec() makes Python forget it.
+    exec("")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

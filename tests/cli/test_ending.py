@@ -171,3 +171,18 @@ def test_an_engine_that_hangs_holds_up_no_end(
         said = end(command, number)
     assert command.returncode == code, said
     assert f"ended by {number.name}; a library's call goes on" in said
+
+
+def test_an_interruption_within_an_exec_keeps_its_exit_code(environment: dict[str, str], tmp_path: Path) -> None:
+    """`python -m` then ended by SIGINT, whatever the exit code: seen once, of a command that was just importing."""
+    (tmp_path / "interrupted.py").write_text(
+        "import edgetl.cli.app as app, edgetl.__main__ as start\n"
+        "def run(arguments):\n"
+        "    try: exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt: return 143\n"
+        "app.run = run\n"
+        "start.main()\n"
+    )
+    found = {**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-m", "interrupted"], capture_output=True, text=True, env=found, check=False)
+    assert done.returncode == 143, done.stderr
